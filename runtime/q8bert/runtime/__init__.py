@@ -1,0 +1,32 @@
+"""INT8 inference without torch: ``Classifier.load(bundle)(texts)``.
+
+Names are loaded when first asked for, so that the command line can list its commands quickly.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from q8bert.runtime.classifier import Classifier, Prediction
+    from q8bert.runtime.evaluate import EvaluationReport, evaluate
+    from q8bert.runtime.verify import VerificationReport, verify
+
+__all__ = ["Classifier", "EvaluationReport", "Prediction", "VerificationReport", "evaluate", "verify"]
+
+_HOMES = {
+    "Classifier": "q8bert.runtime.classifier",
+    "EvaluationReport": "q8bert.runtime.evaluate",
+    "Prediction": "q8bert.runtime.classifier",
+    "VerificationReport": "q8bert.runtime.verify",
+    "evaluate": "q8bert.runtime.evaluate",
+    "verify": "q8bert.runtime.verify",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    # the submodules `evaluate` and `verify` would shadow the functions of the same name once imported
+    globals()[name] = value
+    return value

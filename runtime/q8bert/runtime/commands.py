@@ -1,0 +1,181 @@
+"""The commands ``evaluate``, ``predict`` and ``verify``: parse, call, print."""
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from q8bert.glue.command import GATE_FAILED, Speaker, exit_codes, progress_bar
+from q8bert.glue.task_file import choose_task
+from q8bert.spec.environment import installed_ort_build, require
+
+__all__ = ["register"]
+
+BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle, as `q8bert export` wrote it.")]
+DataDir = Annotated[str, typer.Option(help="The task's own folder, e.g. GLUE/STS-B, or hub:nyu-mll/glue.")]
+SplitName = Annotated[str, typer.Option(help="Split to score: dev, dev_mismatched (MNLI), …")]
+Providers = Annotated[
+    Optional[list[str]],  # noqa: UP045 - Typer reads the union at run time
+    typer.Option(
+        "--provider",
+        help="Execution provider by full name; repeat for an order. Default CPUExecutionProvider.",
+    ),
+]
+Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to ONNX Runtime.")]
+BatchSize = Annotated[int, typer.Option(min=1, help="Rows a batch.")]
+SkipMalformed = Annotated[bool, typer.Option("--skip-malformed", help="Leave malformed rows out, list and count them.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
+
+CPU = ("CPUExecutionProvider",)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the application."""
+    app.command("evaluate")(evaluate_command)
+    app.command("predict")(predict_command)
+    app.command("verify")(verify_command)
+
+
+def evaluate_command(
+    bundle: BundleArgument,
+    data_dir: DataDir,
+    split: SplitName = "dev",
+    task: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Another GLUE task with the same labels, e.g. AX for a bundle of MNLI."),
+    ] = None,
+    provider: Providers = None,
+    threads: Threads = 0,
+    batch_size: BatchSize = 32,
+    skip_malformed: SkipMalformed = False,
+    json: AsJson = False,
+) -> None:
+    """Score a bundle on labelled rows."""
+    with exit_codes():
+        speaker = _ready(as_json=json, scoring=True)
+        from q8bert.runtime.evaluate import evaluate  # noqa: PLC0415 - onnxruntime loads slowly
+
+        report = evaluate(
+            bundle,
+            data_dir,
+            split=split,
+            task=choose_task(task, None) if task else None,
+            providers=provider or CPU,
+            threads=threads,
+            batch_size=batch_size,
+            skip_malformed=skip_malformed,
+        )
+        _say_skipped(speaker, report.skipped)
+        table = _score_table(f"{report.task} {report.split}, {report.n_rows} rows, {report.precision}")
+        for name, value in report.metrics.items():
+            table.add_row(name, f"{100 * value:.2f}")
+        speaker.result(report, lambda console: console.print(table))
+
+
+def predict_command(
+    bundle: BundleArgument,
+    input: Annotated[
+        Path, typer.Option(help="The task's TSV, labelled or not, or JSON lines with text and text_pair.")
+    ],
+    output: Annotated[Path, typer.Option(help="File of JSON lines to write, one object a row in input order.")],
+    provider: Providers = None,
+    threads: Threads = 0,
+    batch_size: BatchSize = 32,
+    skip_malformed: SkipMalformed = False,
+    json: AsJson = False,
+) -> None:
+    """Predict every row of a file."""
+    with exit_codes():
+        speaker = _ready(as_json=json, scoring=False)
+        from q8bert.runtime.predict import predict_file  # noqa: PLC0415 - onnxruntime loads slowly
+
+        with progress_bar(speaker, "predicting") as show:
+            report = predict_file(
+                bundle,
+                input,
+                output,
+                providers=provider or CPU,
+                threads=threads,
+                batch_size=batch_size,
+                skip_malformed=skip_malformed,
+                show_progress=show,
+            )
+        _say_skipped(speaker, report.skipped)
+        speaker.result(report, lambda console: console.print(f"{report.n_rows} rows → {report.output}", markup=False))
+
+
+def verify_command(
+    bundle: BundleArgument,
+    reference: Annotated[Path, typer.Option(help="Folder of the float twin's bundle.")],
+    data_dir: DataDir,
+    split: SplitName = "dev",
+    min_size_ratio: Annotated[float, typer.Option(min=0.0, help="Smallest size ratio that passes.")] = 3.9,
+    max_relative_loss: Annotated[float, typer.Option(help="Largest relative loss that passes; 0.01 is 1 %.")] = 0.01,
+    provider: Providers = None,
+    threads: Threads = 0,
+    batch_size: BatchSize = 32,
+    skip_malformed: SkipMalformed = False,
+    json: AsJson = False,
+) -> None:
+    """Check that a bundle is four times smaller than its float twin and as good; exits 1 if not."""
+    with exit_codes():
+        speaker = _ready(as_json=json, scoring=True)
+        from q8bert.runtime.verify import VerificationReport, verify  # noqa: PLC0415 - onnxruntime loads slowly
+
+        report = verify(
+            bundle,
+            reference,
+            data_dir,
+            split=split,
+            min_size_ratio=min_size_ratio,
+            max_relative_loss=max_relative_loss,
+            providers=provider or CPU,
+            threads=threads,
+            batch_size=batch_size,
+            skip_malformed=skip_malformed,
+        )
+
+        def render(console: Console, report: VerificationReport = report) -> None:
+            table = Table(
+                "",
+                "reference",
+                "bundle",
+                "change",
+                "limit",
+                title=f"{report.task} {report.split}, {report.n_rows} rows",
+            )
+            for name, value in report.metrics.items():
+                base = report.reference_metrics[name]
+                is_main = name == report.main_metric
+                table.add_row(
+                    name, f"{100 * base:.2f}", f"{100 * value:.2f}",
+                    f"loss {report.relative_loss:.2%}" if is_main else f"{100 * (value - base):+.2f}",
+                    f"≤ {report.max_relative_loss:.2%}" if is_main else "",
+                )  # fmt: skip
+            table.add_row("size", "", "", f"{report.size_ratio:.2f} × smaller", f"≥ {report.min_size_ratio:g} ×")
+            console.print(table)
+            console.print("PASSED" if report.passed else "FAILED: " + "; ".join(report.failures), markup=False)
+
+        speaker.result(report, render)
+        if not report.passed:
+            raise typer.Exit(GATE_FAILED)
+
+
+def _ready(*, as_json: bool, scoring: bool) -> Speaker:
+    installed_ort_build()
+    if scoring:
+        require("scipy", "sklearn", extra="evaluate", purpose="scoring")
+    return Speaker(as_json=as_json)
+
+
+def _say_skipped(speaker: Speaker, skipped: tuple[str, ...]) -> None:
+    for row in skipped:
+        speaker.say(f"skipped: {row}")
+    if skipped:
+        speaker.say(f"{len(skipped)} malformed rows left out")
+
+
+def _score_table(title: str) -> Table:
+    return Table("metric", "points", title=title)

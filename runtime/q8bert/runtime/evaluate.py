@@ -1,0 +1,104 @@
+"""The score of a bundle on labelled rows."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from q8bert.glue.examples import Split
+from q8bert.glue.metrics import score
+from q8bert.glue.readers import read_split
+from q8bert.glue.tasks import Task
+from q8bert.runtime.classifier import Classifier
+from q8bert.runtime.session import CPU_PROVIDER
+from q8bert.spec.errors import ConfigError
+
+__all__ = ["EvaluationReport", "evaluate", "score_split"]
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """Scores of a bundle.
+
+    Attributes:
+        task: Name of the task.
+        split: Name of the split.
+        precision: ``int8`` or ``float32``.
+        main_metric: The metric that the gate compares.
+        metrics: Every metric of the task, as a fraction.
+        n_rows: Rows scored.
+        n_skipped: Malformed rows left out.
+        seconds: From text to label, loading excluded.
+        skipped: The malformed rows, one line each.
+    """
+
+    task: str
+    split: str
+    precision: str
+    main_metric: str
+    metrics: Mapping[str, float]
+    n_rows: int
+    n_skipped: int
+    seconds: float
+    skipped: tuple[str, ...] = ()
+
+
+def evaluate(
+    bundle: Path | str,
+    data_dir: Path | str,
+    *,
+    split: str = "dev",
+    task: Task | None = None,
+    providers: Sequence[str] = (CPU_PROVIDER,),
+    threads: int = 0,
+    batch_size: int = 32,
+    skip_malformed: bool = False,
+) -> EvaluationReport:
+    """Score a bundle on one split.
+
+    Args:
+        bundle: The bundle's folder.
+        data_dir: Folder of the task's files, or ``hub:nyu-mll/glue``.
+        split: Name of the split.
+        task: Another task with the same labels, for example AX for a bundle of MNLI; default the bundle's own.
+        providers: Execution providers by full name.
+        threads: CPU threads; 0 leaves the choice to ONNX Runtime.
+        batch_size: Rows a batch.
+        skip_malformed: Leave malformed rows out instead of stopping.
+
+    Returns:
+        The scores.
+
+    Raises:
+        BundleError: If the bundle is incomplete or altered.
+        ConfigError: If ``task`` has other labels than the bundle.
+        InputError: If the data cannot be read or has no labels.
+    """
+    classifier = Classifier.load(bundle, providers=providers, threads=threads)
+    chosen = task or classifier.task
+    if chosen.labels != classifier.task.labels:
+        raise ConfigError([
+            f"task {chosen.name} has the labels {list(chosen.labels)}, the bundle has {list(classifier.task.labels)}"
+        ])  # fmt: skip
+    rows = read_split(chosen, data_dir, split, skip_malformed=skip_malformed)
+    rows.labels()
+    started = time.perf_counter()
+    metrics = score_split(classifier, rows, chosen, batch_size=batch_size)
+    return EvaluationReport(
+        task=chosen.name,
+        split=split,
+        precision=classifier.bundle.manifest.precision,
+        main_metric=chosen.main_metric,
+        metrics=metrics,
+        n_rows=len(rows.examples),
+        n_skipped=len(rows.skipped),
+        seconds=round(time.perf_counter() - started, 3),
+        skipped=tuple(str(row) for row in rows.skipped),
+    )
+
+
+def score_split(classifier: Classifier, rows: Split, task: Task, *, batch_size: int = 32) -> dict[str, float]:
+    """Score a loaded classifier on labelled rows; see :func:`evaluate`."""
+    texts = [example.text for example in rows.examples]
+    pairs = [example.text_pair or "" for example in rows.examples] if task.text_pair_column else None
+    return score(task, classifier.logits(texts, pairs, batch_size=batch_size), rows.labels())

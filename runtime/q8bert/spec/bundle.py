@@ -1,0 +1,206 @@
+"""The bundle: the folder that export writes and the runtime reads.
+
+======================  =========================================================
+``model.onnx``          the graph; beside it ``model.onnx.data`` if weights are external
+``tokenizer.json``      text → ids, in the format of the ``tokenizers`` library
+``manifest.json``       this module's :class:`Manifest`, with a SHA-256 of every other file
+``README.md``           the model card, for people
+``parity.json``         simulation against exported model, when the export had data to compare on
+======================  =========================================================
+
+The reader owns the format: what is checked here is what the writer has to give.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from q8bert.spec.errors import BundleError
+from q8bert.spec.files import read_json, sha256_of
+
+__all__ = [
+    "EXTERNAL_DATA_FILE",
+    "FORMAT_VERSION",
+    "MANIFEST_FILE",
+    "MODEL_CARD_FILE",
+    "MODEL_FILE",
+    "PARITY_FILE",
+    "TOKENIZER_FILE",
+    "Bundle",
+    "FileRecord",
+    "Manifest",
+    "open_bundle",
+]
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+MODEL_FILE = "model.onnx"
+EXTERNAL_DATA_FILE = "model.onnx.data"
+TOKENIZER_FILE = "tokenizer.json"
+MODEL_CARD_FILE = "README.md"
+PARITY_FILE = "parity.json"
+
+_MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
+_PRECISIONS = ("int8", "float32")
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """Size and checksum of one file of the bundle.
+
+    Attributes:
+        size_bytes: Length of the file.
+        sha256: SHA-256 of its bytes, hexadecimal.
+    """
+
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a bundle says of itself.
+
+    Attributes:
+        precision: ``int8`` (QDQ graph, INT8 weights and embeddings) or ``float32``.
+        task: The task as a JSON object; :func:`q8bert.glue.tasks.task_from_json` reads it.
+        max_length: Longest input in tokens, special tokens included; longer ones are truncated.
+        pad_token_id: Id that fills up shorter rows.
+        input_names: Inputs of the graph, a subset of ``input_ids``, ``attention_mask``, ``token_type_ids``.
+        files: Every other file of the bundle by name.
+        quantization: Granularity, activation scales by site, weight scales; empty for ``float32``.
+        metrics: Scores of the checkpoint on the dev split, measured in training, as fractions.
+        versions: Versions of what made the bundle.
+        model: Where the model came from: architecture, family, source.
+    """
+
+    precision: str
+    task: Mapping[str, object]
+    max_length: int
+    pad_token_id: int
+    input_names: tuple[str, ...]
+    files: Mapping[str, FileRecord]
+    quantization: Mapping[str, object] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    model: Mapping[str, object] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, object]:
+        """Return the manifest as a JSON object."""
+        return {"format_version": FORMAT_VERSION, **asdict(self), "input_names": list(self.input_names)}
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle on disk, its manifest read and its files checked.
+
+    Attributes:
+        path: The folder.
+        manifest: Its manifest.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def model_path(self) -> Path:
+        """The ONNX file."""
+        return self.path / MODEL_FILE
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The tokenizer's file."""
+        return self.path / TOKENIZER_FILE
+
+    @property
+    def model_size_bytes(self) -> int:
+        """Bytes of the ONNX file and its external data; tokenizer and texts do not count."""
+        files = self.manifest.files
+        return sum(files[name].size_bytes for name in (MODEL_FILE, EXTERNAL_DATA_FILE) if name in files)
+
+
+def open_bundle(path: Path | str) -> Bundle:
+    """Read and check a bundle: schema, presence, size and SHA-256 of every file.
+
+    Args:
+        path: The bundle's folder.
+
+    Returns:
+        The bundle.
+
+    Raises:
+        BundleError: If the folder or manifest is missing, malformed or of another format
+            version, or if a file is missing or altered.
+    """
+    folder = Path(path)
+    manifest_path = folder / MANIFEST_FILE
+    if not manifest_path.is_file():
+        raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST_FILE}. Make one with `q8bert export`")
+    try:
+        content = read_json(manifest_path)
+    except ValueError as error:
+        raise BundleError(f"{manifest_path} is not readable as JSON: {error}") from error
+    manifest = _parse(content, source=manifest_path)
+    _check_files(folder, manifest)
+    return Bundle(folder, manifest)
+
+
+def _parse(content: Mapping[str, object], *, source: Path) -> Manifest:
+    found = content.get("format_version")
+    if found != FORMAT_VERSION:
+        raise BundleError(
+            f"{source}: format_version is {found!r}, this release reads {FORMAT_VERSION}. "
+            "Export the run again with this release"
+        )
+    faults = [
+        f"{key} must be {expected.__name__}, is {content.get(key)!r}"
+        for key, expected in (
+            ("precision", str), ("task", dict), ("max_length", int), ("pad_token_id", int), ("input_names", list),
+            ("files", dict), ("quantization", dict), ("metrics", dict), ("versions", dict), ("model", dict),
+        )
+        if not isinstance(content.get(key), expected)
+    ]  # fmt: skip
+    if not faults:
+        faults = _value_faults(content)
+    if faults:
+        raise BundleError(f"{source}: " + "; ".join(faults))
+    values = {key: content[key] for key in Manifest.__dataclass_fields__}
+    files = {name: FileRecord(**record) for name, record in content["files"].items()}  # type: ignore[attr-defined]
+    values |= {"files": files, "input_names": tuple(content["input_names"])}  # type: ignore[arg-type]
+    return Manifest(**values)  # type: ignore[arg-type]
+
+
+def _value_faults(content: Mapping[str, object]) -> list[str]:
+    faults = []
+    if content["precision"] not in _PRECISIONS:
+        faults.append(f"precision is {content['precision']!r}, allowed are {', '.join(_PRECISIONS)}")
+    if not isinstance(content["max_length"], int) or content["max_length"] < 3:
+        faults.append(f"max_length is {content['max_length']!r}, must be at least 3")
+    names = content["input_names"]
+    if not isinstance(names, list) or "input_ids" not in names or not set(names) <= set(_MODEL_INPUTS):
+        faults.append(f"input_names is {names!r}, allowed are {', '.join(_MODEL_INPUTS)}")
+    files = content["files"]
+    if isinstance(files, dict):
+        faults += [
+            f"files: {name!r} needs size_bytes and sha256 and a plain file name"
+            for name, record in files.items()
+            if not isinstance(record, dict) or set(record) != {"size_bytes", "sha256"} or Path(name).name != name
+        ]
+        faults += [f"files: {name} is not listed" for name in (MODEL_FILE, TOKENIZER_FILE) if name not in files]
+    return faults
+
+
+def _check_files(folder: Path, manifest: Manifest) -> None:
+    faults = []
+    for name, record in manifest.files.items():
+        path = folder / name
+        if not path.is_file():
+            faults.append(f"{name} is missing")
+        elif (size := path.stat().st_size) != record.size_bytes:
+            faults.append(f"{name} has {size} bytes, the manifest says {record.size_bytes}")
+        elif (digest := sha256_of(path)) != record.sha256:
+            faults.append(f"{name} has SHA-256 {digest[:12]}…, the manifest says {record.sha256[:12]}…")
+    if (folder / EXTERNAL_DATA_FILE).exists() and EXTERNAL_DATA_FILE not in manifest.files:
+        faults.append(f"{EXTERNAL_DATA_FILE} is there but not in the manifest")
+    if faults:
+        raise BundleError(f"{folder}: " + "; ".join(faults) + ". Copy the bundle again, or export it again")

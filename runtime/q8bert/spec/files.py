@@ -1,0 +1,96 @@
+"""Writing files and folders so that a crash leaves the old state or the new one, never a half.
+
+Everything is written beside its final place, flushed to disk, and renamed. A rename within
+one folder is atomic on POSIX file systems and on NTFS.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["new_folder", "read_json", "sha256_of", "write_json", "write_text"]
+
+_PARTIAL = ".partial"
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace ``path`` by ``text`` in UTF-8, atomically."""
+    partial = path.with_name(path.name + _PARTIAL)
+    with partial.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Replace ``path`` by ``content`` as indented JSON, atomically; NaN is refused."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Return the JSON object that a file holds.
+
+    Args:
+        path: A UTF-8 JSON file.
+
+    Returns:
+        The object.
+
+    Raises:
+        ValueError: If the file is not UTF-8 JSON, or holds something else than an object.
+    """
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: expected a JSON object, found {type(content).__name__}")
+    return content
+
+
+@contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """Give a folder to fill; when the block ends well it becomes ``target``.
+
+    An existing ``target`` is replaced. When the block fails, nothing remains and an
+    existing ``target`` is untouched.
+
+    Args:
+        target: Where the folder is to stand.
+
+    Yields:
+        An empty folder beside ``target``.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(target.name + _PARTIAL)
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir()
+    try:
+        yield partial
+        _flush(partial)
+        if target.exists():
+            # two renames: a crash between them leaves the old folder under the name *.old
+            old = target.with_name(target.name + ".old")
+            shutil.rmtree(old, ignore_errors=True)
+            target.rename(old)
+            partial.rename(target)
+            shutil.rmtree(old)
+        else:
+            partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _flush(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())

@@ -1,0 +1,53 @@
+"""Fixtures that tests of all parts share: the small trained models, and real GLUE data where there is any."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Small:
+    """What tools/make_test_bundles.py made: data, a model, runs and bundles of SST-2 and STS-B."""
+
+    root: Path
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    def data(self, task: str) -> Path:
+        return self.root / "data" / task
+
+    def run(self, task: str, precision: str) -> Path:
+        return self.root / task / f"{precision}-run"
+
+    def bundle(self, task: str, precision: str) -> Path:
+        return self.root / task / precision
+
+
+@pytest.fixture(scope="session")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
+    """Small trained models; made once, or taken from Q8BERT_TEST_BUNDLES."""
+    if given := os.environ.get("Q8BERT_TEST_BUNDLES"):
+        return Small(Path(given).resolve())
+    if importlib.util.find_spec("torch") is None:
+        pytest.skip("needs bundles: torch is not installed and Q8BERT_TEST_BUNDLES is not set")
+    target = tmp_path_factory.mktemp("bundles")
+    subprocess.run([sys.executable, ROOT / "tools" / "make_test_bundles.py", target], check=True)
+    return Small(target)
+
+
+@pytest.fixture(scope="session")
+def glue_dir() -> Path:
+    """Folder of the real GLUE data."""
+    given = os.environ.get("GLUE_DIR")
+    if not given:
+        pytest.skip("needs real GLUE data: GLUE_DIR is not set")
+    return Path(given)

@@ -1,0 +1,76 @@
+"""Choose learning rate and range decay on a part of the training split, never on dev.
+
+Holds out a tenth of a task's training rows, trains on the rest with every combination asked for, and prints the
+score on the held-out rows. Results are kept in a JSON file after every run, so an interrupted search goes on.
+
+    python tools/select_hyperparameters.py GLUE/STS-B --task STS-B --learning-rates 5e-5 1e-4
+"""
+
+import argparse
+import itertools
+import json
+import platform
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from q8bert.glue.tasks import GLUE_TASKS, Task, glue_task
+from q8bert.spec.files import write_json
+from q8bert.training import TrainConfig, train
+
+
+def hold_out(task: Task, data_dir: Path, target: Path, *, share: float, seed: int) -> None:
+    """Write ``train.tsv`` and ``dev.tsv``, both from the training file, into ``target``."""
+    lines = (data_dir / "train.tsv").read_bytes().split(b"\n")
+    header = [] if task.headerless_columns else [lines.pop(0)]
+    rows = [line for line in lines if line]
+    order = np.random.default_rng(seed).permutation(len(rows))
+    n_held_out = int(share * len(rows))
+    target.mkdir(parents=True, exist_ok=True)
+    for name, chosen in (("dev", order[:n_held_out]), ("train", order[n_held_out:])):
+        content = b"\n".join([*header, *(rows[index] for index in chosen)]) + b"\n"
+        (target / task.files.get(name, f"{name}.tsv")).write_bytes(content)
+
+
+def main() -> None:
+    """Run the search and print its table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data_dir", type=Path, help="folder of the task's files")
+    parser.add_argument("--task", default="STS-B", choices=list(GLUE_TASKS))
+    parser.add_argument("--learning-rates", type=float, nargs="+", default=[5e-5, 1e-4])
+    parser.add_argument("--range-decays", type=float, nargs="+", default=[0.99])
+    parser.add_argument("--precisions", nargs="+", default=["float32", "int8"], choices=["float32", "int8"])
+    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--engine", default="torch")
+    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--work-dir", type=Path, default=Path("build/hyperparameters"))
+    args = parser.parse_args()
+    task = glue_task(args.task)
+    data = args.work_dir / task.name / "data"
+    hold_out(task, args.data_dir, data, share=0.1, seed=0)
+    results_file = args.work_dir / task.name / "results.json"
+    results = json.loads(results_file.read_text())["runs"] if results_file.exists() else {}
+    combinations = itertools.product(args.precisions, args.learning_rates, args.range_decays)
+    for precision, rate, decay in combinations:
+        if precision == "float32" and decay != args.range_decays[0]:
+            continue  # a float model has no ranges
+        name = f"{precision} lr={rate:g} range_decay={decay:g} epochs={args.epochs} seed={args.seed}"
+        if name not in results:
+            run = args.work_dir / task.name / "run"
+            config = TrainConfig(
+                task=task, data_dir=str(data), model="minilm-l6", output_dir=run, engine=args.engine,
+                quantize=precision == "int8", learning_rate=rate, range_decay=decay, epochs=args.epochs, seed=args.seed,
+            )  # fmt: skip
+            result = train(config, overwrite=True)
+            results[name] = {"metrics": dict(result.metrics), "best_step": result.best_step}
+            write_json(results_file, {"machine": platform.platform(), "engine": args.engine, "runs": results})
+            shutil.rmtree(run)
+        print(
+            f"{name:60s} " + "  ".join(f"{key} {100 * value:.2f}" for key, value in results[name]["metrics"].items()),
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

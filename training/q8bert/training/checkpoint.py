@@ -1,0 +1,250 @@
+"""Checkpoints: everything a run needs to go on, in safetensors and JSON, written atomically.
+
+A checkpoint is a folder ``checkpoints/step-00000360``:
+
+=========================  ==============================================================
+``model.safetensors``      float weights under Hugging Face names
+``config.json``            Hugging Face's configuration; with the weights, transformers loads the folder
+``tokenizer.json``         text → ids
+``optimizer.safetensors``  AdamW's moments
+``ranges.safetensors``     moving averages of the activation ranges, float64
+``state.json``             step, scores, names of the sites, and the rest
+=========================  ==============================================================
+
+The folder is filled under another name and renamed when complete, so a checkpoint that is there is whole.
+"""
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from q8bert.spec.errors import CheckpointError
+from q8bert.spec.files import new_folder, read_json, write_json
+from q8bert.training.ranges import RangeState
+from q8bert.training.sites import Site
+
+__all__ = [
+    "Checkpoint",
+    "Progress",
+    "checkpoint_folders",
+    "copy_weights",
+    "load_checkpoint",
+    "restore",
+    "save_checkpoint",
+]
+
+CHECKPOINT_VERSION = 1
+STATE_FILE = "state.json"
+TOKENIZER_FILE = "tokenizer.json"
+_WEIGHTS_FILE = "model.safetensors"
+_OPTIMIZER_FILE = "optimizer.safetensors"
+_RANGES_FILE = "ranges.safetensors"
+_FOLDER_PATTERN = re.compile(r"step-(\d{8})")
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: Optimizer steps done.
+        epoch: Epochs done.
+        metrics: Scores on the dev split at this point, as fractions.
+        best_step: Step of the best checkpoint so far.
+        best_metric: The main metric there.
+    """
+
+    step: int
+    epoch: int
+    metrics: Mapping[str, float]
+    best_step: int
+    best_metric: float
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint read back.
+
+    Attributes:
+        path: Its folder.
+        weights: Float weights by Hugging Face name.
+        optimizer: Moments by ``<parameter>.<moment>``.
+        ranges: Moving averages of the ranges.
+        sites: Where activations are quantized; empty for a float run.
+        progress: How far the run had come.
+        input_names: Inputs that the model takes.
+        pad_token_id: Id that fills shorter rows.
+    """
+
+    path: Path
+    weights: Mapping[str, Tensor]
+    optimizer: Mapping[str, Tensor]
+    ranges: RangeState
+    sites: tuple[Site, ...]
+    progress: Progress
+    input_names: tuple[str, ...]
+    pad_token_id: int
+
+
+def checkpoint_folders(run: Path) -> dict[int, Path]:
+    """Return the complete checkpoints of a run by step, oldest first."""
+    found = {}
+    for path in (run / "checkpoints").glob("step-*"):
+        if (match := _FOLDER_PATTERN.fullmatch(path.name)) and (path / STATE_FILE).is_file():
+            found[int(match[1])] = path
+    return dict(sorted(found.items()))
+
+
+def save_checkpoint(
+    run: Path,
+    *,
+    model: PreTrainedModel,
+    tokenizer: Tokenizer,
+    optimizer: torch.optim.Optimizer,
+    ranges: RangeState,
+    sites: tuple[Site, ...],
+    progress: Progress,
+    input_names: tuple[str, ...],
+    pad_token_id: int,
+) -> Path:
+    """Write a checkpoint.
+
+    Args:
+        run: Folder of the run.
+        model: Its parameters are the float weights.
+        tokenizer: Text → ids.
+        optimizer: AdamW.
+        ranges: Moving averages of the ranges.
+        sites: Where activations are quantized.
+        progress: How far the run has come; names the folder.
+        input_names: Inputs that the model takes.
+        pad_token_id: Id that fills shorter rows.
+
+    Returns:
+        The new folder.
+    """
+    target = run / "checkpoints" / f"step-{progress.step:08d}"
+    with new_folder(target) as folder:
+        weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
+        save_file(weights, folder / _WEIGHTS_FILE, metadata={"format": "pt"})
+        save_file(_moments(model, optimizer), folder / _OPTIMIZER_FILE)
+        save_file({"average": ranges.average}, folder / _RANGES_FILE)
+        model.config.save_pretrained(folder)
+        tokenizer.save(str(folder / TOKENIZER_FILE))
+        state = {
+            "checkpoint_version": CHECKPOINT_VERSION,
+            "progress": asdict(progress),
+            "sites": [asdict(site) for site in sites],
+            "range_count": ranges.count,
+            "range_decay": ranges.decay,
+            "input_names": list(input_names),
+            "pad_token_id": pad_token_id,
+        }
+        write_json(folder / STATE_FILE, state)
+    return target
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint.
+
+    Args:
+        path: Its folder.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        CheckpointError: If a file is missing, truncated or of another version.
+    """
+    try:
+        state: dict[str, Any] = read_json(path / STATE_FILE)
+        _check_version(state, path)
+        average = load_file(path / _RANGES_FILE)["average"]
+        return Checkpoint(
+            path=path,
+            weights=load_file(path / _WEIGHTS_FILE),
+            optimizer=load_file(path / _OPTIMIZER_FILE),
+            ranges=RangeState(average, state["range_count"], state["range_decay"]),
+            sites=tuple(Site(site["name"], tuple(site["linears"])) for site in state["sites"]),
+            progress=Progress(**state["progress"]),
+            input_names=tuple(state["input_names"]),
+            pad_token_id=state["pad_token_id"],
+        )
+    except (OSError, SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} is incomplete or damaged ({type(error).__name__}: {error}). Delete the folder to go on "
+            "from an older one, or start again with --overwrite"
+        ) from error
+
+
+def restore(model: PreTrainedModel, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
+    """Copy a checkpoint's weights and moments into a model and its optimizer, in place.
+
+    Args:
+        model: Of the same architecture.
+        optimizer: AdamW over the model's parameters.
+        checkpoint: What to copy.
+
+    Raises:
+        CheckpointError: If names or shapes differ.
+    """
+    copy_weights(model, checkpoint)
+    moments: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, value in checkpoint.optimizer.items():
+        name, _, moment = key.rpartition(".")
+        moments[name][moment] = value.clone()
+    for name, parameter in model.named_parameters():
+        optimizer.state[parameter] = moments[name]
+
+
+def copy_weights(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    """Copy a checkpoint's weights into a model, in place.
+
+    Args:
+        model: Of the same architecture.
+        checkpoint: What to copy.
+
+    Raises:
+        CheckpointError: If names or shapes differ.
+    """
+    parameters = dict(model.named_parameters())
+    missing = sorted(set(parameters) - set(checkpoint.weights))
+    unexpected = sorted(set(checkpoint.weights) - set(parameters))
+    misshaped = [
+        f"{name} {tuple(checkpoint.weights[name].shape)} instead of {tuple(parameter.shape)}"
+        for name, parameter in parameters.items()
+        if name in checkpoint.weights and checkpoint.weights[name].shape != parameter.shape
+    ]
+    if missing or unexpected or misshaped:
+        raise CheckpointError(
+            f"{checkpoint.path} is of another model: missing {missing[:3]}, unexpected {unexpected[:3]}, "
+            f"mis-shaped {misshaped[:3]}"
+        )
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(checkpoint.weights[name])
+
+
+def _check_version(state: Mapping[str, Any], path: Path) -> None:
+    found = state.get("checkpoint_version")
+    if found != CHECKPOINT_VERSION:
+        raise CheckpointError(f"{path} has checkpoint version {found!r}; this release reads {CHECKPOINT_VERSION}")
+
+
+def _moments(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    return {
+        f"{name}.{moment}": value
+        for name, parameter in model.named_parameters()
+        for moment, value in optimizer.state[parameter].items()
+    }

@@ -1,0 +1,129 @@
+"""A Hugging Face classifier whose activations are quantized where a Linear reads them.
+
+The model itself is not rewritten: for the length of one forward pass, hooks on its Linear layers
+replace their input by the quantized one and note its largest absolute value. Ranges go in as an
+argument and observations come out as a result; nothing is remembered between passes. How a tensor
+is quantized is given from outside, because three programs run through here: torch training
+(straight-through), the ONNX training graph (``com.microsoft::FakeQuant``) and the exported graph
+(``QuantizeLinear`` → ``DequantizeLinear``).
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from q8bert.training.fake_quantize import scale_from_amax
+from q8bert.training.sites import Site
+
+__all__ = ["ActivationQuantizer", "QuantizedModel", "classification_loss"]
+
+
+class ActivationQuantizer(Protocol):
+    """Quantizes the activation of one site: ``(x, scale, index of the site) → x on the int8 grid``."""
+
+    def __call__(self, x: Tensor, scale: Tensor, site: int, /) -> Tensor:
+        """Return ``x`` on its int8 grid, in real units."""
+        ...
+
+
+class QuantizedModel(nn.Module):
+    """Runs a classifier with quantized activations and observes them.
+
+    Args:
+        model: Hugging Face sequence classifier with eager attention.
+        sites: Where activations are quantized; empty for a float model.
+        quantize: How; see :class:`ActivationQuantizer`.
+    """
+
+    def __init__(self, model: nn.Module, sites: Sequence[Site], quantize: ActivationQuantizer) -> None:
+        super().__init__()
+        self.model = model
+        self._sites = tuple(sites)
+        self._quantize = quantize
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        token_type_ids: Tensor | None = None,
+        amax: Tensor | None = None,
+        *,
+        observe: bool = False,
+    ) -> tuple[Tensor, Tensor]:
+        """Compute logits, and what the activations' ranges were.
+
+        Args:
+            input_ids: Int64 ``(batch, seq)``.
+            attention_mask: Int64 ``(batch, seq)``, 1 on tokens, 0 on padding.
+            token_type_ids: Int64 ``(batch, seq)``, or None for a model without them.
+            amax: Float32 ``(n_sites,)``, range of each site; None leaves activations float.
+            observe: Whether to note each site's largest absolute value, padding left out.
+
+        Returns:
+            Logits ``(batch, n_outputs)`` and observations ``(n_sites,)``; the latter are empty when not asked for.
+        """
+        observations: list[Tensor] = []
+        # An additive float mask that broadcasts over heads and queries. Handed a two-dimensional mask, the
+        # model would build this itself, with twenty more nodes of shape arithmetic in the exported graph.
+        minimum = torch.finfo(torch.float32).min
+        additive_mask = ((1.0 - attention_mask.float()) * minimum).unsqueeze(1).unsqueeze(2)  # (batch, 1, 1, seq)
+        kwargs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": additive_mask}
+        if token_type_ids is not None:
+            kwargs["token_type_ids"] = token_type_ids
+        noted = observations if observe else None
+        scales = None if amax is None else scale_from_amax(amax)
+        with self._hooks(scales, attention_mask, noted):
+            logits = self.model(**kwargs).logits
+        return logits, torch.stack(observations) if observations else torch.zeros(0)
+
+    @contextmanager
+    def _hooks(self, scales: Tensor | None, mask: Tensor, observations: list[Tensor] | None) -> Iterator[None]:
+        handles = []
+        for index, site in enumerate(self._sites):
+            hook = self._hook(index, scales, mask, observations)
+            handles += [self.model.get_submodule(name).register_forward_pre_hook(hook) for name in site.linears]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _hook(
+        self, index: int, scales: Tensor | None, mask: Tensor, observations: list[Tensor] | None
+    ) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Tensor]]:
+        shared: list[Tensor] = []  # the result for the first reader serves the others
+
+        def quantize_input(_: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
+            if not shared:
+                if observations is not None:
+                    observations.append(_largest(args[0], mask))
+                shared.append(args[0] if scales is None else self._quantize(args[0], scales[index], index))
+            return (shared[0],)
+
+        return quantize_input
+
+
+def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean loss of a batch: cross-entropy, or squared error for one output.
+
+    Args:
+        logits: Float32 ``(batch, n_outputs)``.
+        labels: Int64 label ids ``(batch,)``, or float32 scores ``(batch,)`` for one output.
+
+    Returns:
+        Float32 scalar.
+    """
+    if labels.is_floating_point():
+        return nn.functional.mse_loss(logits[:, 0], labels)
+    return nn.functional.cross_entropy(logits, labels)
+
+
+def _largest(x: Tensor, mask: Tensor) -> Tensor:
+    """Return max |x| over real tokens; a two-dimensional x has one row a text and no padding."""
+    largest = x.detach().abs().amax(dim=-1)
+    if x.dim() == 3:
+        largest = largest * mask  # magnitudes are >= 0, so a padded 0 never wins
+    return largest.max()

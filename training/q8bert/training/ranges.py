@@ -1,0 +1,74 @@
+"""Learned activation ranges: a bias-corrected moving average of the largest absolute value.
+
+Each optimizer step observes ``max |x|`` at every site, padding left out, and the average
+
+    m ← decay · m + (1 − decay) · observed,    amax = m / (1 − decay^count)
+
+follows. Q8BERT (section 3) starts its average at the first batch's value and uses decay 0.9999, so that one batch
+sets the range for thousands of steps; dividing by ``1 − decay^count``, as Adam does, weighs the first observations
+alike. The state is a value: an update returns a new one.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from q8bert.spec.errors import CalibrationError
+from q8bert.spec.quant import MIN_AMAX
+
+__all__ = ["RangeState"]
+
+
+@dataclass(frozen=True)
+class RangeState:
+    """Moving averages of all sites.
+
+    Attributes:
+        average: Uncorrected average of ``max |x|``, float64 ``(n_sites,)``; zeros before any observation.
+        count: Observations so far.
+        decay: Weight of the past, in [0, 1).
+    """
+
+    average: Tensor
+    count: int
+    decay: float
+
+    @staticmethod
+    def empty(n_sites: int, *, decay: float) -> "RangeState":
+        """Return the state before any observation."""
+        return RangeState(torch.zeros(n_sites, dtype=torch.float64), 0, decay)
+
+    def observe(self, observations: Tensor) -> "RangeState":
+        """Return the state after one more observation.
+
+        Args:
+            observations: Float32 ``(n_sites,)``, ``max |x|`` of one batch, real units.
+
+        Returns:
+            The new state.
+
+        Raises:
+            CalibrationError: If an observation is not finite: the model has diverged.
+        """
+        if not bool(torch.isfinite(observations).all()):
+            sites = torch.nonzero(~torch.isfinite(observations)).flatten().tolist()
+            raise CalibrationError(
+                f"activations at sites {sites} are not finite: training has diverged. Lower the learning rate"
+            )
+        average = self.decay * self.average + (1 - self.decay) * observations.double()
+        return replace(self, average=average, count=self.count + 1)
+
+    def amax(self) -> Tensor:
+        """Return the learned range of each site, real units.
+
+        Returns:
+            Float32 ``(n_sites,)``, never zero.
+
+        Raises:
+            CalibrationError: If nothing was observed yet.
+        """
+        if self.count == 0:
+            raise CalibrationError("ranges were asked for before any batch was observed")
+        corrected = self.average / (1 - self.decay**self.count)
+        return corrected.clamp(min=MIN_AMAX).float()

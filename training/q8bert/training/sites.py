@@ -1,0 +1,94 @@
+"""Sites: the places where an activation is quantized, one to each tensor that feeds a Linear.
+
+The projections of query, key and value read the same tensor, so they share a site: one range, one
+quantization. Which layers share is found by running the model once and looking at which tensor
+each Linear is handed, so no family needs a table of names.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from q8bert.spec.errors import ModelError
+
+__all__ = ["Site", "find_sites", "refuse_float_layers"]
+
+_FLOAT_BY_DESIGN = (nn.LayerNorm,)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One quantized activation.
+
+    Attributes:
+        name: Name of the first Linear that reads it, with ``.input`` appended.
+        linears: Names of all Linear layers that read it.
+    """
+
+    name: str
+    linears: tuple[str, ...]
+
+
+def refuse_float_layers(model: nn.Module) -> None:
+    """Check that every parameter belongs to a layer that is quantized or float by design.
+
+    Args:
+        model: A float model.
+
+    Raises:
+        ModelError: If a module other than Linear, Embedding or LayerNorm has parameters of its own.
+    """
+    strangers = [
+        f"{name} ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+        and type(module) not in {nn.Linear, nn.Embedding, *_FLOAT_BY_DESIGN}
+    ]
+    if strangers:
+        raise ModelError(
+            f"{type(model).__name__} has layers that would silently stay float: {', '.join(strangers)}. "
+            "Only Linear and Embedding are quantized, and LayerNorm stays float by design"
+        )
+
+
+def find_sites(model: nn.Module) -> tuple[Site, ...]:
+    """Find which Linear layers share an input, by running the model on four tokens.
+
+    Args:
+        model: Hugging Face classifier that takes ``input_ids`` and ``attention_mask``.
+
+    Returns:
+        The sites in the order in which they are reached.
+
+    Raises:
+        ModelError: If a Linear is never run, or is run more than once with different inputs.
+    """
+    names = {module: name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    readers: list[tuple[Tensor, list[str]]] = []
+
+    def record(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        for tensor, linears in readers:
+            if tensor is args[0]:
+                linears.append(names[module])  # type: ignore[index]
+                return
+        readers.append((args[0], [names[module]]))  # type: ignore[index]
+
+    handles = [module.register_forward_pre_hook(record) for module in names]
+    training = model.training
+    try:
+        with torch.no_grad():
+            tokens = torch.full((1, 4), 2, dtype=torch.int64)
+            model.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    found = [name for _, linears in readers for name in linears]
+    wrong = sorted(set(names.values()) - set(found)) + sorted({name for name in found if found.count(name) > 1})
+    if wrong:
+        raise ModelError(
+            f"these Linear layers of {type(model).__name__} are not run exactly once: {', '.join(wrong)}; "
+            "their inputs cannot be given one range each"
+        )
+    return tuple(Site(f"{linears[0]}.input", tuple(linears)) for _, linears in readers)

@@ -1,0 +1,62 @@
+"""The plain torch engine: eager forward and autograd. The reference for the other one."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from q8bert.training.engine import Batch, StepResult
+from q8bert.training.fake_quantize import fake_quantize
+from q8bert.training.quantized_model import QuantizedModel, classification_loss
+from q8bert.training.sites import Site
+from q8bert.training.weights import TrainableWeights
+
+__all__ = ["TorchEngine", "quantize_activation"]
+
+
+def quantize_activation(x: Tensor, scale: Tensor, site: int, /) -> Tensor:  # noqa: ARG001 - every quantizer is told the site
+    """Fake-quantize one activation in torch, see :class:`~q8bert.training.quantized_model.ActivationQuantizer`."""
+    return fake_quantize(x, scale)
+
+
+class TorchEngine:
+    """Eager torch on the CPU.
+
+    Args:
+        model: The float classifier.
+        sites: Where activations are quantized; empty for float training.
+        weights: Tensors to read and gradients to write.
+    """
+
+    def __init__(self, model: nn.Module, sites: Sequence[Site], weights: TrainableWeights) -> None:
+        self._model = QuantizedModel(model, sites, quantize_activation)
+        self._weights = weights
+        self._leaves = {f"model.{name}": tensor.detach().requires_grad_() for name, tensor in weights.effective.items()}
+        for name, gradient in weights.gradients.items():
+            # autograd adds into an existing .grad in place, so gradients land in the shared memory
+            self._leaves[f"model.{name}"].grad = gradient
+
+    def step(self, batch: Batch, amax: Tensor | None, *, seed: int) -> StepResult:
+        """Run forward and backward; see :class:`q8bert.training.engine.Engine`."""
+        for gradient in self._weights.gradients.values():
+            gradient.zero_()
+        self._model.train()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            logits, observations = self._run(batch.inputs, amax, observe=True)
+        loss = classification_loss(logits, batch.labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return StepResult(loss.item(), logits.detach(), observations)
+
+    def logits(self, inputs: Mapping[str, Tensor], amax: Tensor | None) -> Tensor:
+        """Run forward in evaluation mode; see :class:`q8bert.training.engine.Engine`."""
+        self._model.eval()
+        with torch.no_grad():
+            return self._run(inputs, amax, observe=False)[0]
+
+    def _run(self, inputs: Mapping[str, Tensor], amax: Tensor | None, *, observe: bool) -> tuple[Tensor, Tensor]:
+        result: tuple[Tensor, Tensor] = functional_call(
+            self._model, self._leaves, kwargs={**inputs, "amax": amax, "observe": observe}
+        )
+        return result
