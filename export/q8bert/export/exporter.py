@@ -21,7 +21,7 @@ from q8bert.training.checkpoint import TOKENIZER_FILE, Checkpoint, copy_weights
 from q8bert.training.config import TrainConfig
 from q8bert.training.fake_quantize import scale_from_amax, weight_scale
 from q8bert.training.model_source import SourceModel, count_parameters, load_source_model
-from q8bert.training.run import best_checkpoint, library_versions, read_run
+from q8bert.training.run_folder import best_checkpoint, library_versions, read_run
 from q8bert.training.torch_engine import TorchEngine
 from q8bert.training.weights import TrainableWeights, prepare_weights, quantized_parameters
 

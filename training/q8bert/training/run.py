@@ -1,20 +1,9 @@
-"""A run folder from options: made, resumed or refused; trained; read back.
+"""``train(TrainConfig)``: options → a trained run, resumed where one was interrupted."""
 
-==================  ==========================================================
-``run.json``        options that decide the results, versions, status
-``log.jsonl``       every event
-``tensorboard/``    the same as curves
-``checkpoints/``    the newest checkpoint and the best one
-==================  ==========================================================
-"""
-
-import platform
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -23,9 +12,6 @@ from transformers import PreTrainedModel
 from q8bert.glue.examples import Split
 from q8bert.glue.readers import read_split
 from q8bert.glue.tokenizer import TextTokenizer
-from q8bert.spec.environment import installed_ort_build
-from q8bert.spec.errors import CheckpointError
-from q8bert.spec.files import read_json, write_json
 from q8bert.training.batches import TokenizedSplit, tokenize_split
 from q8bert.training.checkpoint import (
     Checkpoint,
@@ -42,16 +28,14 @@ from q8bert.training.optimization import adamw
 from q8bert.training.ort_engine import OrtEngine, check_training_build
 from q8bert.training.quantized_model import QuantizedModel
 from q8bert.training.ranges import RangeState
+from q8bert.training.run_folder import best_checkpoint, prepare_folder
 from q8bert.training.run_log import RunLog
 from q8bert.training.sites import Site, find_sites
 from q8bert.training.torch_engine import TorchEngine, quantize_activation
 from q8bert.training.trainer import Schedule, TrainingState, calibrate, train_epochs
 from q8bert.training.weights import TrainableWeights, prepare_weights, quantized_parameters
 
-__all__ = ["RunResult", "best_checkpoint", "read_run", "train"]
-
-RUN_FILE = "run.json"
-RUN_VERSION = 1
+__all__ = ["RunResult", "train"]
 
 Report = Callable[[str], None]
 ShowStep = Callable[[int, int, float], None]
@@ -105,7 +89,6 @@ def train(
     train_split = read_split(config.task, config.data_dir, "train", skip_malformed=config.skip_malformed)
     dev_split = read_split(config.task, config.data_dir, "dev", skip_malformed=config.skip_malformed)
     dev_split.labels()
-    _prepare_folder(config, overwrite=overwrite)
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.manual_seed(config.seed)
@@ -116,61 +99,15 @@ def train(
         max_length=config.max_length,
         dropout=config.dropout,
     )
+    prepare_folder(config, overwrite=overwrite)  # not before all that can be refused was checked
     report(f"{config.task.name}: {len(train_split.examples)} training rows, {len(dev_split.examples)} dev rows")
     training = _Training(config, source, train_split, dev_split, report)
     folders = checkpoint_folders(config.output_dir)
     resume = load_checkpoint(folders[max(folders)]) if folders else None
     progress = training.run(resume, show_step)
-    best = load_checkpoint(checkpoint_folders(config.output_dir)[progress.best_step])
+    best = best_checkpoint(config.output_dir)
     skipped = tuple(str(row) for split in (train_split, dev_split) for row in split.skipped)
     return RunResult(config.output_dir, progress.best_step, best.progress.metrics, progress.step, skipped)
-
-
-def read_run(path: Path) -> TrainConfig:
-    """Read the options of a run from its folder.
-
-    Args:
-        path: Folder of the run.
-
-    Returns:
-        Its options.
-
-    Raises:
-        CheckpointError: If it is no run.
-    """
-    try:
-        content = read_json(path / RUN_FILE)
-        options = content["options"]
-        found = content["run_version"]
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path} is not the folder of a training run ({type(error).__name__}: {error}). "
-            "Make one with `q8bert train`"
-        ) from error
-    if found != RUN_VERSION or not isinstance(options, dict):
-        raise CheckpointError(f"{path} is a run of version {found!r}; this release reads {RUN_VERSION}")
-    return TrainConfig.from_identity(options, output_dir=path)
-
-
-def best_checkpoint(path: Path) -> Checkpoint:
-    """Read the checkpoint with the best dev score of a run.
-
-    Args:
-        path: Folder of the run.
-
-    Returns:
-        The checkpoint.
-
-    Raises:
-        CheckpointError: If the run has none yet, or it is damaged.
-    """
-    folders = checkpoint_folders(path)
-    if not folders:
-        raise CheckpointError(f"{path} has no checkpoint yet; train it to the end of an epoch first")
-    best_step = load_checkpoint(folders[max(folders)]).progress.best_step
-    if best_step not in folders:
-        raise CheckpointError(f"{path}: the best checkpoint, of step {best_step}, is missing")
-    return load_checkpoint(folders[best_step])
 
 
 class _Training:
@@ -285,42 +222,3 @@ def _build_engine(
         regression=config.task.is_regression,
         threads=config.threads,
     )
-
-
-def _prepare_folder(config: TrainConfig, *, overwrite: bool) -> None:
-    """Make the run's folder, accept one with the same options, or refuse."""
-    folder = config.output_dir
-    if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"--output-dir {folder} is a file; give a folder")
-    if overwrite and (folder / RUN_FILE).is_file():
-        shutil.rmtree(folder)
-    if (folder / RUN_FILE).is_file():
-        differences = _differences(read_run(folder).identity(), config.identity())
-        if differences:
-            raise CheckpointError(
-                f"{folder} holds a run with other options ({'; '.join(differences)}). Give another --output-dir, the "
-                "same options to go on with it, or --overwrite to delete it"
-            )
-        return
-    if folder.exists() and any(folder.iterdir()):
-        raise CheckpointError(f"{folder} is not empty and holds no run of q8bert; give an empty or new --output-dir")
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {"run_version": RUN_VERSION, "options": config.identity(), "versions": library_versions()}
-    write_json(folder / RUN_FILE, content)
-
-
-def library_versions() -> dict[str, str]:
-    """Return the versions of what takes part in training, by distribution name."""
-    build = installed_ort_build()
-    names = ("q8bert", "torch", "transformers", "tokenizers", "onnx", "onnxscript", "numpy")
-    return {"python": platform.python_version(), build.distribution: build.version} | {
-        name: version(name) for name in names
-    }
-
-
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{name} {old.get(name)!r} there, {new.get(name)!r} asked"
-        for name in sorted(set(old) | set(new))
-        if old.get(name) != new.get(name)
-    ]

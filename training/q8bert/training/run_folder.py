@@ -1,0 +1,121 @@
+"""The folder of a run: made, accepted again, or refused; read back.
+
+==================  ==========================================================
+``run.json``        options that decide the results, and versions
+``log.jsonl``       every event
+``tensorboard/``    the same as curves
+``checkpoints/``    the newest checkpoint and the best one
+==================  ==========================================================
+"""
+
+import platform
+import shutil
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from q8bert.spec.environment import installed_ort_build
+from q8bert.spec.errors import CheckpointError
+from q8bert.spec.files import read_json, write_json
+from q8bert.training.checkpoint import Checkpoint, checkpoint_folders, load_checkpoint
+from q8bert.training.config import TrainConfig
+
+__all__ = ["RUN_FILE", "best_checkpoint", "library_versions", "prepare_folder", "read_run"]
+
+RUN_FILE = "run.json"
+RUN_VERSION = 1
+
+
+def prepare_folder(config: TrainConfig, *, overwrite: bool) -> None:
+    """Make the run's folder, accept one with the same options, or refuse.
+
+    Args:
+        config: The options of the run that is wanted.
+        overwrite: Delete a run that stands there, whatever its options.
+
+    Raises:
+        CheckpointError: If the folder holds a run of other options, or something else.
+    """
+    folder = config.output_dir
+    if folder.exists() and not folder.is_dir():
+        raise CheckpointError(f"--output-dir {folder} is a file; give a folder")
+    if overwrite and (folder / RUN_FILE).is_file():
+        shutil.rmtree(folder)
+    if (folder / RUN_FILE).is_file():
+        differences = _differences(read_run(folder).identity(), config.identity())
+        if differences:
+            raise CheckpointError(
+                f"{folder} holds a run with other options ({'; '.join(differences)}). Give another --output-dir, the "
+                "same options to go on with it, or --overwrite to delete it"
+            )
+        return
+    if folder.exists() and any(folder.iterdir()):
+        raise CheckpointError(f"{folder} is not empty and holds no run of q8bert; give an empty or new --output-dir")
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"run_version": RUN_VERSION, "options": config.identity(), "versions": library_versions()}
+    write_json(folder / RUN_FILE, content)
+
+
+def read_run(path: Path) -> TrainConfig:
+    """Read the options of a run from its folder.
+
+    Args:
+        path: Folder of the run.
+
+    Returns:
+        Its options.
+
+    Raises:
+        CheckpointError: If it is no run.
+    """
+    try:
+        content = read_json(path / RUN_FILE)
+        options = content["options"]
+        found = content["run_version"]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path} is not the folder of a training run ({type(error).__name__}: {error}). "
+            "Make one with `q8bert train`"
+        ) from error
+    if found != RUN_VERSION or not isinstance(options, dict):
+        raise CheckpointError(f"{path} is a run of version {found!r}; this release reads {RUN_VERSION}")
+    return TrainConfig.from_identity(options, output_dir=path)
+
+
+def best_checkpoint(path: Path) -> Checkpoint:
+    """Read the checkpoint with the best dev score of a run.
+
+    Args:
+        path: Folder of the run.
+
+    Returns:
+        The checkpoint.
+
+    Raises:
+        CheckpointError: If the run has none yet, or it is damaged.
+    """
+    folders = checkpoint_folders(path)
+    if not folders:
+        raise CheckpointError(f"{path} has no checkpoint yet; train it to the end of an epoch first")
+    best_step = load_checkpoint(folders[max(folders)]).progress.best_step
+    if best_step not in folders:
+        raise CheckpointError(f"{path}: the best checkpoint, of step {best_step}, is missing")
+    return load_checkpoint(folders[best_step])
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of what takes part in training, by distribution name."""
+    build = installed_ort_build()
+    names = ("q8bert", "torch", "transformers", "tokenizers", "onnx", "onnxscript", "numpy")
+    return {"python": platform.python_version(), build.distribution: build.version} | {
+        name: version(name) for name in names
+    }
+
+
+def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{name} {old.get(name)!r} there, {new.get(name)!r} asked"
+        for name in sorted(set(old) | set(new))
+        if old.get(name) != new.get(name)
+    ]
