@@ -159,7 +159,7 @@ def test_one_ort_engine_serves_every_batch_shape_and_writes_gradients_in_place()
     for n_rows, length in ((1, 5), (4, 12), (3, 9)):
         batch = case.make_batch(n_rows, length, pad_token_id=0, types=2)
         logits = engine.step(batch, case.amax, seed=3).logits
-        expected = TorchEngine(case.model, case.sites, case.weights()).logits(batch.inputs, case.amax)
+        expected = TorchEngine(case.model, case.sites, weights).logits(batch.inputs, case.amax)
         torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
     assert addresses == {name: gradient.data_ptr() for name, gradient in weights.gradients.items()}
     assert all(case.model.get_parameter(name).grad.data_ptr() == address for name, address in addresses.items())

@@ -1,0 +1,151 @@
+"""A run as a whole: resumed exactly, refused clearly, written atomically."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from q8bert.glue.tasks import glue_task
+from q8bert.spec.errors import CheckpointError, InputError, ModelError, ProviderError
+from q8bert.training import TrainConfig, train
+from q8bert.training import ort_engine as ort_engine_module
+from q8bert.training.checkpoint import checkpoint_folders, load_checkpoint
+from q8bert.training.run_folder import best_checkpoint, read_run
+
+
+class StoppedError(Exception):
+    """Stands for a crash."""
+
+
+def config(small: Any, output_dir: Path, **options: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "data_dir": str(small.data("SST-2")), "model": str(small.model), "engine": "torch", "epochs": 2,
+        "batch_size": 32, "learning_rate": 1e-3, "max_length": 32, "threads": 1, "log_every": 5,
+    }  # fmt: skip
+    return TrainConfig(task=glue_task("SST-2"), output_dir=output_dir, **(values | options))
+
+
+def events(run: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
+
+
+@pytest.mark.parametrize("engine", ["torch", "ort"])
+def test_an_interrupted_run_ends_as_one_never_interrupted(small: Any, tmp_path: Path, engine: str) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    expected = train(config(small, whole, engine=engine))
+
+    def stop(step: int, n_steps: int, loss: float) -> None:
+        if step == 27:  # in the middle of the second epoch of 19 steps, after two more lines of log
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        train(config(small, cut, engine=engine), show_step=stop)
+    result = train(config(small, cut, engine=engine))
+
+    assert result.metrics == expected.metrics
+    assert result.n_steps == 38
+    weights = [load_file(checkpoint_folders(run)[38] / "model.safetensors") for run in (whole, cut)]
+    for name, tensor in weights[0].items():
+        assert torch.equal(tensor, weights[1][name]), name
+    ranges = [load_checkpoint(checkpoint_folders(run)[38]).ranges.average for run in (whole, cut)]
+    assert torch.equal(*ranges)
+    assert events(whole) == events(cut)
+
+
+def test_a_finished_run_is_returned_and_other_options_are_refused(small: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    first = train(config(small, run, epochs=1))
+    before = (run / "log.jsonl").read_bytes()
+    assert train(config(small, run, epochs=1)).metrics == first.metrics
+    assert (run / "log.jsonl").read_bytes() == before
+    with pytest.raises(CheckpointError, match=r"epochs 1 there, 2 asked.*--overwrite"):
+        train(config(small, run))
+    assert train(config(small, run), overwrite=True).n_steps == 38
+
+
+def test_a_folder_with_something_else_is_refused_and_left_alone(small: Any, tmp_path: Path) -> None:
+    (tmp_path / "letter.txt").write_text("dear")
+    with pytest.raises(CheckpointError, match="holds no run"):
+        train(config(small, tmp_path), overwrite=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_nothing_is_left_behind_when_model_or_data_are_missing(small: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError):
+        train(config(small, tmp_path / "run", model=str(tmp_path / "none")))
+    with pytest.raises(InputError, match=r"data folder .* does not exist"):
+        train(config(small, tmp_path / "run", data_dir=str(tmp_path / "none")))
+    assert not (tmp_path / "run").exists()
+
+
+def test_ort_engine_is_refused_on_a_build_that_cannot_train(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inference_only = ort_engine_module.installed_ort_build().__class__("onnxruntime", "1.32.0")
+    monkeypatch.setattr(ort_engine_module, "installed_ort_build", lambda: inference_only)
+    with pytest.raises(ProviderError, match=r"onnxruntime 1\.32\.0 only runs models.*q8bert\[train\]"):
+        train(config(small, tmp_path / "run", engine="ort"))
+
+
+def test_training_learns_and_keeps_the_best_checkpoint(small: Any) -> None:
+    run = small.run("SST-2", "int8")
+    dev = [event for event in events(run) if event["event"] == "dev"]
+    best = max(dev, key=lambda event: event["accuracy"])
+    checkpoint = best_checkpoint(run)
+    assert checkpoint.progress.metrics["accuracy"] == best["accuracy"] > 0.85
+    assert set(checkpoint_folders(run)) == {checkpoint.progress.step, dev[-1]["step"]}
+    losses = [event["loss"] for event in events(run) if event["event"] == "train"]
+    assert sum(losses[-5:]) < 0.5 * sum(losses[:5])
+
+
+def test_a_checkpoint_is_loadable_by_transformers_under_its_own_names(small: Any) -> None:
+    from transformers import BertForSequenceClassification
+
+    folder = best_checkpoint(small.run("SST-2", "int8")).path
+    model, info = BertForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert model.config.id2label == {0: "negative", 1: "positive"}
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 40), "incomplete or damaged"),
+        (lambda folder: (folder / "optimizer.safetensors").unlink(), "incomplete or damaged"),
+        (lambda folder: (folder / "state.json").write_text("{"), "incomplete or damaged"),
+        (lambda folder: (folder / "state.json").write_text('{"checkpoint_version": 99}'), "checkpoint version 99"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused_with_the_remedy(small: Any, tmp_path: Path, damage: Any, message: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(small.run("SST-2", "int8"), run)
+    folders = checkpoint_folders(run)
+    damage(folders[max(folders)])
+    with pytest.raises(CheckpointError, match=message):
+        load_checkpoint(folders[max(folders)])
+
+
+def test_options_survive_the_run_folder(small: Any, tmp_path: Path) -> None:
+    run = small.run("STS-B", "int8")
+    assert read_run(run).task == glue_task("STS-B")
+    assert read_run(run).engine == "torch"
+    with pytest.raises(CheckpointError, match="not the folder of a training run"):
+        read_run(tmp_path)
+
+
+def test_malformed_rows_stop_a_run_or_are_listed(small: Any, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(small.data("SST-2"), data)
+    with (data / "train.tsv").open("a") as file:
+        file.write("a good film\tseven\n")
+    with pytest.raises(InputError, match=r"train\.tsv, line 602, column label: unknown label .*got 'seven'"):
+        train(config(small, tmp_path / "run", data_dir=str(data), epochs=1))
+    result = train(config(small, tmp_path / "run", data_dir=str(data), epochs=1, skip_malformed=True))
+    assert len(result.skipped) == 1
+    assert "line 602" in result.skipped[0]
