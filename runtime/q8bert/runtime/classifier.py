@@ -147,9 +147,9 @@ class Classifier:
             raise InputError(f"task {self.task.name} takes {wanted}")
         if has_pairs and len(first) != len(second):
             raise InputError(f"{len(first)} texts and {len(second)} second texts do not pair up")
-        wrong = next((value for value in (*first, *second) if not isinstance(value, str)), None)
-        if wrong is not None:
-            raise InputError(f"every text must be a str, got {wrong!r}")
+        wrong = [value for value in (*first, *second) if not isinstance(value, str)]
+        if wrong:
+            raise InputError(f"every text must be a str, got {wrong[0]!r}")
         return first, second if has_pairs else None
 
     def _prediction(self, probabilities: NDArray[np.float32]) -> Prediction:
