@@ -77,7 +77,7 @@ class _Fixed:
         return self._logits
 
 
-def test_parity_counts_differences_and_stops_at_another_score() -> None:
+def test_parity_counts_differences_and_stops_at_a_defect() -> None:
     import torch
 
     from q8bert.glue.tokenizer import Encoded
@@ -85,10 +85,21 @@ def test_parity_counts_differences_and_stops_at_another_score() -> None:
     ids = tuple(np.array([1, 2], dtype=np.int64) for _ in range(4))
     split = TokenizedSplit(Encoded(ids, ids), torch.tensor([0, 1, 0, 1]), ("input_ids", "attention_mask"), 0)
     simulated = np.array([[2.0, 0], [0, 2], [2, 0], [0, 2]], dtype=np.float32)
-    near = simulated + np.array([[0.5, 0], [0, 0], [0, 0], [0, 0]], dtype=np.float32)
-    task = glue_task("SST-2")
-    report = compare(_Fixed(simulated), None, _Fixed(near), split, task, batch_size=4)  # type: ignore[arg-type]
-    assert (report.max_abs_diff, report.mean_abs_diff, report.equal_predictions) == (0.5, 0.5 / 8, 1.0)
-    with pytest.raises(ParityError, match=r"accuracy differs from the simulation's by 1\.0000") as caught:
-        compare(_Fixed(simulated), None, _Fixed(simulated[:, ::-1].copy()), split, task, batch_size=4)  # type: ignore[arg-type]
-    assert caught.value.max_abs_diff == 2.0
+    floats = simulated + 0.25
+    near = simulated + np.array([[0.25, 0], [0, 0], [0, 0], [0, 0]], dtype=np.float32)
+    far = simulated + 0.125
+    task, amax = glue_task("SST-2"), torch.ones(1)
+
+    def parity(exported: np.ndarray, ranges: Any) -> Any:
+        engines: Any = (_Fixed(simulated), _Fixed(floats), ranges, _Fixed(exported))
+        return compare(*engines, split=split, task=task, batch_size=4)
+
+    report = parity(near, amax)
+    assert (report.max_abs_diff, report.mean_abs_diff, report.quantization_effect) == (0.25, 0.25 / 8, 0.25)
+    assert report.equal_predictions == 1.0
+    with pytest.raises(ParityError, match=r"mean difference of a logit 0\.125 .* allowed 0\.0625") as caught:
+        parity(far, amax)
+    assert (caught.value.max_abs_diff, caught.value.atol) == (0.125, 0.0625)
+    assert parity(simulated, None).quantization_effect == 0.0
+    with pytest.raises(ParityError, match=r"largest difference of a logit 0\.25 .* allowed 0\.001"):
+        parity(near, None)

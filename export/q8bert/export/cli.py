@@ -45,6 +45,8 @@ def export_command(
                 table.add_row(f"dev {name}, exported", f"{100 * value:.2f}")
             table.add_row("equal predictions", f"{found.equal_predictions:.2%} of {found.n_rows}")
             table.add_row("logit difference", f"largest {found.max_abs_diff:.4f}, mean {found.mean_abs_diff:.5f}")
+            if report.precision == "int8":
+                table.add_row("effect of quantization", f"mean {found.quantization_effect:.5f}")
 
         def render(console: Console) -> None:
             console.print(table)

@@ -72,7 +72,7 @@ def export(
     Raises:
         CheckpointError: If the run has no whole checkpoint.
         ExportError: If the graph cannot be made, or ``output_dir`` holds something else.
-        ParityError: If the exported model and the simulation score differently.
+        ParityError: If the exported model is further from the simulation than rounding ties explain.
     """
     config = read_run(Path(run))
     checkpoint = best_checkpoint(Path(run))
@@ -96,7 +96,10 @@ def export(
         rows = _dev_rows(config, checkpoint, data_dir or config.data_dir)
         report(f"comparing the exported model with the simulation on {len(rows)} dev rows")
         engine = TorchEngine(source.model, checkpoint.sites, weights)
-        parity = compare(engine, amax, session, rows, config.task, batch_size=config.eval_batch_size)
+        float_engine = TorchEngine(source.model, (), prepare_weights(source.model, {}))
+        parity = compare(
+            engine, float_engine, amax, session, split=rows, task=config.task, batch_size=config.eval_batch_size
+        )
     bundle = write_bundle(
         Path(output_dir),
         graph=graph,

@@ -19,11 +19,13 @@ from q8bert.spec.errors import ParityError
 from q8bert.training.batches import TokenizedSplit
 from q8bert.training.engine import Engine
 
-__all__ = ["MAX_METRIC_DIFFERENCE", "ParityReport", "compare"]
+__all__ = ["MAX_FLOAT_DIFFERENCE", "MAX_SHARE_OF_EFFECT", "ParityReport", "compare"]
 
-# Ties move single rows, not scores. The largest difference seen on a whole dev split was a tenth of
-# this; a defect in the graph is far above it.
-MAX_METRIC_DIFFERENCE = 0.005
+# What ties leave is small against what quantization itself does to the logits (a twentieth on STS-B's dev split); a
+# defect in the graph is as large or larger. Scores are no yardstick: on few rows a single tie can move them.
+MAX_SHARE_OF_EFFECT = 0.25
+# float32 sums in another order, through some ten layers
+MAX_FLOAT_DIFFERENCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class ParityReport:
         n_rows: Rows compared.
         max_abs_diff: Largest difference of a logit.
         mean_abs_diff: Mean difference of a logit.
+        quantization_effect: Mean difference between the simulation and the same weights in float; 0 for a float model.
         equal_predictions: Share of rows with the same label; for regression, with scores within 0.01.
         main_metric: Name of the task's main metric.
         simulated: All metrics of the simulation, as fractions.
@@ -43,6 +46,7 @@ class ParityReport:
     n_rows: int
     max_abs_diff: float
     mean_abs_diff: float
+    quantization_effect: float
     equal_predictions: float
     main_metric: str
     simulated: Mapping[str, float]
@@ -51,17 +55,19 @@ class ParityReport:
 
 def compare(
     engine: Engine,
+    float_engine: Engine,
     amax: Tensor | None,
     session: Session,
+    *,
     split: TokenizedSplit,
     task: Task,
-    *,
     batch_size: int,
 ) -> ParityReport:
-    """Run both on the same batches.
+    """Run simulation, float model and exported model on the same batches.
 
     Args:
         engine: The simulation.
+        float_engine: The same weights, nothing quantized.
         amax: Learned ranges, or None for a float model.
         session: The exported model.
         split: Labelled rows.
@@ -72,12 +78,14 @@ def compare(
         The differences.
 
     Raises:
-        ParityError: If the main metric differs by more than :data:`MAX_METRIC_DIFFERENCE`.
+        ParityError: If an INT8 model's mean difference is more than :data:`MAX_SHARE_OF_EFFECT` of the effect of
+            quantization, or a float model's largest one more than :data:`MAX_FLOAT_DIFFERENCE`.
     """
     simulated = np.zeros((len(split), task.n_outputs), dtype=np.float32)
-    exported = np.zeros_like(simulated)
+    exported, floats = np.zeros_like(simulated), np.zeros_like(simulated)
     for rows, batch in split.evaluation_batches(batch_size):
         simulated[rows] = engine.logits(batch.inputs, amax).numpy()
+        floats[rows] = simulated[rows] if amax is None else float_engine.logits(batch.inputs, None).numpy()
         exported[rows] = session.run({name: tensor.numpy() for name, tensor in batch.inputs.items()})
     difference = np.abs(simulated - exported)
     labels = split.labels.tolist()
@@ -85,20 +93,29 @@ def compare(
         n_rows=len(split),
         max_abs_diff=float(difference.max()),
         mean_abs_diff=float(difference.mean()),
+        quantization_effect=float(np.abs(simulated - floats).mean()),
         equal_predictions=float(np.mean(_equal(simulated, exported, task))),
         main_metric=task.main_metric,
         simulated=score(task, simulated, labels),
         exported=score(task, exported, labels),
     )
-    gap = abs(report.simulated[task.main_metric] - report.exported[task.main_metric])
-    if gap > MAX_METRIC_DIFFERENCE:
-        raise ParityError(
-            f"the exported model's {task.main_metric} differs from the simulation's by {gap:.4f} (allowed "
-            f"{MAX_METRIC_DIFFERENCE}); largest difference of a logit {report.max_abs_diff:.4f}",
-            max_abs_diff=report.max_abs_diff,
-            atol=MAX_METRIC_DIFFERENCE,
-        )
+    _refuse_defects(report, is_float=amax is None)
     return report
+
+
+def _refuse_defects(report: ParityReport, *, is_float: bool) -> None:
+    if is_float:
+        found, allowed, what = report.max_abs_diff, MAX_FLOAT_DIFFERENCE, "largest difference of a logit"
+    else:
+        found, allowed = report.mean_abs_diff, MAX_SHARE_OF_EFFECT * report.quantization_effect
+        what = "mean difference of a logit"
+    if found > max(allowed, MAX_FLOAT_DIFFERENCE):
+        raise ParityError(
+            f"the exported model is not the one that was trained: {what} {found:.4g} between it and the simulation, "
+            f"allowed {allowed:.4g}",
+            max_abs_diff=report.max_abs_diff,
+            atol=allowed,
+        )
 
 
 def _equal(a: NDArray[np.float32], b: NDArray[np.float32], task: Task) -> NDArray[np.bool_]:
