@@ -155,7 +155,9 @@ def test_nothing_of_the_exporter_is_left_in_the_file(bert: Exported) -> None:
     assert not graph.value_info
 
 
-@pytest.mark.parametrize("family", list(CONFIGS))
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name == "bert" else pytest.mark.slow) for name in CONFIGS]
+)
 @pytest.mark.parametrize("per_channel", [True, False])
 def test_exported_model_equals_the_simulation_and_multiplies_integers(
     family: str, per_channel: bool, tmp_path: Path

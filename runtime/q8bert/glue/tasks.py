@@ -125,7 +125,7 @@ _TASKS = (
     Task("WNLI", "sentence1", "sentence2", "label", ("not_entailment", "entailment"), ("accuracy",),
          label_codes=("0", "1"), hub_name="wnli"),
     Task("AX", "sentence1", "sentence2", "label", _MNLI_LABELS, ("matthews",),
-         files={"dev": "diagnostic-full.tsv", "test": "diagnostic.tsv"}, hub_name="ax", has_training_data=False),
+         files={"dev": "diagnostic.tsv", "test": "diagnostic.tsv"}, hub_name="ax", has_training_data=False),
 )  # fmt: skip
 
 GLUE_TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _TASKS})
