@@ -51,7 +51,7 @@ class Speaker:
         """
         if self.as_json:
             content = dataclasses.asdict(report)
-            sys.stdout.write(json.dumps(content, ensure_ascii=False, default=str, allow_nan=False) + "\n")
+            sys.stdout.write(json.dumps(content, default=str, allow_nan=False) + "\n")
         else:
             render(Console(highlight=False))
 

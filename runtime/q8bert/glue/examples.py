@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from q8bert.glue.tasks import Task
 from q8bert.spec.errors import InputError
 
-__all__ = ["Example", "MalformedRow", "Split", "example_from_cells"]
+__all__ = ["CellError", "Example", "MalformedRow", "Split", "example_from_cells", "is_unicode"]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,18 @@ def _text(cells: Mapping[str, object], column: str) -> str:
     value = cells.get(column)
     if not isinstance(value, str):
         raise CellError(column, value, "a text is missing" if value is None else "expected a text")
+    if not is_unicode(value):
+        raise CellError(column, value, "half a surrogate pair, which is not valid Unicode")
     return value
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8; JSON can spell half a surrogate pair, which cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _score(task: Task, value: object) -> float:

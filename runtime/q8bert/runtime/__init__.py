@@ -8,25 +8,22 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from q8bert.runtime.classifier import Classifier, Prediction
-    from q8bert.runtime.evaluate import EvaluationReport, evaluate
-    from q8bert.runtime.verify import VerificationReport, verify
+    from q8bert.runtime.evaluation import EvaluationReport, evaluate
+    from q8bert.runtime.verification import VerificationReport, verify
 
 __all__ = ["Classifier", "EvaluationReport", "Prediction", "VerificationReport", "evaluate", "verify"]
 
 _HOMES = {
     "Classifier": "q8bert.runtime.classifier",
-    "EvaluationReport": "q8bert.runtime.evaluate",
+    "EvaluationReport": "q8bert.runtime.evaluation",
     "Prediction": "q8bert.runtime.classifier",
-    "VerificationReport": "q8bert.runtime.verify",
-    "evaluate": "q8bert.runtime.evaluate",
-    "verify": "q8bert.runtime.verify",
+    "VerificationReport": "q8bert.runtime.verification",
+    "evaluate": "q8bert.runtime.evaluation",
+    "verify": "q8bert.runtime.verification",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOMES[name]), name)
-    # the submodules `evaluate` and `verify` would shadow the functions of the same name once imported
-    globals()[name] = value
-    return value
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q8bert.glue.batching import model_inputs, sorted_batches
+from q8bert.glue.examples import is_unicode
 from q8bert.glue.tasks import Task, task_from_json
 from q8bert.glue.tokenizer import TextTokenizer
 from q8bert.runtime.session import CPU_PROVIDER, Session
 from q8bert.spec.bundle import Bundle, open_bundle
-from q8bert.spec.errors import BundleError, InputError
+from q8bert.spec.errors import BundleError, ConfigError, InputError
 
 __all__ = ["Classifier", "Prediction"]
 
@@ -47,9 +48,12 @@ class Classifier:
         if missing:
             raise BundleError(f"{bundle.path}: manifest and model disagree on the inputs {', '.join(missing)}")
         self.bundle = bundle
-        self.task: Task = task_from_json(manifest.task, source=str(bundle.path))
         self._session = session
-        self._tokenizer = TextTokenizer.load(bundle.tokenizer_path, max_length=manifest.max_length)
+        try:
+            self.task: Task = task_from_json(manifest.task, source=str(bundle.path))
+            self._tokenizer = TextTokenizer.load(bundle.tokenizer_path, max_length=manifest.max_length)
+        except (ConfigError, InputError) as error:
+            raise BundleError(f"{error}. Export the bundle again") from error
 
     @classmethod
     def load(cls, bundle: Path | str, *, providers: Sequence[str] = (CPU_PROVIDER,), threads: int = 0) -> "Classifier":
@@ -113,7 +117,8 @@ class Classifier:
             Float32 ``(n, n_outputs)``, in the order of ``texts``.
 
         Raises:
-            InputError: If texts are missing where the task has pairs, or given where it has none.
+            InputError: If texts are missing where the task has pairs, or given where it has none, or no UTF-8.
+            BundleError: If the model's output is of another width than the task's, or holds NaN or infinity.
         """
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
@@ -123,7 +128,15 @@ class Classifier:
         logits = np.zeros((len(encoded), self.task.n_outputs), dtype=np.float32)
         for rows in sorted_batches(encoded.lengths, batch_size):
             inputs = model_inputs(encoded, rows, manifest.input_names, pad_token_id=manifest.pad_token_id)
-            logits[rows] = self._session.run(inputs)
+            output = self._session.run(inputs)
+            if output.shape != (len(rows), self.task.n_outputs):
+                raise BundleError(
+                    f"{self.bundle.path}: the model's output is {output.shape} for {len(rows)} rows; task "
+                    f"{self.task.name} needs a width of {self.task.n_outputs}"
+                )
+            logits[rows] = output
+        if not np.all(np.isfinite(logits)):
+            raise BundleError(f"{self.bundle.path}: the model gave logits that are not finite (NaN or infinity)")
         return logits
 
     def _columns(
@@ -150,6 +163,9 @@ class Classifier:
         wrong = [value for value in (*first, *second) if not isinstance(value, str)]
         if wrong:
             raise InputError(f"every text must be a str, got {wrong[0]!r}")
+        half = next((value for value in (*first, *second) if not is_unicode(value)), None)
+        if half is not None:
+            raise InputError(f"a text holds half a surrogate pair and is not valid Unicode: {half[:80]!r}")
         return first, second if has_pairs else None
 
     def _prediction(self, probabilities: NDArray[np.float32]) -> Prediction:

@@ -1,5 +1,7 @@
 """The ``q8bert`` command: finds the commands of all installed parts by entry point."""
 
+import io
+import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points, version
 from typing import Annotated
@@ -40,6 +42,9 @@ def build_app() -> typer.Typer:
 
 def main() -> None:
     """Run the command line."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a pipe on Windows has no arrow; that is no failure
     build_app()()
 
 

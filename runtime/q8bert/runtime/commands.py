@@ -55,7 +55,7 @@ def evaluate_command(
     """Score a bundle on labelled rows."""
     with exit_codes():
         speaker = _ready(as_json=json, scoring=True)
-        from q8bert.runtime.evaluate import evaluate  # noqa: PLC0415 - onnxruntime loads slowly
+        from q8bert.runtime.evaluation import evaluate  # noqa: PLC0415 - onnxruntime loads slowly
 
         report = evaluate(
             bundle,
@@ -122,7 +122,7 @@ def verify_command(
     """Check that a bundle is four times smaller than its float twin and as good; exits 1 if not."""
     with exit_codes():
         speaker = _ready(as_json=json, scoring=True)
-        from q8bert.runtime.verify import VerificationReport, verify  # noqa: PLC0415 - onnxruntime loads slowly
+        from q8bert.runtime.verification import VerificationReport, verify  # noqa: PLC0415 - onnxruntime loads slowly
 
         report = verify(
             bundle,
@@ -136,6 +136,8 @@ def verify_command(
             batch_size=batch_size,
             skip_malformed=skip_malformed,
         )
+
+        _say_skipped(speaker, report.skipped)
 
         def render(console: Console, report: VerificationReport = report) -> None:
             table = Table(

@@ -70,6 +70,8 @@ def predict_file(
     classifier = Classifier.load(bundle, providers=providers, threads=threads)
     if not output.parent.is_dir():
         raise InputError(f"cannot write {output}: the folder {output.parent} does not exist")
+    if output.is_dir():
+        raise InputError(f"cannot write {output}: it is a folder; give the name of a file")
     task = classifier.task
     split = read_file(task, source, labelled=False, skip_malformed=skip_malformed)
     partial = output.with_name(output.name + ".partial")
@@ -96,4 +98,4 @@ def _line(index: int, prediction: Prediction) -> str:
         row["score"] = prediction.score
     else:
         row |= {"label": prediction.label, "probabilities": prediction.probabilities}
-    return json.dumps(row, ensure_ascii=False) + "\n"
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"

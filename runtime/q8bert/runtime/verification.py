@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 
 from q8bert.glue.readers import read_split
 from q8bert.runtime.classifier import Classifier
-from q8bert.runtime.evaluate import score_split
+from q8bert.runtime.evaluation import score_split
 from q8bert.runtime.session import CPU_PROVIDER
 from q8bert.spec.errors import ConfigError
 
@@ -30,6 +31,8 @@ class VerificationReport:
         reference_metrics: All metrics of the reference.
         n_rows: Rows scored.
         failures: Why it did not pass, in words; empty when it did.
+        n_skipped: Malformed rows left out.
+        skipped: Those rows, one line each.
     """
 
     passed: bool
@@ -44,6 +47,8 @@ class VerificationReport:
     reference_metrics: Mapping[str, float]
     n_rows: int
     failures: tuple[str, ...]
+    n_skipped: int = 0
+    skipped: tuple[str, ...] = ()
 
 
 def verify(
@@ -78,10 +83,15 @@ def verify(
 
     Raises:
         BundleError: If a bundle is incomplete or altered.
-        ConfigError: If the bundles are of different tasks, or the reference scores zero or less, of which
-            no relative loss can be formed.
+        ConfigError: If a limit is not finite, the bundles are of different tasks, or the reference scores
+            zero or less, of which no relative loss can be formed.
         InputError: If the data cannot be read.
     """
+    limits = {"min_size_ratio": min_size_ratio, "max_relative_loss": max_relative_loss}
+    # every comparison with NaN is false, so it would open the gate
+    faults = [f"{name} must be a finite number, got {value}" for name, value in limits.items() if not isfinite(value)]
+    if faults:
+        raise ConfigError(faults)
     ours = Classifier.load(bundle, providers=providers, threads=threads)
     theirs = Classifier.load(reference, providers=providers, threads=threads)
     if ours.task != theirs.task:
@@ -116,4 +126,6 @@ def verify(
         reference_metrics=reference_metrics,
         n_rows=len(rows.examples),
         failures=tuple(failures),
+        n_skipped=len(rows.skipped),
+        skipped=tuple(str(row) for row in rows.skipped),
     )

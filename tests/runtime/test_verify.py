@@ -1,0 +1,168 @@
+"""The gate passes what is small and good, and nothing else."""
+
+import json
+import math
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import Result
+
+from q8bert.runtime import Classifier, evaluate, verify
+from q8bert.spec.errors import ConfigError
+
+
+def model_size(bundle: Path) -> int:
+    return (bundle / "model.onnx").stat().st_size
+
+
+def accuracy(bundle: Path, data: Path) -> float:
+    rows = [line.split("\t") for line in (data / "dev.tsv").read_text().splitlines()[1:]]
+    predictions = Classifier.load(bundle, threads=1)([text for text, _ in rows])
+    return sum(
+        prediction.label == ("negative", "positive")[int(code)]
+        for prediction, (_, code) in zip(predictions, rows, strict=True)
+    ) / len(rows)
+
+
+@pytest.fixture(scope="module")
+def pair(small: Any) -> tuple[Path, Path, Path]:
+    """An INT8 bundle, its float twin, their data."""
+    return small.bundle("SST-2", "int8"), small.bundle("SST-2", "float32"), small.data("SST-2")
+
+
+@pytest.fixture
+def broken(pair: tuple[Path, Path, Path], altered: Callable[..., Path], edit_weights: Callable[..., bytes]) -> Path:
+    """The INT8 bundle with the codes of its larger weights in another order."""
+    rng = np.random.default_rng(0)
+
+    def shuffle(codes: bytes) -> bytes:
+        return rng.permutation(np.frombuffer(codes, dtype=np.uint8)).tobytes()
+
+    model = (pair[0] / "model.onnx").read_bytes()
+    for n_bytes in (32 * 96, 32 * 64):  # query, key and value in one; feed-forward
+        model = edit_weights(model, n_bytes, shuffle)
+    return altered(pair[0], files={"model.onnx": model})
+
+
+def test_twins_pass_with_the_ratio_and_loss_worked_out_by_hand(pair: tuple[Path, Path, Path]) -> None:
+    int8, float32, data = pair
+    report = verify(int8, float32, data, min_size_ratio=1.5, max_relative_loss=0.1, threads=1)
+    ours, base = accuracy(int8, data), accuracy(float32, data)
+    assert report.passed
+    assert report.failures == ()
+    assert report.size_ratio == pytest.approx(model_size(float32) / model_size(int8))
+    assert report.metrics == {"accuracy": pytest.approx(ours)}
+    assert report.reference_metrics == {"accuracy": pytest.approx(base)}
+    assert report.relative_loss == pytest.approx((base - ours) / base)
+    assert (report.task, report.split, report.main_metric, report.n_rows) == ("SST-2", "dev", "accuracy", 200)
+    assert (report.min_size_ratio, report.max_relative_loss) == (1.5, 0.1)
+
+
+def test_the_limits_themselves_pass_and_the_next_number_does_not(pair: tuple[Path, Path, Path]) -> None:
+    found = verify(*pair, min_size_ratio=0, max_relative_loss=1, threads=1)
+    ratio, loss = found.size_ratio, found.relative_loss
+    assert verify(*pair, min_size_ratio=ratio, max_relative_loss=loss, threads=1).passed
+    too_large = verify(*pair, min_size_ratio=math.nextafter(ratio, 9), max_relative_loss=loss, threads=1)
+    too_bad = verify(*pair, min_size_ratio=ratio, max_relative_loss=math.nextafter(loss, -1), threads=1)
+    assert not too_large.passed
+    assert not too_bad.passed
+    assert ["size ratio" in failure for failure in too_large.failures] == [True]
+    assert ["relative loss" in failure for failure in too_bad.failures] == [True]
+
+
+def test_a_gain_is_a_negative_loss_and_passes(pair: tuple[Path, Path, Path], broken: Path) -> None:
+    int8, _, data = pair
+    report = verify(int8, broken, data, min_size_ratio=1, max_relative_loss=0, threads=1)
+    assert report.relative_loss < 0
+    assert report.passed
+
+
+def test_external_data_counts_as_size_of_the_model(pair: tuple[Path, Path, Path], altered: Callable[..., Path]) -> None:
+    int8, float32, data = pair
+    heavier = altered(float32, files={"model.onnx.data": bytes(1_000_000)})
+    report = verify(int8, heavier, data, max_relative_loss=1, threads=1)
+    assert report.size_ratio == pytest.approx((model_size(float32) + 1_000_000) / model_size(int8))
+    assert report.passed
+
+
+def test_a_float_model_fails_against_itself(pair: tuple[Path, Path, Path], command: Callable[..., Result]) -> None:
+    _, float32, data = pair
+    report = verify(float32, float32, data, threads=1)
+    assert (report.passed, report.size_ratio, report.relative_loss) == (False, 1.0, 0.0)
+    assert report.failures == ("size ratio 1.000 is below 3.9",)
+    result = command("verify", float32, "--reference", float32, "--data-dir", data, "--threads", 1)
+    assert result.exit_code == 1
+    assert "FAILED: size ratio 1.000 is below 3.9" in result.stdout
+
+
+def test_shuffled_weights_fail(pair: tuple[Path, Path, Path], broken: Path, command: Callable[..., Result]) -> None:
+    _, float32, data = pair
+    report = verify(broken, float32, data, min_size_ratio=1.5, max_relative_loss=0.1, threads=1)
+    assert not report.passed
+    assert report.relative_loss == pytest.approx(1 - accuracy(broken, data) / accuracy(float32, data))
+    assert ["relative loss" in failure for failure in report.failures] == [True]
+    limits = ("--min-size-ratio", 1.5, "--max-relative-loss", 0.1, "--threads", 1)
+    result = command("verify", broken, "--reference", float32, "--data-dir", data, *limits, "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["passed"] is False
+
+
+@pytest.mark.parametrize("limit", ["min_size_ratio", "max_relative_loss"])
+def test_a_limit_that_is_not_a_number_is_refused(pair: tuple[Path, Path, Path], limit: str) -> None:
+    # every comparison with NaN is false, so a gate that compares only would let everything through
+    limits: dict[str, float] = {"min_size_ratio": 0.0, "max_relative_loss": 1.0, limit: math.nan}
+    with pytest.raises(ConfigError, match=limit):
+        verify(*pair, threads=1, **limits)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("change", [lambda score: 5 - score, lambda score: 3.0], ids=["below zero", "zero"])
+def test_a_reference_at_or_below_zero_is_an_error(
+    small: Any, tmp_path: Path, command: Callable[..., Result], change: Callable[[float], float]
+) -> None:
+    int8, float32, data = small.bundle("STS-B", "int8"), small.bundle("STS-B", "float32"), tmp_path / "data"
+    assert evaluate(float32, small.data("STS-B"), threads=1).metrics["pearson"] > 0
+    header, *rows = (small.data("STS-B") / "dev.tsv").read_text().splitlines()
+    turned = [f"{a}\t{b}\t{change(float(score))}" for a, b, score in (row.split("\t") for row in rows)]
+    data.mkdir()
+    (data / "dev.tsv").write_text("\n".join([header, *turned]) + "\n")
+    with pytest.raises(ConfigError, match=r"the reference's pearson is (-|0\.0000).* needs a reference above zero"):
+        verify(int8, float32, data, threads=1)
+    result = command("verify", int8, "--reference", float32, "--data-dir", data, "--threads", 1, "--json")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "error: the reference's pearson is" in result.stderr
+
+
+def test_bundles_of_different_tasks_are_not_compared(
+    small: Any, pair: tuple[Path, Path, Path], command: Callable[..., Result]
+) -> None:
+    int8, _, data = pair
+    other = small.bundle("STS-B", "float32")
+    with pytest.raises(ConfigError, match=r"is of task SST-2, the reference .* of STS-B"):
+        verify(int8, other, data, threads=1)
+    result = command("verify", int8, "--reference", other, "--data-dir", data, "--threads", 1)
+    assert result.exit_code == 2
+    assert "is of task SST-2" in result.stderr
+
+
+def test_malformed_rows_left_out_are_listed_and_counted(
+    pair: tuple[Path, Path, Path], tmp_path: Path, command: Callable[..., Result]
+) -> None:
+    int8, float32, _ = pair
+    data = tmp_path / "data"
+    shutil.copytree(pair[2], data)
+    with (data / "dev.tsv").open("a") as file:
+        file.write("a film\t7\n")
+    arguments = ("verify", int8, "--reference", float32, "--data-dir", data, "--threads", 1)
+    limits = ("--min-size-ratio", 0, "--max-relative-loss", 1)
+    assert command(*arguments, *limits).exit_code == 2
+    result = command(*arguments, *limits, "--skip-malformed", "--json")
+    assert result.exit_code == 0
+    assert json.loads(result.stdout)["n_rows"] == 200
+    assert json.loads(result.stdout).get("n_skipped") == 1
+    assert "line 202, column label: unknown label" in result.stderr
+    assert "1 malformed rows left out" in result.stderr
