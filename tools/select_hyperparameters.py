@@ -1,9 +1,11 @@
-"""Choose learning rate and range decay on a part of the training split, never on dev.
+"""Choose learning rate, epochs, batch size and range decay on a part of the training split, never on dev.
 
-Holds out a tenth of a task's training rows, trains on the rest with every combination asked for, and prints the
-score on the held-out rows. Results are kept in a JSON file after every run, so an interrupted search goes on.
+Holds out a part of a task's training rows, trains on the rest with every combination asked for, and prints the score
+of the best epoch on the held-out rows. Results are kept in a JSON file after every run, so an interrupted search
+goes on.
 
     python tools/select_hyperparameters.py GLUE/STS-B --task STS-B --learning-rates 5e-5 1e-4
+    python tools/select_hyperparameters.py GLUE/RTE --task RTE --share 0.2 --epochs 4 10 --learning-rates 1e-4 2e-4
 """
 
 import argparse
@@ -41,33 +43,42 @@ def main() -> None:
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[5e-5, 1e-4])
     parser.add_argument("--range-decays", type=float, nargs="+", default=[0.99])
     parser.add_argument("--precisions", nargs="+", default=["float32", "int8"], choices=["float32", "int8"])
-    parser.add_argument("--epochs", type=int, default=4)
+    parser.add_argument("--epochs", type=int, nargs="+", default=[4])
+    parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16])
+    parser.add_argument("--share", type=float, default=0.1, help="share of the training rows to hold out")
+    parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--engine", default="torch")
-    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[11])
     parser.add_argument("--work-dir", type=Path, default=Path("build/hyperparameters"))
     args = parser.parse_args()
     task = glue_task(args.task)
     data = args.work_dir / task.name / "data"
-    hold_out(task, args.data_dir, data, share=0.1, seed=0)
+    hold_out(task, args.data_dir, data, share=args.share, seed=0)
     results_file = args.work_dir / task.name / "results.json"
     results = json.loads(results_file.read_text())["runs"] if results_file.exists() else {}
-    combinations = itertools.product(args.precisions, args.learning_rates, args.range_decays)
-    for precision, rate, decay in combinations:
+    combinations = itertools.product(
+        args.precisions, args.learning_rates, args.epochs, args.batch_sizes, args.range_decays, args.seeds
+    )
+    for precision, rate, epochs, batch_size, decay, seed in combinations:
         if precision == "float32" and decay != args.range_decays[0]:
             continue  # a float model has no ranges
-        name = f"{precision} lr={rate:g} range_decay={decay:g} epochs={args.epochs} seed={args.seed}"
+        name = f"{precision} lr={rate:g} epochs={epochs} batch={batch_size} range_decay={decay:g} seed={seed}"
         if name not in results:
             run = args.work_dir / task.name / "run"
             config = TrainConfig(
                 task=task, data_dir=str(data), model="minilm-l6", output_dir=run, engine=args.engine,
-                quantize=precision == "int8", learning_rate=rate, range_decay=decay, epochs=args.epochs, seed=args.seed,
+                quantize=precision == "int8", learning_rate=rate, range_decay=decay, epochs=epochs,
+                batch_size=batch_size, seed=seed, threads=args.threads,
             )  # fmt: skip
             result = train(config, overwrite=True)
             results[name] = {"metrics": dict(result.metrics), "best_step": result.best_step}
-            write_json(results_file, {"machine": platform.platform(), "engine": args.engine, "runs": results})
+            content = {
+                "machine": platform.platform(), "engine": args.engine, "held_out_share": args.share, "runs": results,
+            }  # fmt: skip
+            write_json(results_file, content)
             shutil.rmtree(run)
         print(
-            f"{name:60s} " + "  ".join(f"{key} {100 * value:.2f}" for key, value in results[name]["metrics"].items()),
+            f"{name:66s} " + "  ".join(f"{key} {100 * value:.2f}" for key, value in results[name]["metrics"].items()),
             flush=True,
         )
 

@@ -333,6 +333,14 @@ def test_an_unreadable_tokenizer_with_fitting_checksums_is_a_bundle_error(
         Classifier.load(altered(small.bundle("SST-2", "int8"), files={"tokenizer.json": b"{}"}))
 
 
+def test_a_padding_token_that_the_tokenizer_does_not_have_is_a_bundle_error(
+    small: Any, altered: Callable[..., Path]
+) -> None:
+    change: Callable[[dict[str, Any]], None] = lambda manifest: manifest.update(pad_token_id=10**6)  # noqa: E731
+    with pytest.raises(BundleError, match="pad_token_id is 1000000, but the tokenizer has"):
+        Classifier.load(altered(small.bundle("SST-2", "int8"), change=change))
+
+
 def test_an_impossible_task_in_the_manifest_is_a_bundle_error(small: Any, altered: Callable[..., Path]) -> None:
     with pytest.raises(BundleError, match="name must be a text"):
         Classifier.load(altered(small.bundle("SST-2", "int8"), change=lambda manifest: manifest["task"].pop("name")))

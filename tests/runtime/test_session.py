@@ -10,7 +10,7 @@ import pytest
 
 from q8bert.runtime.session import Session
 from q8bert.spec.environment import installed_ort_build
-from q8bert.spec.errors import BundleError, ProviderError
+from q8bert.spec.errors import BundleError, ConfigError, ProviderError
 
 INPUTS = {
     "input_ids": np.array([[2, 5, 3], [2, 13, 3]], dtype=np.int64),
@@ -75,6 +75,25 @@ def test_an_unknown_provider_is_an_error_that_names_those_there_are(small: Any) 
 def test_no_provider_is_an_error(small: Any) -> None:
     with pytest.raises(ProviderError, match="execution provider none was asked for"):
         Session(small.bundle("SST-2", "int8") / "model.onnx", providers=[])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"providers": "CPUExecutionProvider"}, "must be a list of names, got the single text 'CPUExecutionProvider'"),
+        ({"providers": ["CPUExecutionProvider"] * 2}, "must each be named once"),
+        ({"threads": -1}, "threads must be 0 or more, got -1"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(small: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        Session(small.bundle("SST-2", "int8") / "model.onnx", **options)
+
+
+def test_more_tokens_than_the_model_has_positions_are_a_bundle_error(small: Any) -> None:
+    session = Session(small.bundle("SST-2", "float32") / "model.onnx", threads=1)
+    with pytest.raises(BundleError, match=r"could not run the model on \(2, 4003\)"):
+        session.run(padded(4000))
 
 
 def test_a_provider_that_onnx_runtime_quietly_drops_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from q8bert.spec.errors import ConfigError, Q8BertError
 
-__all__ = ["Speaker", "exit_codes", "progress_bar"]
+__all__ = ["Speaker", "exit_codes", "line", "progress_bar"]
 
 GATE_FAILED, BAD_INPUT, UNEXPECTED = 1, 2, 3
 
@@ -40,7 +40,7 @@ class Speaker:
 
     def say(self, text: str) -> None:
         """Write a line to stderr."""
-        self.console.print(text, markup=False, soft_wrap=True)
+        line(self.console, text)
 
     def result(self, report: Any, render: Callable[[Console], None]) -> None:
         """Give the command's result.
@@ -54,6 +54,11 @@ class Speaker:
             sys.stdout.write(json.dumps(content, default=str, allow_nan=False) + "\n")
         else:
             render(Console(highlight=False))
+
+
+def line(console: Console, text: str) -> None:
+    """Print a text as it is: no markup, and left to the terminal to wrap, so that paths can be copied."""
+    console.print(text, markup=False, soft_wrap=True)
 
 
 @contextmanager

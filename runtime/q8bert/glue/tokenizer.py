@@ -68,6 +68,11 @@ class TextTokenizer:
             raise InputError(f"{path} is not a readable tokenizer: {error}") from error
         return cls(tokenizer, max_length=max_length)
 
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens in the vocabulary, added ones included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
     def encode(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Encoded:
         """Encode rows, in order.
 

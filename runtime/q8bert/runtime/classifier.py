@@ -54,6 +54,11 @@ class Classifier:
             self._tokenizer = TextTokenizer.load(bundle.tokenizer_path, max_length=manifest.max_length)
         except (ConfigError, InputError) as error:
             raise BundleError(f"{error}. Export the bundle again") from error
+        if manifest.pad_token_id >= self._tokenizer.vocabulary_size:
+            raise BundleError(
+                f"{bundle.path}: pad_token_id is {manifest.pad_token_id}, but the tokenizer has "
+                f"{self._tokenizer.vocabulary_size} tokens. Export the bundle again"
+            )
 
     @classmethod
     def load(cls, bundle: Path | str, *, providers: Sequence[str] = (CPU_PROVIDER,), threads: int = 0) -> "Classifier":
@@ -69,6 +74,7 @@ class Classifier:
 
         Raises:
             BundleError: If the bundle is incomplete, altered or unreadable.
+            ConfigError: If providers are no list of names, or threads negative.
             ProviderError: If a provider that was asked for cannot be had.
         """
         opened = open_bundle(bundle)

@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from q8bert.glue.command import GATE_FAILED, Speaker, exit_codes, progress_bar
+from q8bert.glue.command import GATE_FAILED, Speaker, exit_codes, line, progress_bar
 from q8bert.glue.task_file import choose_task
 from q8bert.spec.environment import installed_ort_build, require
 
@@ -103,7 +103,7 @@ def predict_command(
                 show_progress=show,
             )
         _say_skipped(speaker, report.skipped)
-        speaker.result(report, lambda console: console.print(f"{report.n_rows} rows → {report.output}", markup=False))
+        speaker.result(report, lambda console: line(console, f"{report.n_rows} rows → {report.output}"))
 
 
 def verify_command(
@@ -158,7 +158,7 @@ def verify_command(
                 )  # fmt: skip
             table.add_row("size", "", "", f"{report.size_ratio:.2f} × smaller", f"≥ {report.min_size_ratio:g} ×")
             console.print(table)
-            console.print("PASSED" if report.passed else "FAILED: " + "; ".join(report.failures), markup=False)
+            line(console, "PASSED" if report.passed else "FAILED: " + "; ".join(report.failures))
 
         speaker.result(report, render)
         if not report.passed:

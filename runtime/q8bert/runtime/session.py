@@ -8,7 +8,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from q8bert.spec.environment import installed_ort_build
-from q8bert.spec.errors import BundleError, ProviderError
+from q8bert.spec.errors import BundleError, ConfigError, ProviderError
 
 __all__ = ["CPU_PROVIDER", "Session"]
 
@@ -27,11 +27,13 @@ class Session:
         threads: CPU threads; 0 leaves the choice to ONNX Runtime.
 
     Raises:
+        ConfigError: If providers are no list of names, or threads negative.
         ProviderError: If a provider is not in this build of ONNX Runtime, or could not be started.
         BundleError: If ONNX Runtime cannot load the model.
     """
 
     def __init__(self, model: Path | bytes, *, providers: Sequence[str] = (CPU_PROVIDER,), threads: int = 0) -> None:
+        _check_options(providers, threads)
         _check_available(providers)
         options = ort.SessionOptions()
         options.log_severity_level = 3
@@ -54,9 +56,29 @@ class Session:
 
         Returns:
             Float32 ``(batch, n_outputs)``.
+
+        Raises:
+            BundleError: If ONNX Runtime cannot run the model on these inputs, for example on more tokens than it has
+                positions for.
         """
-        (logits,) = self._session.run(["logits"], dict(inputs))
+        try:
+            (logits,) = self._session.run(["logits"], dict(inputs))
+        except Exception as error:
+            shape = next(iter(inputs.values())).shape
+            raise BundleError(f"ONNX Runtime {ort.__version__} could not run the model on {shape}: {error}") from error
         return np.asarray(logits, dtype=np.float32)
+
+
+def _check_options(providers: Sequence[str], threads: int) -> None:
+    faults = []
+    if isinstance(providers, str):
+        faults.append(f"providers must be a list of names, got the single text {providers!r}")
+    elif len(set(providers)) < len(providers):
+        faults.append(f"providers must each be named once, got {', '.join(providers)}")
+    if threads < 0:
+        faults.append(f"threads must be 0 or more, got {threads}")
+    if faults:
+        raise ConfigError(faults)
 
 
 def _check_available(providers: Sequence[str]) -> None:

@@ -174,11 +174,13 @@ def _value_faults(content: Mapping[str, object]) -> list[str]:
     faults = []
     if content["precision"] not in _PRECISIONS:
         faults.append(f"precision is {content['precision']!r}, allowed are {', '.join(_PRECISIONS)}")
-    if not isinstance(content["max_length"], int) or content["max_length"] < 3:
-        faults.append(f"max_length is {content['max_length']!r}, must be at least 3")
+    for key, least in (("max_length", 3), ("pad_token_id", 0)):
+        value = content[key]
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            faults.append(f"{key} is {value!r}, must be at least {least}")
     names = content["input_names"]
-    if not isinstance(names, list) or "input_ids" not in names or not set(names) <= set(_MODEL_INPUTS):
-        faults.append(f"input_names is {names!r}, allowed are {', '.join(_MODEL_INPUTS)}")
+    if not _are_input_names(names):
+        faults.append(f"input_names is {names!r}, allowed are {', '.join(_MODEL_INPUTS)}, each once")
     files = content["files"]
     if isinstance(files, dict):
         faults += [
@@ -188,6 +190,13 @@ def _value_faults(content: Mapping[str, object]) -> list[str]:
         ]
         faults += [f"files: {name} is not listed" for name in (MODEL_FILE, TOKENIZER_FILE) if name not in files]
     return faults
+
+
+def _are_input_names(names: object) -> bool:
+    # compared as a list: a manifest may hold anything here, and not everything can be put into a set
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return False
+    return "input_ids" in names and len(set(names)) == len(names) and set(names) <= set(_MODEL_INPUTS)
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:
