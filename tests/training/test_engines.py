@@ -17,6 +17,7 @@ from transformers import (
 
 from q8bert.training.engine import Batch
 from q8bert.training.ort_engine import OrtEngine
+from q8bert.training.programs import Programs, build_programs
 from q8bert.training.quantized_model import QuantizedModel
 from q8bert.training.sites import Site, find_sites
 from q8bert.training.torch_engine import TorchEngine, quantize_activation
@@ -102,10 +103,13 @@ class Case:
         return prepare_weights(self.model, self.quantized)
 
     def ort_engine(self, weights: TrainableWeights) -> OrtEngine:
-        return OrtEngine(
-            self.model, self.sites, weights, input_names=list(self.batch.inputs), n_outputs=self.n_outputs,
-            regression=self.regression, threads=1,
-        )  # fmt: skip
+        def make_programs(*, quantize: bool) -> Programs:
+            return build_programs(
+                self.model, self.sites, quantize=quantize, input_names=list(self.batch.inputs),
+                regression=self.regression,
+            )  # fmt: skip
+
+        return OrtEngine(make_programs, weights, n_sites=len(self.sites), n_outputs=self.n_outputs, threads=1)
 
 
 def assert_same_gradients(ours: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> None:

@@ -1,18 +1,21 @@
 """A run as a whole: resumed exactly, refused clearly, written atomically."""
 
 import json
+import random
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from q8bert.glue.tasks import glue_task
 from q8bert.spec.errors import CheckpointError, InputError, ModelError, ProviderError
 from q8bert.training import TrainConfig, train
-from q8bert.training import ort_engine as ort_engine_module
+from q8bert.training import device as device_module
 from q8bert.training.checkpoint import checkpoint_folders, load_checkpoint
 from q8bert.training.run_folder import best_checkpoint, read_run
 
@@ -86,8 +89,8 @@ def test_nothing_is_left_behind_when_model_or_data_are_missing(small: Any, tmp_p
 def test_ort_engine_is_refused_on_a_build_that_cannot_train(
     small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inference_only = ort_engine_module.installed_ort_build().__class__("onnxruntime", "1.32.0")
-    monkeypatch.setattr(ort_engine_module, "installed_ort_build", lambda: inference_only)
+    inference_only = device_module.installed_ort_build().__class__("onnxruntime", "1.32.0")
+    monkeypatch.setattr(device_module, "installed_ort_build", lambda: inference_only)
     with pytest.raises(ProviderError, match=r"onnxruntime 1\.32\.0 only runs models.*q8bert\[train\]"):
         train(config(small, tmp_path / "run", engine="ort"))
 
@@ -119,7 +122,10 @@ def test_a_checkpoint_is_loadable_by_transformers_under_its_own_names(small: Any
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 40), "incomplete or damaged"),
         (lambda folder: (folder / "optimizer.safetensors").unlink(), "incomplete or damaged"),
         (lambda folder: (folder / "state.json").write_text("{"), "incomplete or damaged"),
-        (lambda folder: (folder / "state.json").write_text('{"checkpoint_version": 99}'), "checkpoint version 99"),
+        (
+            lambda folder: (folder / "state.json").write_text('{"checkpoint_version": 99}'),
+            "is of version 99; this release",
+        ),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_with_the_remedy(small: Any, tmp_path: Path, damage: Any, message: str) -> None:
@@ -129,6 +135,51 @@ def test_a_damaged_checkpoint_is_refused_with_the_remedy(small: Any, tmp_path: P
     damage(folders[max(folders)])
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(folders[max(folders)])
+
+
+def test_of_a_damaged_newest_checkpoint_an_older_whole_one_is_offered(small: Any, tmp_path: Path) -> None:
+    run, options = tmp_path / "run", {"epochs": 1, "save_every": 5, "keep_checkpoints": 3}
+    expected = train(config(small, run, **options))
+    folders = checkpoint_folders(run)
+    newest, older = folders[19], sorted(folders)[-2]
+    content = (newest / "model.safetensors").read_bytes()
+    (newest / "model.safetensors").write_bytes(content[:-100])
+    with pytest.raises(
+        CheckpointError, match=rf"step-00000019 is incomplete.*The one of step {older} is whole: delete"
+    ):
+        train(config(small, run, **options))
+    shutil.rmtree(newest)
+    assert train(config(small, run, **options)).metrics == expected.metrics
+    assert (checkpoint_folders(run)[19] / "model.safetensors").read_bytes() == content
+
+
+def test_a_checkpoint_of_another_model_is_refused(small: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(config(small, run, epochs=1))
+    path = checkpoint_folders(run)[19] / "model.safetensors"
+    weights = load_file(path)
+    del weights["classifier.bias"]
+    weights["bert.pooler.dense.bias"] = torch.zeros(3)
+    save_file(weights, path)
+    message = r"is of another model: missing \['classifier\.bias'\].*mis-shaped \['bert\.pooler\.dense\.bias \(3,\)"
+    with pytest.raises(CheckpointError, match=message):
+        train(config(small, run, epochs=1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["torch", "ort"])
+@pytest.mark.parametrize("save_every", [1, 5])
+def test_a_run_killed_at_any_moment_ends_as_one_never_interrupted(small: Any, engine: str, save_every: int) -> None:
+    tool = Path(__file__).parents[2] / "tools" / "kill_and_resume.py"
+    done = subprocess.run(
+        [
+            sys.executable, tool, "--model", small.model, "--data-dir", small.data("SST-2"), "--engine", engine,
+            "--kills", "4", "--save-every", str(save_every), "--seed", str(random.randrange(10**6)),
+        ],
+        capture_output=True, text=True, check=False, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{engine}: 4 kills" in done.stdout
 
 
 def test_options_survive_the_run_folder(small: Any, tmp_path: Path) -> None:

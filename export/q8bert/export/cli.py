@@ -37,6 +37,9 @@ def export_command(
         _, report = export(run, output_dir, data_dir=data_dir, check_parity=parity, report=speaker.say)
         table = Table("", "value", title=f"{report.bundle}, {report.precision}")
         table.add_row("ONNX model", f"{report.model_size_bytes / 1e6:.1f} MB")
+        if report.float_layers:
+            more = report.float_layers_bytes
+            table.add_row("left in float", f"{', '.join(report.float_layers)}: {more / 1e6:.1f} MB more than in INT8")
         for name, value in report.metrics.items():
             table.add_row(f"dev {name}, in training", f"{100 * value:.2f}")
         if report.parity is not None:

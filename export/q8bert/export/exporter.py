@@ -1,6 +1,6 @@
 """A run's best checkpoint → a bundle, checked against the simulation."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from q8bert.training.config import TrainConfig
 from q8bert.training.fake_quantize import scale_from_amax, weight_scale
 from q8bert.training.model_source import SourceModel, count_parameters, load_source_model
 from q8bert.training.run_folder import best_checkpoint, library_versions, read_run
+from q8bert.training.sites import matching_layers
 from q8bert.training.torch_engine import TorchEngine
 from q8bert.training.weights import TrainableWeights, prepare_weights, quantized_parameters
 
@@ -37,6 +38,8 @@ class ExportReport:
         precision: ``int8`` or ``float32``.
         model_size_bytes: Bytes of the ONNX model.
         checkpoint_step: Step of the checkpoint it came from.
+        float_layers: Linear and Embedding layers left in float on request.
+        float_layers_bytes: What the model would be smaller by if they were INT8 too.
         metrics: Dev scores of that checkpoint in training, as fractions.
         parity: Comparison with the simulation; None where it was left out.
     """
@@ -45,6 +48,8 @@ class ExportReport:
     precision: str
     model_size_bytes: int
     checkpoint_step: int
+    float_layers: tuple[str, ...]
+    float_layers_bytes: int
     metrics: Mapping[str, float]
     parity: ParityReport | None
 
@@ -77,8 +82,10 @@ def export(
     config = read_run(Path(run))
     checkpoint = best_checkpoint(Path(run))
     source = _load(config, checkpoint)
+    float_layers = matching_layers(source.model, config.keep_float)
+    per_channel = config.granularity == "per_channel"
     quantized = (
-        quantized_parameters(source.model, per_channel=config.granularity == "per_channel") if config.quantize else {}
+        quantized_parameters(source.model, per_channel=per_channel, keep_float=float_layers) if config.quantize else {}
     )
     weights = prepare_weights(source.model, quantized)
     amax = checkpoint.ranges.amax() if checkpoint.sites else None
@@ -112,6 +119,8 @@ def export(
         precision=bundle.manifest.precision,
         model_size_bytes=bundle.model_size_bytes,
         checkpoint_step=checkpoint.progress.step,
+        float_layers=float_layers,
+        float_layers_bytes=_bytes_of_float(weights, float_layers),
         metrics=checkpoint.progress.metrics,
         parity=parity,
     )
@@ -128,6 +137,11 @@ def _load(config: TrainConfig, checkpoint: Checkpoint) -> SourceModel:
     )
     copy_weights(source.model, checkpoint)
     return source
+
+
+def _bytes_of_float(weights: TrainableWeights, float_layers: Sequence[str]) -> int:
+    # four bytes a weight instead of one
+    return sum(3 * weights.masters[f"{name}.weight"].numel() for name in float_layers)
 
 
 def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
@@ -165,7 +179,7 @@ def _manifest(
         pad_token_id=checkpoint.pad_token_id,
         input_names=checkpoint.input_names,
         files={},
-        quantization={} if amax is None else _quantization(config, checkpoint, weights, amax),
+        quantization={} if amax is None else _quantization(config, checkpoint, source, weights, amax),
         metrics=checkpoint.progress.metrics,
         versions=library_versions() | {"opset": str(OPSET)},
         model={
@@ -180,12 +194,13 @@ def _manifest(
 
 
 def _quantization(
-    config: TrainConfig, checkpoint: Checkpoint, weights: TrainableWeights, amax: Tensor
+    config: TrainConfig, checkpoint: Checkpoint, source: SourceModel, weights: TrainableWeights, amax: Tensor
 ) -> dict[str, object]:
     scales = scale_from_amax(amax).tolist()
     return {
         "num_bits": 8,
         "weight_granularity": config.granularity,
+        "float_layers": list(matching_layers(source.model, config.keep_float)),
         "activation_scales": {site.name: scale for site, scale in zip(checkpoint.sites, scales, strict=True)},
         "weight_scales": {
             name: weight_scale(weights.masters[name], per_channel=per_channel).flatten().tolist()

@@ -39,6 +39,9 @@ def model_card(manifest: Manifest, parity: ParityReport | None) -> str:
             f"- Quantization: symmetric int8, weights {granularity}, embeddings per tensor, activations with learned "
             "ranges; attention products, softmax, GELU, LayerNorm, biases and residuals float32"
         )
+        float_layers = manifest.quantization.get("float_layers")
+        if isinstance(float_layers, list) and float_layers:
+            lines.append(f"- Layers left in float32 on request: {', '.join(float_layers)}")
     lines += ["", "## Use", "", "```python", "from q8bert.runtime import Classifier", ""]
     lines += ['classifier = Classifier.load("path/of/this/folder")', f"print(classifier({call}))", "```"]
     lines += ["", "## Scores on the dev split", ""]

@@ -12,19 +12,37 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["new_folder", "read_json", "sha256_of", "write_json", "write_text"]
+__all__ = [
+    "PARTIAL",
+    "new_folder",
+    "read_json",
+    "remove_folder",
+    "sha256_of",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
 
-_PARTIAL = ".partial"
+# end of the name of what is being written, or being deleted; a crash may leave it behind
+PARTIAL = ".partial"
 
 
 def write_text(path: Path, text: str) -> None:
     """Replace ``path`` by ``text`` in UTF-8, atomically."""
-    partial = path.with_name(path.name + _PARTIAL)
-    with partial.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace ``path`` by ``content``, atomically, also when several processes do so at once."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}{PARTIAL}")
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:
@@ -64,7 +82,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         An empty folder beside ``target``.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + _PARTIAL)
+    partial = target.with_name(target.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
@@ -81,6 +99,14 @@ def new_folder(target: Path) -> Iterator[Path]:
             partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_folder(path: Path) -> None:
+    """Delete a folder so that a crash leaves it whole or under a name that says it is not."""
+    doomed = path.with_name(f"{path.name}.deleted{PARTIAL}")
+    shutil.rmtree(doomed, ignore_errors=True)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
 
 
 def sha256_of(path: Path) -> str:

@@ -14,7 +14,7 @@ from q8bert.glue.tasks import Task
 from q8bert.glue.tokenizer import Encoded, TextTokenizer
 from q8bert.training.engine import Batch
 
-__all__ = ["TokenizedSplit", "tokenize_split"]
+__all__ = ["TokenizedSplit", "shared_out", "tokenize_split"]
 
 
 @dataclass(frozen=True)
@@ -36,19 +36,56 @@ class TokenizedSplit:
     def __len__(self) -> int:
         return len(self.encoded)
 
-    def training_batches(self, batch_size: int, *, seed: int, epoch: int) -> list[NDArray[np.int64]]:
-        """Return the row numbers of an epoch's batches, the same for the same seed and epoch."""
-        return shuffled_batches(self.encoded.lengths, batch_size, seed=seed, epoch=epoch)
+    def training_steps(self, rows_per_step: int, *, seed: int, start: int) -> Iterator[NDArray[np.int64]]:
+        """Yield the row numbers of one optimizer step after the other, epoch after epoch, without end.
 
-    def evaluation_batches(self, batch_size: int) -> Iterator[tuple[NDArray[np.int64], Batch]]:
-        """Yield row numbers and tensors of every batch, longest rows first."""
-        for rows in sorted_batches(self.encoded.lengths, batch_size):
+        Args:
+            rows_per_step: Rows of a step, over all processes and forward passes.
+            seed: Seed of the run.
+            start: Step to begin with; what is yielded depends on nothing before it.
+
+        Yields:
+            Row numbers, sorted by length; at an epoch's end there may be fewer.
+        """
+        epoch, skipped = divmod(start, self.steps_per_epoch(rows_per_step))
+        while True:
+            yield from shuffled_batches(self.encoded.lengths, rows_per_step, seed=seed, epoch=epoch)[skipped:]
+            epoch, skipped = epoch + 1, 0
+
+    def steps_per_epoch(self, rows_per_step: int) -> int:
+        """Return how many optimizer steps an epoch has."""
+        return -(-len(self) // rows_per_step)
+
+    def evaluation_batches(
+        self, batch_size: int, *, rank: int = 0, n_processes: int = 1
+    ) -> Iterator[tuple[NDArray[np.int64], Batch]]:
+        """Yield row numbers and tensors of every batch, or of this process's share, longest rows first."""
+        for rows in sorted_batches(self.encoded.lengths, batch_size)[rank::n_processes]:
             yield rows, self.batch(rows)
 
     def batch(self, rows: NDArray[np.int64]) -> Batch:
         """Return some rows as tensors, padded to the longest of them."""
         inputs = model_inputs(self.encoded, rows, self.input_names, pad_token_id=self.pad_token_id)
         return Batch({name: torch.from_numpy(array) for name, array in inputs.items()}, self.labels[rows])
+
+
+def shared_out(rows: NDArray[np.int64], batch_size: int, *, rank: int, n_processes: int) -> list[NDArray[np.int64]]:
+    """Return one process's forward passes of a step.
+
+    Rows of a step are sorted by length: dealt out in turn, every process gets as much work; cut into consecutive
+    passes, little is padded.
+
+    Args:
+        rows: Row numbers of the whole step.
+        batch_size: Rows a forward pass, at most.
+        rank: Number of the process.
+        n_processes: Number of processes.
+
+    Returns:
+        Row numbers of each pass; over all processes each row once.
+    """
+    own = rows[rank::n_processes]
+    return [own[at : at + batch_size] for at in range(0, len(own), batch_size)]
 
 
 def tokenize_split(

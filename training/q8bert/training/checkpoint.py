@@ -16,9 +16,10 @@ The folder is filled under another name and renamed when complete, so a checkpoi
 
 import json
 import re
+import shutil
 from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from q8bert.spec.errors import CheckpointError
-from q8bert.spec.files import new_folder, read_json, write_json
+from q8bert.spec.files import PARTIAL, new_folder, read_json, remove_folder, write_json
 from q8bert.training.ranges import RangeState
 from q8bert.training.sites import Site
 
@@ -40,11 +41,12 @@ __all__ = [
     "checkpoint_folders",
     "copy_weights",
     "load_checkpoint",
+    "prune_checkpoints",
     "restore",
     "save_checkpoint",
 ]
 
-CHECKPOINT_VERSION = 1
+CHECKPOINT_VERSION = 2
 STATE_FILE = "state.json"
 TOKENIZER_FILE = "tokenizer.json"
 _WEIGHTS_FILE = "model.safetensors"
@@ -59,17 +61,21 @@ class Progress:
 
     Attributes:
         step: Optimizer steps done.
-        epoch: Epochs done.
-        metrics: Scores on the dev split at this point, as fractions.
-        best_step: Step of the best checkpoint so far.
+        metrics: Scores on the dev split at the last evaluation, as fractions; empty before the first.
+        best_step: Step of the best checkpoint so far; 0 before the first quantized evaluation.
         best_metric: The main metric there.
+        evaluations_since_best: Evaluations since then.
+        loss_sum: Sum of the steps' losses since the last evaluation.
+        loss_count: Their number.
     """
 
-    step: int
-    epoch: int
-    metrics: Mapping[str, float]
-    best_step: int
-    best_metric: float
+    step: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    best_step: int = 0
+    best_metric: float = 0.0
+    evaluations_since_best: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0
 
 
 @dataclass(frozen=True)
@@ -155,6 +161,22 @@ def save_checkpoint(
     return target
 
 
+def prune_checkpoints(run: Path, *, keep: int, best_step: int) -> None:
+    """Delete old checkpoints, and what a crash left of unfinished ones.
+
+    Args:
+        run: Folder of the run.
+        keep: How many of the newest stay.
+        best_step: Step of one that stays besides.
+    """
+    folders = checkpoint_folders(run)
+    for step in list(folders)[:-keep]:
+        if step != best_step:
+            remove_folder(folders[step])
+    for rest in (run / "checkpoints").glob(f"*{PARTIAL}"):
+        shutil.rmtree(rest)
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read a checkpoint.
 
@@ -183,8 +205,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         )
     except (OSError, SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(
-            f"checkpoint {path} is incomplete or damaged ({type(error).__name__}: {error}). Delete the folder to go on "
-            "from an older one, or start again with --overwrite"
+            f"checkpoint {path} is incomplete or damaged ({type(error).__name__}: {error})"
         ) from error
 
 
@@ -239,7 +260,9 @@ def copy_weights(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
 def _check_version(state: Mapping[str, Any], path: Path) -> None:
     found = state.get("checkpoint_version")
     if found != CHECKPOINT_VERSION:
-        raise CheckpointError(f"{path} has checkpoint version {found!r}; this release reads {CHECKPOINT_VERSION}")
+        raise CheckpointError(
+            f"checkpoint {path} is of version {found!r}; this release of q8bert reads version {CHECKPOINT_VERSION}"
+        )
 
 
 def _moments(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

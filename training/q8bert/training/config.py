@@ -18,50 +18,66 @@ ENGINES = ("ort", "torch")
 GRANULARITIES = ("per_channel", "per_tensor")
 
 # a run may be continued with other values of these, for they change nothing in its results
-_NOT_IDENTITY = ("output_dir", "threads", "log_every")
+_NOT_IDENTITY = ("output_dir", "threads", "log_every", "save_every", "keep_checkpoints", "cache_dir")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """Options of one fine-tuning run; every default suits MiniLM.
 
+    The command line is made from this class: each field is an option, its line below is the option's help.
+
     Attributes:
         task: The data set's description.
-        data_dir: Folder of the task's files, or ``hub:nyu-mll/glue``.
-        model: ``minilm-l6``, a folder in Hugging Face's layout, or a hub id.
-        output_dir: Folder of the run.
-        engine: ``ort`` (ONNX Runtime Training) or ``torch``.
-        quantize: False trains the FP32 twin.
-        granularity: Weight scales per output channel or per tensor.
+        data_dir: The task's own folder, e.g. GLUE/STS-B, or hub:nyu-mll/glue.
+        output_dir: Folder of the run; a run with the same options there is continued.
+        model: minilm-l6, a folder in Hugging Face's layout, or a hub id.
+        engine: ort (ONNX Runtime Training) or torch.
+        device: cpu, cuda or cuda:N; with several processes, cuda is each one's own.
+        quantize: Train with quantization awareness; --no-quantize trains the FP32 twin.
+        granularity: Weight scales: per_channel or per_tensor.
+        keep_float: Pattern of layers that stay float, e.g. 'classifier' or '*.output.dense'; repeat for more.
         epochs: Passes over the training split.
-        batch_size: Rows an optimizer step.
-        eval_batch_size: Rows a batch in evaluation.
+        max_steps: Optimizer steps in all; overrides epochs. 0: epochs decide.
+        batch_size: Rows a forward pass of each process.
+        gradient_accumulation: Forward passes an optimizer step.
         learning_rate: Peak learning rate of AdamW.
-        weight_decay: Decoupled weight decay; biases and LayerNorm are left out.
+        weight_decay: Decoupled weight decay, not on biases and LayerNorm.
         warmup_ratio: Share of all steps in which the learning rate rises linearly from 0.
         decay_power: Power of the polynomial decay after it; 1 is linear.
         end_learning_rate: Where the decay ends.
         max_grad_norm: Global norm to which gradients are clipped.
-        max_length: Longest row in tokens; the runtime obeys it too.
+        max_length: Longest row in tokens, special tokens included; the runtime obeys it too.
         range_decay: Decay of the moving average of activation ranges.
-        calibration_batches: Float batches observed before anything is quantized.
+        calibration_batches: Float batches observed before training, for the first ranges.
+        quantize_from: Share of all steps after which quantization starts; 0 quantizes from the first step.
+        freeze_ranges_from: Share of all steps after which the learned ranges stay as they are; 1 learns to the end.
+        dropout: Dropout of the whole model. Default: the model's own.
+        eval_batch_size: Rows a batch in evaluation.
+        eval_every: Steps between two evaluations on the dev split. 0: after each epoch.
+        save_every: Steps between two checkpoints besides those at evaluations. 0: only at evaluations.
+        keep_checkpoints: Newest checkpoints to keep; the best one is kept besides.
+        patience: Evaluations without a better score after which training stops early. 0: never.
         seed: Seed of everything drawn at random.
-        dropout: Dropout probability of the whole model; None keeps the model's own.
-        skip_malformed: Leave malformed rows out instead of stopping.
-        threads: CPU threads; 0 leaves the choice to torch and ONNX Runtime.
+        skip_malformed: Leave malformed rows out, list and count them, instead of stopping.
+        threads: CPU threads of each process. 0: the engine's choice.
         log_every: Steps between two lines of the log.
+        cache_dir: Folder of built training graphs. Default: the user's cache folder.
     """
 
     task: Task
     data_dir: str
-    model: str
     output_dir: Path
+    model: str = "minilm-l6"
     engine: str = "ort"
+    device: str = "cpu"
     quantize: bool = True
     granularity: str = "per_channel"
+    keep_float: tuple[str, ...] = ()
     epochs: int = 4
+    max_steps: int = 0
     batch_size: int = 16
-    eval_batch_size: int = 64
+    gradient_accumulation: int = 1
     learning_rate: float = 1e-4
     weight_decay: float = 0.01
     warmup_ratio: float = 0.1
@@ -71,11 +87,19 @@ class TrainConfig:
     max_length: int = 128
     range_decay: float = 0.99
     calibration_batches: int = 8
-    seed: int = 11
+    quantize_from: float = 0.0
+    freeze_ranges_from: float = 1.0
     dropout: float | None = None
+    eval_batch_size: int = 64
+    eval_every: int = 0
+    save_every: int = 0
+    keep_checkpoints: int = 1
+    patience: int = 0
+    seed: int = 11
     skip_malformed: bool = False
     threads: int = 0
     log_every: int = 10
+    cache_dir: Path | None = None
 
     def __post_init__(self) -> None:
         faults = self._faults()
@@ -96,14 +120,27 @@ class TrainConfig:
             for name, allowed in (("engine", ENGINES), ("granularity", GRANULARITIES))
             if getattr(self, name) not in allowed
         ]
-        counts = ("epochs", "batch_size", "eval_batch_size", "calibration_batches", "log_every")
+        counts = (
+            "epochs", "batch_size", "eval_batch_size", "calibration_batches", "log_every", "gradient_accumulation",
+            "keep_checkpoints",
+        )  # fmt: skip
         faults += out_of_range(counts, "at least 1", lambda value: value >= 1)
         faults += out_of_range(("learning_rate", "max_grad_norm"), "above 0", lambda value: value > 0)
-        not_negative = ("weight_decay", "end_learning_rate", "decay_power", "threads", "seed")
+        not_negative = (
+            "weight_decay", "end_learning_rate", "decay_power", "threads", "seed", "max_steps", "eval_every",
+            "save_every", "patience",
+        )  # fmt: skip
         faults += out_of_range(not_negative, "0 or more", lambda value: value >= 0)
-        shares = ("warmup_ratio", "range_decay", "dropout")
+        shares = ("warmup_ratio", "range_decay", "dropout", "quantize_from")
         faults += out_of_range(shares, "at least 0 and below 1", lambda value: 0 <= value < 1)
         faults += out_of_range(("max_length",), "at least 8, special tokens included", lambda value: value >= 8)
+        faults += out_of_range(("freeze_ranges_from",), "above 0 and at most 1", lambda value: 0 < value <= 1)
+        if self.freeze_ranges_from <= self.quantize_from:
+            faults.append(
+                f"freeze_ranges_from ({self.freeze_ranges_from}) must come after quantize_from ({self.quantize_from})"
+            )
+        if self.keep_float and not self.quantize:
+            faults.append("keep_float names layers to leave out of quantization, but quantize is False")
         if not self.task.has_training_data:
             name = self.task.name
             faults.append(f"task {name} has no training data; train MNLI and evaluate it with --task {name}")
@@ -111,7 +148,7 @@ class TrainConfig:
 
     def identity(self) -> dict[str, object]:
         """Return the options that decide a run's results, as a JSON object."""
-        content = asdict(self) | {"task": self.task.to_json()}
+        content = asdict(self) | {"task": self.task.to_json(), "keep_float": list(self.keep_float)}
         if not self.data_dir.startswith(HUB_PREFIX):
             content["data_dir"] = str(Path(self.data_dir).resolve())
         if Path(self.model).exists():
@@ -133,13 +170,14 @@ class TrainConfig:
             ConfigError: If the object does not describe a run of this release.
         """
         values = dict(content)
-        task = values.pop("task", None)
+        task, keep_float = values.pop("task", None), values.pop("keep_float", ())
         if not isinstance(task, Mapping):
             raise ConfigError([f"{output_dir}: the run's options name no task"])
         try:
             return TrainConfig(
                 task=task_from_json(task, source=str(output_dir)),
                 output_dir=output_dir,
+                keep_float=tuple(keep_float),  # type: ignore[arg-type]
                 **values,  # type: ignore[arg-type]
             )
         except TypeError as error:

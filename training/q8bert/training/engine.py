@@ -39,14 +39,20 @@ class StepResult:
 
 
 class Engine(Protocol):
-    """Runs the model on the effective weights it was built with."""
+    """Runs the model on the effective weights it was built with.
+
+    Attributes:
+        n_sites: Activations observed; 0 for a float model.
+    """
+
+    n_sites: int
 
     def step(self, batch: Batch, amax: Tensor | None, *, seed: int) -> StepResult:
         """Run forward and backward in training mode, overwriting the weights' gradients.
 
         Args:
             batch: The rows.
-            amax: Float32 ``(n_sites,)``, activation ranges; None for a float model.
+            amax: Float32 ``(n_sites,)``, activation ranges; None leaves activations float, and observes them.
             seed: Non-negative, below 2**31; decides every random draw of this step (dropout).
 
         Returns:
@@ -59,7 +65,7 @@ class Engine(Protocol):
 
         Args:
             inputs: As in :class:`Batch`.
-            amax: Float32 ``(n_sites,)``; None for a float model.
+            amax: Float32 ``(n_sites,)``; None leaves activations float.
 
         Returns:
             Float32 ``(batch, n_outputs)``.

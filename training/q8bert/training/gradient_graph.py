@@ -60,18 +60,19 @@ def quantize_activation(x: Tensor, scale: Tensor, site: int, /) -> Tensor:  # no
 
 
 def export_forward(
-    model: nn.Module, sites: Sequence[Site], *, input_names: Sequence[str], regression: bool
+    model: nn.Module, sites: Sequence[Site], *, quantize: bool, input_names: Sequence[str], regression: bool
 ) -> ir.Model:
     """Export forward pass and loss in training mode.
 
     Args:
         model: Float Hugging Face classifier.
-        sites: Where activations are quantized; empty for float training.
+        sites: Activations to observe, and to quantize; empty for float training.
+        quantize: False leaves activations float, and only observes them.
         input_names: Inputs that the model takes.
         regression: Whether labels are scores (float32) or ids (int64).
 
     Returns:
-        Model with inputs ``input_names``, ``labels``, ``amax`` (if there are sites) and one for each parameter, and
+        Model with inputs ``input_names``, ``labels``, ``amax`` (if quantized) and one for each parameter, and
         outputs ``loss``, ``logits`` and ``observations`` (if there are sites).
     """
     # a tensor of its own for each input: torch.export takes one tensor given twice for one input
@@ -80,11 +81,12 @@ def export_forward(
     axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "seq"} for name in input_names}
     axes["labels"] = {0: "batch"}
     outputs = ["loss", "logits"]
-    if sites:
+    if sites and quantize:
         inputs["amax"] = torch.ones(len(sites))
+    if sites:
         outputs.append("observations")
     was_training = model.training
-    wrapper = _ForwardAndLoss(QuantizedModel(model, sites, quantize_activation)).train()
+    wrapper = _ForwardAndLoss(QuantizedModel(model, sites, quantize_activation), observe=bool(sites)).train()
     try:
         graph = to_onnx(wrapper, inputs, dynamic_axes=axes, output_names=outputs, opset=_OPSET)
     finally:
@@ -151,9 +153,10 @@ def evaluation_graph(forward: ir.Model) -> onnx.ModelProto:
 class _ForwardAndLoss(nn.Module):
     """Forward pass and loss as one module with keyword arguments, for the exporter."""
 
-    def __init__(self, quantized: QuantizedModel) -> None:
+    def __init__(self, quantized: QuantizedModel, *, observe: bool) -> None:
         super().__init__()
         self.quantized = quantized
+        self._observe = observe
 
     def forward(
         self,
@@ -163,10 +166,9 @@ class _ForwardAndLoss(nn.Module):
         token_type_ids: Tensor | None = None,
         amax: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
-        observe = amax is not None
-        logits, observations = self.quantized(input_ids, attention_mask, token_type_ids, amax, observe=observe)
+        logits, observations = self.quantized(input_ids, attention_mask, token_type_ids, amax, observe=self._observe)
         loss = classification_loss(logits, labels)
-        return (loss, logits, observations) if observe else (loss, logits)
+        return (loss, logits, observations) if self._observe else (loss, logits)
 
 
 class _FuseGelu(pattern.RewriteRuleClassBase):

@@ -1,38 +1,35 @@
 """``train(TrainConfig)``: options → a trained run, resumed where one was interrupted."""
 
-import shutil
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from platformdirs import user_cache_path
 from tokenizers import Tokenizer
-from transformers import PreTrainedModel
 
 from q8bert.glue.examples import Split
 from q8bert.glue.readers import read_split
 from q8bert.glue.tokenizer import TextTokenizer
 from q8bert.training.batches import TokenizedSplit, tokenize_split
-from q8bert.training.checkpoint import (
-    Checkpoint,
-    Progress,
-    checkpoint_folders,
-    load_checkpoint,
-    restore,
-    save_checkpoint,
-)
+from q8bert.training.calibration import calibrate
+from q8bert.training.checkpoint import Checkpoint, Progress, prune_checkpoints, restore, save_checkpoint
 from q8bert.training.config import TrainConfig
+from q8bert.training.device import resolve_device
 from q8bert.training.engine import Engine
-from q8bert.training.model_source import SourceModel, load_source_model
+from q8bert.training.model_source import load_source_model
 from q8bert.training.optimization import adamw
-from q8bert.training.ort_engine import OrtEngine, check_training_build
+from q8bert.training.ort_engine import OrtEngine
+from q8bert.training.processes import Processes, default_threads, joined_processes
+from q8bert.training.programs import Programs, cached_programs
 from q8bert.training.quantized_model import QuantizedModel
 from q8bert.training.ranges import RangeState
-from q8bert.training.run_folder import best_checkpoint, prepare_folder
+from q8bert.training.run_folder import best_checkpoint, newest_checkpoint, prepare_folder
 from q8bert.training.run_log import RunLog
-from q8bert.training.sites import Site, find_sites
+from q8bert.training.sites import find_sites, matching_layers
 from q8bert.training.torch_engine import TorchEngine, quantize_activation
-from q8bert.training.trainer import Schedule, TrainingState, calibrate, train_epochs
+from q8bert.training.trainer import Parts, Schedule, TrainingState, train_steps
 from q8bert.training.weights import TrainableWeights, prepare_weights, quantized_parameters
 
 __all__ = ["RunResult", "train"]
@@ -51,6 +48,7 @@ class RunResult:
         metrics: Its scores on the dev split, as fractions. They also picked it, so they flatter it a little.
         n_steps: Optimizer steps in all.
         skipped: Malformed rows that were left out, one line each.
+        float_layers: Linear and Embedding layers that were left in float on request.
     """
 
     path: Path
@@ -58,6 +56,7 @@ class RunResult:
     metrics: Mapping[str, float]
     n_steps: int
     skipped: tuple[str, ...] = ()
+    float_layers: tuple[str, ...] = ()
 
 
 def train(
@@ -84,76 +83,99 @@ def train(
         ModelError: If the model cannot be found or fully quantized.
         ProviderError: If the engine cannot be had.
     """
-    if config.engine == "ort":
-        check_training_build()
-    train_split = read_split(config.task, config.data_dir, "train", skip_malformed=config.skip_malformed)
-    dev_split = read_split(config.task, config.data_dir, "dev", skip_malformed=config.skip_malformed)
-    dev_split.labels()
-    if config.threads:
-        torch.set_num_threads(config.threads)
-    torch.manual_seed(config.seed)
-    source = load_source_model(
-        config.model,
-        n_outputs=config.task.n_outputs,
-        labels=config.task.labels,
-        max_length=config.max_length,
-        dropout=config.dropout,
-    )
-    prepare_folder(config, overwrite=overwrite)  # not before all that can be refused was checked
-    report(f"{config.task.name}: {len(train_split.examples)} training rows, {len(dev_split.examples)} dev rows")
-    training = _Training(config, source, train_split, dev_split, report)
-    folders = checkpoint_folders(config.output_dir)
-    resume = load_checkpoint(folders[max(folders)]) if folders else None
-    progress = training.run(resume, show_step)
-    best = best_checkpoint(config.output_dir)
-    skipped = tuple(str(row) for split in (train_split, dev_split) for row in split.skipped)
-    return RunResult(config.output_dir, progress.best_step, best.progress.metrics, progress.step, skipped)
+    device = resolve_device(config.device, engine=config.engine)
+    with joined_processes(device) as processes:
+        if not processes.is_first:
+            report, show_step = (lambda _: None), (lambda *_: None)
+        threads = config.threads or default_threads()
+        if threads:
+            torch.set_num_threads(threads)
+        return _Run(config, device, processes, threads, report).train(show_step, overwrite=overwrite)
 
 
-class _Training:
-    """The parts of one run, put together from its options."""
+class _Run:
+    """One run, put together from its options."""
 
     def __init__(
-        self, config: TrainConfig, source: SourceModel, train_split: Split, dev_split: Split, report: Report
+        self, config: TrainConfig, device: torch.device, processes: Processes, threads: int, report: Report
     ) -> None:
         self._config = config
-        self._source = source
+        self._processes = processes
+        self._threads = threads
         self._report = report
-        self._sites = find_sites(source.model) if config.quantize else ()
+        train_split = read_split(config.task, config.data_dir, "train", skip_malformed=config.skip_malformed)
+        dev_split = read_split(config.task, config.data_dir, "dev", skip_malformed=config.skip_malformed)
+        dev_split.labels()
+        self._skipped = tuple(str(row) for split in (train_split, dev_split) for row in split.skipped)
+        torch.manual_seed(config.seed)
+        self._source = load_source_model(
+            config.model,
+            n_outputs=config.task.n_outputs,
+            labels=config.task.labels,
+            max_length=config.max_length,
+            dropout=config.dropout,
+        )
+        self._model = self._source.model.to(device)  # type: ignore[arg-type]
+        self._float_layers = matching_layers(self._model, config.keep_float)
+        self._sites = find_sites(self._model, keep_float=self._float_layers) if config.quantize else ()
         self._train = self._tokenize(train_split)
         self._dev = self._tokenize(dev_split)
+        report(f"{config.task.name}: {len(self._train)} training rows, {len(self._dev)} dev rows")
+        if self._float_layers:
+            report(f"staying float as asked: {', '.join(self._float_layers)}")
 
-    def run(self, resume: Checkpoint | None, show_step: ShowStep) -> Progress:
-        config, model = self._config, self._source.model
-        per_channel = config.granularity == "per_channel"
-        quantized = quantized_parameters(model, per_channel=per_channel) if config.quantize else {}
-        weights = prepare_weights(model, quantized)
+    def train(self, show_step: ShowStep, *, overwrite: bool) -> RunResult:
+        config = self._config
+        if self._processes.is_first:  # not before all that can be refused was checked
+            prepare_folder(config, n_processes=self._processes.count, overwrite=overwrite)
+        self._processes.wait()
+        quantized = (
+            quantized_parameters(
+                self._model, per_channel=config.granularity == "per_channel", keep_float=self._float_layers
+            )
+            if config.quantize
+            else {}
+        )
+        weights = prepare_weights(self._model, quantized)
         optimizer = adamw(weights.masters, weight_decay=config.weight_decay)
-        if resume is None:
-            state = TrainingState(self._first_ranges(), Progress(0, 0, {}, 0, 0.0))
-        else:
-            restore(model, optimizer, resume)
-            weights.requantize()
-            state = TrainingState(resume.ranges, resume.progress)
-            self._report(f"going on from step {resume.progress.step} (epoch {resume.progress.epoch} done)")
-        if state.progress.epoch >= config.epochs:
-            return state.progress
-        engine = _build_engine(config, self._source, self._sites, weights, self._report)
-        with RunLog(config.output_dir, resume_step=state.progress.step) as log:
-            state = train_epochs(
-                engine,
-                optimizer,
-                weights,
+        state = self._first_state(optimizer)
+        schedule = _schedule(config, self._train, n_processes=self._processes.count)
+        if not schedule.is_over(state.progress):
+            state = self._train_on(optimizer, weights, state, schedule, show_step)
+        self._processes.wait()  # the last checkpoint is written
+        best = best_checkpoint(config.output_dir)
+        return RunResult(
+            config.output_dir, best.progress.step, best.progress.metrics, state.progress.step, self._skipped,
+            self._float_layers,
+        )  # fmt: skip
+
+    def _train_on(
+        self,
+        optimizer: torch.optim.Optimizer,
+        weights: TrainableWeights,
+        state: TrainingState,
+        schedule: Schedule,
+        show_step: ShowStep,
+    ) -> TrainingState:
+        config, is_first = self._config, self._processes.is_first
+        parts = Parts(self._engine(weights), optimizer, weights, config.task, self._train, self._dev, self._processes)
+        with RunLog(config.output_dir, resume_step=state.progress.step) if is_first else nullcontext() as log:
+            return train_steps(
+                parts,
                 state,
-                task=config.task,
-                train=self._train,
-                dev=self._dev,
-                schedule=Schedule(**{name: getattr(config, name) for name in Schedule.__dataclass_fields__}),
-                log=log,
-                save=lambda state: self._save(state, optimizer),
+                schedule,
+                log=log.write if log is not None else lambda *_, **__: None,
+                save=lambda state: self._save(state, optimizer, schedule),
                 show_step=show_step,
             )
-        return state.progress
+
+    def _first_state(self, optimizer: torch.optim.Optimizer) -> TrainingState:
+        resume: Checkpoint | None = newest_checkpoint(self._config.output_dir)
+        if resume is None:
+            return TrainingState(self._first_ranges(), Progress())
+        restore(self._model, optimizer, resume)
+        self._report(f"going on from step {resume.progress.step}")
+        return TrainingState(resume.ranges, resume.progress)
 
     def _first_ranges(self) -> RangeState:
         config = self._config
@@ -161,20 +183,57 @@ class _Training:
             return RangeState.empty(0, decay=config.range_decay)
         self._report(f"observing {config.calibration_batches} float batches for the first ranges")
         return calibrate(
-            QuantizedModel(self._source.model, self._sites, quantize_activation),
+            QuantizedModel(self._model, self._sites, quantize_activation),
             self._train,
+            rows_per_step=_rows_per_step(config, self._processes.count),
             batch_size=config.batch_size,
             n_batches=config.calibration_batches,
             seed=config.seed,
             decay=config.range_decay,
             n_sites=len(self._sites),
+            processes=self._processes,
         )
 
-    def _save(self, state: TrainingState, optimizer: torch.optim.Optimizer) -> None:
+    def _engine(self, weights: TrainableWeights) -> Engine:
+        config = self._config
+        if config.engine == "torch":
+            return TorchEngine(self._model, self._sites, weights)
+        if self._processes.count > 1:  # one builds, the others find the programs in the cache
+            for quantize in {config.quantize, config.quantize and config.quantize_from == 0}:
+                if self._processes.is_first:
+                    self._programs(quantize=quantize)
+            self._processes.wait()
+        return OrtEngine(
+            self._programs,
+            weights,
+            n_sites=len(self._sites),
+            n_outputs=config.task.n_outputs,
+            threads=self._threads,
+        )
+
+    def _programs(self, *, quantize: bool) -> Programs:
+        return cached_programs(
+            self._model,
+            self._sites,
+            quantize=quantize,
+            input_names=self._source.input_names,
+            regression=self._config.task.is_regression,
+            cache_dir=self._config.cache_dir or user_cache_path("q8bert") / "graphs",
+            report=self._report,
+        )
+
+    def _save(self, state: TrainingState, optimizer: torch.optim.Optimizer, schedule: Schedule) -> None:
         progress = state.progress
+        if progress.loss_count == 0:  # just evaluated
+            scores = ", ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
+            mark = " (best so far)" if progress.best_step == progress.step else ""
+            epoch = progress.step / schedule.steps_per_epoch
+            self._report(f"step {progress.step}/{schedule.n_steps}, epoch {epoch:.4g}, dev: {scores}{mark}")
+        if not self._processes.is_first:
+            return
         save_checkpoint(
             self._config.output_dir,
-            model=self._source.model,
+            model=self._model,
             tokenizer=self._source.tokenizer,
             optimizer=optimizer,
             ranges=state.ranges,
@@ -183,12 +242,7 @@ class _Training:
             input_names=self._source.input_names,
             pad_token_id=self._source.pad_token_id,
         )
-        for step, folder in checkpoint_folders(self._config.output_dir).items():
-            if step not in {progress.step, progress.best_step}:
-                shutil.rmtree(folder)
-        scores = ", ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
-        mark = " (best so far)" if progress.best_step == progress.step else ""
-        self._report(f"epoch {progress.epoch}/{self._config.epochs}, dev: {scores}{mark}")
+        prune_checkpoints(self._config.output_dir, keep=self._config.keep_checkpoints, best_step=progress.best_step)
 
     def _tokenize(self, split: Split) -> TokenizedSplit:
         # the checkpoint keeps the tokenizer as it came; this copy truncates
@@ -202,23 +256,30 @@ class _Training:
         )
 
 
-def _build_engine(
-    config: TrainConfig,
-    source: SourceModel,
-    sites: tuple[Site, ...],
-    weights: TrainableWeights,
-    report: Report,
-) -> Engine:
-    model: PreTrainedModel = source.model
-    if config.engine == "torch":
-        return TorchEngine(model, sites, weights)
-    report("building the gradient graph for ONNX Runtime (some ten seconds)")
-    return OrtEngine(
-        model,
-        sites,
-        weights,
-        input_names=source.input_names,
-        n_outputs=config.task.n_outputs,
-        regression=config.task.is_regression,
-        threads=config.threads,
+def _rows_per_step(config: TrainConfig, n_processes: int) -> int:
+    return config.batch_size * config.gradient_accumulation * n_processes
+
+
+def _schedule(config: TrainConfig, train: TokenizedSplit, *, n_processes: int) -> Schedule:
+    rows_per_step = _rows_per_step(config, n_processes)
+    steps_per_epoch = train.steps_per_epoch(rows_per_step)
+    n_steps = config.max_steps or config.epochs * steps_per_epoch
+    return Schedule(
+        n_steps=n_steps,
+        steps_per_epoch=steps_per_epoch,
+        quantize_from=int(config.quantize_from * n_steps) if config.quantize else 0,
+        freeze_ranges_from=int(config.freeze_ranges_from * n_steps),
+        eval_every=config.eval_every or steps_per_epoch,
+        save_every=config.save_every,
+        rows_per_step=rows_per_step,
+        batch_size=config.batch_size,
+        eval_batch_size=config.eval_batch_size,
+        patience=config.patience,
+        learning_rate=config.learning_rate,
+        end_learning_rate=config.end_learning_rate,
+        warmup_ratio=config.warmup_ratio,
+        decay_power=config.decay_power,
+        max_grad_norm=config.max_grad_norm,
+        seed=config.seed,
+        log_every=config.log_every,
     )

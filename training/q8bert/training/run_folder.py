@@ -4,7 +4,7 @@
 ``run.json``        options that decide the results, and versions
 ``log.jsonl``       every event
 ``tensorboard/``    the same as curves
-``checkpoints/``    the newest checkpoint and the best one
+``checkpoints/``    the newest checkpoints and the best one
 ==================  ==========================================================
 """
 
@@ -17,21 +17,22 @@ from typing import Any
 
 from q8bert.spec.environment import installed_ort_build
 from q8bert.spec.errors import CheckpointError
-from q8bert.spec.files import read_json, write_json
+from q8bert.spec.files import PARTIAL, read_json, write_json
 from q8bert.training.checkpoint import Checkpoint, checkpoint_folders, load_checkpoint
 from q8bert.training.config import TrainConfig
 
-__all__ = ["RUN_FILE", "best_checkpoint", "library_versions", "prepare_folder", "read_run"]
+__all__ = ["RUN_FILE", "best_checkpoint", "library_versions", "newest_checkpoint", "prepare_folder", "read_run"]
 
 RUN_FILE = "run.json"
-RUN_VERSION = 1
+RUN_VERSION = 2
 
 
-def prepare_folder(config: TrainConfig, *, overwrite: bool) -> None:
+def prepare_folder(config: TrainConfig, *, n_processes: int, overwrite: bool) -> None:
     """Make the run's folder, accept one with the same options, or refuse.
 
     Args:
         config: The options of the run that is wanted.
+        n_processes: Processes that train together; they decide how many rows a step has.
         overwrite: Delete a run that stands there, whatever its options.
 
     Raises:
@@ -41,19 +42,25 @@ def prepare_folder(config: TrainConfig, *, overwrite: bool) -> None:
     if folder.exists() and not folder.is_dir():
         raise CheckpointError(f"--output-dir {folder} is a file; give a folder")
     if overwrite and (folder / RUN_FILE).is_file():
-        shutil.rmtree(folder)
+        _empty(folder)
     if (folder / RUN_FILE).is_file():
-        differences = _differences(read_run(folder).identity(), config.identity())
+        there = {"processes": read_json(folder / RUN_FILE).get("processes"), **read_run(folder).identity()}
+        differences = _differences(there, {"processes": n_processes, **config.identity()})
         if differences:
             raise CheckpointError(
                 f"{folder} holds a run with other options ({'; '.join(differences)}). Give another --output-dir, the "
                 "same options to go on with it, or --overwrite to delete it"
             )
         return
-    if folder.exists() and any(folder.iterdir()):
+    if folder.exists() and any(not path.name.endswith(PARTIAL) for path in folder.iterdir()):
         raise CheckpointError(f"{folder} is not empty and holds no run of q8bert; give an empty or new --output-dir")
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"run_version": RUN_VERSION, "options": config.identity(), "versions": library_versions()}
+    content = {
+        "run_version": RUN_VERSION,
+        "options": config.identity(),
+        "processes": n_processes,
+        "versions": library_versions(),
+    }
     write_json(folder / RUN_FILE, content)
 
 
@@ -83,6 +90,34 @@ def read_run(path: Path) -> TrainConfig:
     return TrainConfig.from_identity(options, output_dir=path)
 
 
+def newest_checkpoint(path: Path) -> Checkpoint | None:
+    """Read the checkpoint from which a run goes on.
+
+    Args:
+        path: Folder of the run.
+
+    Returns:
+        The newest checkpoint; None when there is none yet.
+
+    Raises:
+        CheckpointError: If it is damaged or of another version; the message offers an older one that is whole.
+    """
+    folders = list(checkpoint_folders(path).items())
+    if not folders:
+        return None
+    try:
+        return load_checkpoint(folders[-1][1])
+    except CheckpointError as error:
+        whole = next((step for step, folder in reversed(folders[:-1]) if _is_whole(folder)), None)
+        remedy = (
+            "No older one is whole; start again with --overwrite"
+            if whole is None
+            else f"The one of step {whole} is whole: delete the folder {folders[-1][1]} and give the same command to "
+            "go on from there, or start again with --overwrite"
+        )
+        raise CheckpointError(f"{error}. {remedy}") from error
+
+
 def best_checkpoint(path: Path) -> Checkpoint:
     """Read the checkpoint with the best dev score of a run.
 
@@ -97,8 +132,12 @@ def best_checkpoint(path: Path) -> Checkpoint:
     """
     folders = checkpoint_folders(path)
     if not folders:
-        raise CheckpointError(f"{path} has no checkpoint yet; train it to the end of an epoch first")
+        raise CheckpointError(f"{path} has no checkpoint yet; train it on until the first one is saved")
     best_step = load_checkpoint(folders[max(folders)]).progress.best_step
+    if best_step == 0:
+        raise CheckpointError(
+            f"{path}: no checkpoint was evaluated quantized yet; train on until the dev split is scored"
+        )
     if best_step not in folders:
         raise CheckpointError(f"{path}: the best checkpoint, of step {best_step}, is missing")
     return load_checkpoint(folders[best_step])
@@ -111,6 +150,24 @@ def library_versions() -> dict[str, str]:
     return {"python": platform.python_version(), build.distribution: build.version} | {
         name: version(name) for name in names
     }
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        load_checkpoint(folder)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _empty(folder: Path) -> None:
+    # the file that makes it a run goes last: a crash on the way leaves a run that can be overwritten again
+    for path in folder.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != RUN_FILE:
+            path.unlink()
+    (folder / RUN_FILE).unlink()
 
 
 def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:

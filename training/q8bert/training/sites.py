@@ -5,6 +5,8 @@ quantization. Which layers share is found by running the model once and looking 
 each Linear is handed, so no family needs a table of names.
 """
 
+import fnmatch
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor, nn
 
 from q8bert.spec.errors import ModelError
 
-__all__ = ["Site", "find_sites", "refuse_float_layers"]
+__all__ = ["Site", "find_sites", "matching_layers", "refuse_float_layers"]
 
 _FLOAT_BY_DESIGN = (nn.LayerNorm,)
 
@@ -52,11 +54,36 @@ def refuse_float_layers(model: nn.Module) -> None:
         )
 
 
-def find_sites(model: nn.Module) -> tuple[Site, ...]:
+def matching_layers(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Return the Linear and Embedding layers whose names match patterns.
+
+    Args:
+        model: A float model.
+        patterns: Names with ``*``, ``?`` and ``[…]`` as in file names, for example ``*.layer.0.*``.
+
+    Returns:
+        Names of layers, in the model's order.
+
+    Raises:
+        ModelError: If a pattern matches no layer, or nothing is left to quantize.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Embedding)]
+    idle = [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]
+    if idle:
+        raise ModelError(f"keep_float: no layer matches {', '.join(idle)}; there are {', '.join(names)}")
+    found = tuple(name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+    linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if linears <= set(found):
+        raise ModelError("keep_float leaves no Linear to quantize; train the float twin with --no-quantize instead")
+    return found
+
+
+def find_sites(model: nn.Module, *, keep_float: Sequence[str] = ()) -> tuple[Site, ...]:
     """Find which Linear layers share an input, by running the model on four tokens.
 
     Args:
         model: Hugging Face classifier that takes ``input_ids`` and ``attention_mask``.
+        keep_float: Names of layers that stay float; what they read is no site of theirs.
 
     Returns:
         The sites in the order in which they are reached.
@@ -64,7 +91,11 @@ def find_sites(model: nn.Module) -> tuple[Site, ...]:
     Raises:
         ModelError: If a Linear is never run, or is run more than once with different inputs.
     """
-    names = {module: name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    names = {
+        module: name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name not in keep_float
+    }
     readers: list[tuple[Tensor, list[str]]] = []
 
     def record(module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -78,7 +109,7 @@ def find_sites(model: nn.Module) -> tuple[Site, ...]:
     training = model.training
     try:
         with torch.no_grad():
-            tokens = torch.full((1, 4), 2, dtype=torch.int64)
+            tokens = torch.full((1, 4), 2, dtype=torch.int64, device=next(model.parameters()).device)
             model.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens))
     finally:
         model.train(training)

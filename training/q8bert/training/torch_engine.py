@@ -21,7 +21,7 @@ def quantize_activation(x: Tensor, scale: Tensor, site: int, /) -> Tensor:  # no
 
 
 class TorchEngine:
-    """Eager torch on the CPU.
+    """Eager torch, on the device where the weights are.
 
     Args:
         model: The float classifier.
@@ -32,6 +32,8 @@ class TorchEngine:
     def __init__(self, model: nn.Module, sites: Sequence[Site], weights: TrainableWeights) -> None:
         self._model = QuantizedModel(model, sites, quantize_activation)
         self._weights = weights
+        self._device = weights.gradient.device
+        self.n_sites = len(sites)
         self._leaves = {f"model.{name}": tensor.detach().requires_grad_() for name, tensor in weights.effective.items()}
         for name, gradient in weights.gradients.items():
             # autograd adds into an existing .grad in place, so gradients land in the shared memory
@@ -39,13 +41,12 @@ class TorchEngine:
 
     def step(self, batch: Batch, amax: Tensor | None, *, seed: int) -> StepResult:
         """Run forward and backward; see :class:`q8bert.training.engine.Engine`."""
-        for gradient in self._weights.gradients.values():
-            gradient.zero_()
+        self._weights.gradient.zero_()
         self._model.train()
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             torch.manual_seed(seed)
             logits, observations = self._run(batch.inputs, amax, observe=True)
-        loss = classification_loss(logits, batch.labels)
+        loss = classification_loss(logits, batch.labels.to(self._device))
         loss.backward()  # type: ignore[no-untyped-call]
         return StepResult(loss.item(), logits.detach(), observations)
 
@@ -56,7 +57,9 @@ class TorchEngine:
             return self._run(inputs, amax, observe=False)[0]
 
     def _run(self, inputs: Mapping[str, Tensor], amax: Tensor | None, *, observe: bool) -> tuple[Tensor, Tensor]:
+        moved = {name: tensor.to(self._device) for name, tensor in inputs.items()}
+        amax = None if amax is None else amax.to(self._device)
         result: tuple[Tensor, Tensor] = functional_call(
-            self._model, self._leaves, kwargs={**inputs, "amax": amax, "observe": observe}
+            self._model, self._leaves, kwargs={**moved, "amax": amax, "observe": observe}
         )
         return result

@@ -1,41 +1,59 @@
-"""The training loop: calibrate, step, evaluate, keep the best.
+"""The training loop: step, evaluate, keep the best.
 
-Everything random follows from the run's seed and the step's number, so a run that is resumed from a checkpoint repeats
-what it would have done. The loop takes plain values; options stop at :mod:`q8bert.training.run`.
+Everything random follows from the run's seed, the step's number and the process's rank, so a run that is resumed from a
+checkpoint repeats what it would have done. The loop takes plain values; options stop at :mod:`q8bert.training.run`.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from numpy.typing import NDArray
+from torch import Tensor
 
 from q8bert.glue.metrics import score
 from q8bert.glue.tasks import Task
 from q8bert.spec.errors import CalibrationError
-from q8bert.training.batches import TokenizedSplit
+from q8bert.training.batches import TokenizedSplit, shared_out
 from q8bert.training.checkpoint import Progress
-from q8bert.training.engine import Batch, Engine
+from q8bert.training.engine import Engine
+from q8bert.training.gradients import clip_gradients_, mean_gradients, step_seed
 from q8bert.training.optimization import learning_rate_at
-from q8bert.training.quantized_model import QuantizedModel
+from q8bert.training.processes import Processes
 from q8bert.training.ranges import RangeState
-from q8bert.training.run_log import RunLog
 from q8bert.training.weights import TrainableWeights
 
-__all__ = ["Schedule", "TrainingState", "calibrate", "evaluate_split", "train_epochs"]
+__all__ = ["Schedule", "TrainingState", "evaluate_split", "train_steps"]
 
-_MAX_SEED = 2**31 - 1
+Log = Callable[..., None]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """What the loop needs to know of the options, as plain values; see ``TrainConfig`` for their meaning."""
+    """When what happens, counted in optimizer steps, and with which numbers; see ``TrainConfig`` for their meaning.
 
-    epochs: int
+    Attributes:
+        n_steps: Steps in all.
+        steps_per_epoch: Steps that pass over the training split once.
+        quantize_from: First step with quantization.
+        freeze_ranges_from: First step whose observations are no longer learned from.
+        eval_every: Steps between evaluations.
+        save_every: Steps between checkpoints besides those at evaluations; 0 for none.
+        rows_per_step: Rows of a step, over all processes and forward passes.
+    """
+
+    n_steps: int
+    steps_per_epoch: int
+    quantize_from: int
+    freeze_ranges_from: int
+    eval_every: int
+    save_every: int
+    rows_per_step: int
     batch_size: int
     eval_batch_size: int
+    patience: int
     learning_rate: float
     end_learning_rate: float
     warmup_ratio: float
@@ -44,6 +62,14 @@ class Schedule:
     seed: int
     log_every: int
 
+    def is_over(self, progress: Progress) -> bool:
+        """Whether all steps are done, or the score has not risen for too long."""
+        return progress.step >= self.n_steps or 0 < self.patience <= progress.evaluations_since_best
+
+    def is_quantized(self, step: int) -> bool:
+        """Whether a step, counted from 0, runs quantized."""
+        return step >= self.quantize_from
+
 
 @dataclass(frozen=True)
 class TrainingState:
@@ -51,7 +77,7 @@ class TrainingState:
 
     Attributes:
         ranges: Moving averages of the activation ranges; no sites for a float model.
-        progress: Steps, epochs and scores so far.
+        progress: Steps and scores so far.
     """
 
     ranges: RangeState
@@ -63,45 +89,81 @@ class TrainingState:
         return self.ranges.amax() if len(self.ranges.average) else None
 
 
-def calibrate(
-    model: QuantizedModel,
-    split: TokenizedSplit,
-    *,
-    batch_size: int,
-    n_batches: int,
-    seed: int,
-    decay: float,
-    n_sites: int,
-) -> RangeState:
-    """Observe float batches before anything is quantized, so that the first ranges mean something.
+@dataclass(frozen=True)
+class Parts:
+    """What the loop works with; none of it is replaced while it runs.
 
-    Ranges seen through other, still meaningless ranges would be wrong in every deeper layer.
+    Attributes:
+        engine: Computes loss and gradients.
+        optimizer: AdamW over the master weights.
+        weights: Masters, effective buffers and gradients.
+        task: Names the metrics; the first picks the best checkpoint.
+        train: Training rows.
+        dev: Rows that pick the best checkpoint.
+        processes: Those that share the work.
+    """
+
+    engine: Engine
+    optimizer: torch.optim.Optimizer
+    weights: TrainableWeights
+    task: Task
+    train: TokenizedSplit
+    dev: TokenizedSplit
+    processes: Processes
+
+
+def train_steps(
+    parts: Parts,
+    state: TrainingState,
+    schedule: Schedule,
+    *,
+    log: Log,
+    save: Callable[[TrainingState], None],
+    show_step: Callable[[int, int, float], None],
+) -> TrainingState:
+    """Train the steps that remain; evaluate on the dev split and save as the schedule says.
 
     Args:
-        model: The float model with its sites.
-        split: Training rows.
-        batch_size: Rows a batch.
-        n_batches: Batches to observe.
-        seed: Seed of the run.
-        decay: Decay of the moving average.
-        n_sites: Number of sites.
+        parts: Model, data and optimizer.
+        state: Where to go on from.
+        schedule: When what happens.
+        log: Receives every event.
+        save: Called with the state where a checkpoint is due.
+        show_step: Called with step, number of steps and loss after each step.
 
     Returns:
-        The state after these observations.
-    """  # fmt: skip
-    state = RangeState.empty(n_sites, decay=decay)
-    model.eval()
-    with torch.no_grad():
-        for rows in split.training_batches(batch_size, seed=seed, epoch=0)[:n_batches]:
-            _, observations = model(**split.batch(rows).inputs, observe=True)
-            state = state.observe(observations)
+        The final state.
+    """
+    started = time.monotonic()
+    steps = parts.train.training_steps(schedule.rows_per_step, seed=schedule.seed, start=state.progress.step)
+    parts.weights.refresh(quantize=schedule.is_quantized(state.progress.step))
+    while not schedule.is_over(state.progress):
+        state = _one_step(parts, state, schedule, next(steps), log=log, show_step=show_step)
+        step = state.progress.step
+        is_evaluated = step % schedule.eval_every == 0 or step == schedule.n_steps
+        if is_evaluated:
+            train_loss = state.progress.loss_sum / state.progress.loss_count
+            state = _evaluated(parts, state, schedule)
+            log(
+                "dev", step=step, epoch=round(step / schedule.steps_per_epoch, 3), train_loss=train_loss,
+                seconds=round(time.monotonic() - started, 2), **state.progress.metrics,
+            )  # fmt: skip
+            started = time.monotonic()
+        if is_evaluated or (schedule.save_every and step % schedule.save_every == 0):
+            save(state)
     return state
 
 
 def evaluate_split(
-    engine: Engine, split: TokenizedSplit, task: Task, amax: Tensor | None, *, batch_size: int
+    engine: Engine,
+    split: TokenizedSplit,
+    task: Task,
+    amax: Tensor | None,
+    *,
+    batch_size: int,
+    processes: Processes = Processes(),  # noqa: B008 - a frozen value
 ) -> dict[str, float]:
-    """Score a split with frozen ranges.
+    """Score a split with frozen ranges, the processes sharing its batches.
 
     Args:
         engine: Runs the model.
@@ -109,87 +171,64 @@ def evaluate_split(
         task: Names the metrics.
         amax: Ranges, or None for a float model.
         batch_size: Rows a batch.
+        processes: Those that share the work.
 
     Returns:
-        Metric → fraction.
+        Metric → fraction, the same on every process.
     """
-    logits = np.zeros((len(split), task.n_outputs), dtype=np.float32)
-    for rows, batch in split.evaluation_batches(batch_size):
-        logits[rows] = engine.logits(batch.inputs, amax).numpy()
-    return score(task, logits, split.labels.tolist())
+    logits = torch.zeros(len(split), task.n_outputs)
+    for rows, batch in split.evaluation_batches(batch_size, rank=processes.rank, n_processes=processes.count):
+        logits[rows] = engine.logits(batch.inputs, amax).cpu()
+    processes.sum_(logits)  # every row is zero on all processes but one
+    return score(task, logits.numpy(), split.labels.tolist())
 
 
-def train_epochs(
-    engine: Engine,
-    optimizer: torch.optim.Optimizer,
-    weights: TrainableWeights,
+def _one_step(
+    parts: Parts,
     state: TrainingState,
-    *,
-    task: Task,
-    train: TokenizedSplit,
-    dev: TokenizedSplit,
     schedule: Schedule,
-    log: RunLog,
-    save: Callable[[TrainingState], None],
+    rows: NDArray[np.int64],
+    *,
+    log: Log,
     show_step: Callable[[int, int, float], None],
 ) -> TrainingState:
-    """Train the epochs that remain; evaluate on the dev split and save after each.
-
-    Args:
-        engine: Computes loss and gradients.
-        optimizer: AdamW over the master weights.
-        weights: Masters, effective buffers and gradients.
-        state: Where to go on from.
-        task: Names the metrics; the first picks the best checkpoint.
-        train: Training rows.
-        dev: Rows that pick the best checkpoint.
-        schedule: The options.
-        log: Receives every event.
-        save: Called with the state after each epoch.
-        show_step: Called with step, number of steps and loss after each step.
-
-    Returns:
-        The final state.
-    """
-    n_batches = -(-len(train) // schedule.batch_size)
-    n_steps = n_batches * schedule.epochs
-    for epoch in range(state.progress.epoch, schedule.epochs):
-        started, losses = time.monotonic(), []
-        for batch in _epoch(train, schedule, epoch):
-            step = state.progress.step
-            rate = _set_rate(optimizer, schedule, step, n_steps)
-            seed = int(np.random.default_rng((schedule.seed, step)).integers(_MAX_SEED))
-            result = engine.step(batch, state.amax, seed=seed)
-            norm = _clipped_norm(weights, schedule.max_grad_norm, step)
-            optimizer.step()
-            weights.requantize()
-            ranges = state.ranges.observe(result.observations) if len(result.observations) else state.ranges
-            state = TrainingState(ranges, replace(state.progress, step=step + 1))
-            losses.append(result.loss)
-            show_step(step + 1, n_steps, result.loss)
-            if (step + 1) % schedule.log_every == 0:
-                log.write("train", step=step + 1, loss=result.loss, learning_rate=rate, grad_norm=norm)
-        metrics = evaluate_split(engine, dev, task, state.amax, batch_size=schedule.eval_batch_size)
-        state = _after_epoch(state, epoch + 1, metrics, metrics[task.main_metric])
-        log.write(
-            "dev", step=state.progress.step, epoch=epoch + 1, train_loss=float(np.mean(losses)),
-            seconds=round(time.monotonic() - started, 2), **metrics,
-        )  # fmt: skip
-        save(state)
-    return state
+    progress, step, rank = state.progress, state.progress.step, parts.processes.rank
+    rate = _set_rate(parts.optimizer, schedule, step)
+    passes = shared_out(rows, schedule.batch_size, rank=rank, n_processes=parts.processes.count)
+    result = mean_gradients(
+        parts.engine,
+        parts.weights,
+        [parts.train.batch(part) for part in passes],
+        n_rows=len(rows),
+        amax=state.amax if schedule.is_quantized(step) else None,
+        seeds=[step_seed(schedule.seed, step=step, rank=rank, part=part) for part in range(len(passes))],
+        processes=parts.processes,
+    )
+    norm = clip_gradients_(parts.weights.gradient, max_norm=schedule.max_grad_norm)
+    if not np.isfinite(norm):
+        raise CalibrationError(
+            f"the gradients of step {step + 1} are not finite: training has diverged. Lower --learning-rate"
+        )
+    parts.optimizer.step()
+    parts.weights.refresh(quantize=schedule.is_quantized(step + 1))
+    ranges = state.ranges
+    if len(result.observations) and step < schedule.freeze_ranges_from:
+        ranges = ranges.observe(result.observations.cpu())
+    progress = replace(
+        progress, step=step + 1, loss_sum=progress.loss_sum + result.loss, loss_count=progress.loss_count + 1
+    )
+    show_step(step + 1, schedule.n_steps, result.loss)
+    if (step + 1) % schedule.log_every == 0:
+        log("train", step=step + 1, loss=result.loss, learning_rate=rate, grad_norm=norm)
+    return TrainingState(ranges, progress)
 
 
-def _epoch(train: TokenizedSplit, schedule: Schedule, epoch: int) -> Iterator[Batch]:
-    for rows in train.training_batches(schedule.batch_size, seed=schedule.seed, epoch=epoch):
-        yield train.batch(rows)
-
-
-def _set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, n_steps: int) -> float:
+def _set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> float:
     rate = learning_rate_at(
         step,
         peak=schedule.learning_rate,
         end=schedule.end_learning_rate,
-        n_steps=n_steps,
+        n_steps=schedule.n_steps,
         warmup_ratio=schedule.warmup_ratio,
         power=schedule.decay_power,
     )
@@ -198,17 +237,23 @@ def _set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int, n
     return rate
 
 
-def _clipped_norm(weights: TrainableWeights, max_norm: float, step: int) -> float:
-    norm = float(nn.utils.clip_grad_norm_(weights.masters.values(), max_norm))
-    if not np.isfinite(norm):
-        raise CalibrationError(
-            f"the gradients of step {step + 1} are not finite: training has diverged. Lower --learning-rate"
-        )
-    return norm
-
-
-def _after_epoch(state: TrainingState, epoch: int, metrics: dict[str, float], main: float) -> TrainingState:
-    progress = replace(state.progress, epoch=epoch, metrics=metrics)
-    if main > progress.best_metric or progress.best_step == 0:
-        progress = replace(progress, best_step=progress.step, best_metric=main)
+def _evaluated(parts: Parts, state: TrainingState, schedule: Schedule) -> TrainingState:
+    # the weights now stand where the next step would start
+    is_quantized = schedule.is_quantized(state.progress.step)
+    metrics = evaluate_split(
+        parts.engine,
+        parts.dev,
+        parts.task,
+        state.amax if is_quantized else None,
+        batch_size=schedule.eval_batch_size,
+        processes=parts.processes,
+    )
+    progress = replace(state.progress, metrics=metrics, loss_sum=0.0, loss_count=0)
+    main = metrics[parts.task.main_metric]
+    if not is_quantized:
+        pass  # a float score is no rival to a quantized one
+    elif main > progress.best_metric or progress.best_step == 0:
+        progress = replace(progress, best_step=progress.step, best_metric=main, evaluations_since_best=0)
+    else:
+        progress = replace(progress, evaluations_since_best=progress.evaluations_since_best + 1)
     return TrainingState(state.ranges, progress)

@@ -6,7 +6,7 @@ are. Both engines read these buffers and write gradients into fixed memory, whic
 Runtime bind it once and copy nothing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,8 +16,10 @@ from q8bert.training.fake_quantize import fake_quantize_weight_
 
 __all__ = ["TrainableWeights", "prepare_weights", "quantized_parameters"]
 
+_ALIGNMENT = 16  # float32 values, 64 bytes: a cache line, and the widest vector of a CPU
 
-def quantized_parameters(model: nn.Module, *, per_channel: bool) -> dict[str, bool]:
+
+def quantized_parameters(model: nn.Module, *, per_channel: bool, keep_float: Sequence[str] = ()) -> dict[str, bool]:
     """Return which parameters are quantized, and whether by channel.
 
     Linear weights follow ``per_channel``. Embedding tables always have one scale: the graph gathers int8 rows and
@@ -26,12 +28,15 @@ def quantized_parameters(model: nn.Module, *, per_channel: bool) -> dict[str, bo
     Args:
         model: A float model.
         per_channel: Granularity of Linear weights.
+        keep_float: Names of layers that stay float.
 
     Returns:
         Parameter name → True for one scale a row, False for one in all.
     """
     found = {}
     for name, module in model.named_modules():
+        if name in keep_float:
+            continue
         if isinstance(module, nn.Linear):
             found[f"{name}.weight"] = per_channel
         elif isinstance(module, nn.Embedding):
@@ -46,21 +51,31 @@ class TrainableWeights:
     Attributes:
         masters: Float weights, updated by the optimizer.
         effective: What the forward pass reads: quantized buffers, or the masters themselves.
-        gradients: Loss gradients with respect to ``effective``; also the masters' ``.grad``.
+        gradient: All gradients in one vector; what adds up, clips or sends them treats them as one.
+        gradients: Loss gradients with respect to ``effective``, views of ``gradient``; also the masters' ``.grad``.
         quantized: Quantized names → whether by channel.
         padding_rows: Embedding tables whose padding row is never trained → that row.
     """
 
     masters: Mapping[str, nn.Parameter]
     effective: Mapping[str, Tensor]
+    gradient: Tensor
     gradients: Mapping[str, Tensor]
     quantized: Mapping[str, bool]
     padding_rows: Mapping[str, int]
 
-    def requantize(self) -> None:
-        """Round the current masters into the effective buffers."""
-        for name, per_channel in self.quantized.items():
-            fake_quantize_weight_(self.effective[name], self.masters[name], per_channel=per_channel)
+    def refresh(self, *, quantize: bool = True) -> None:
+        """Bring the effective buffers up to the current masters.
+
+        Args:
+            quantize: False copies them as they are, for steps before quantization starts.
+        """
+        with torch.no_grad():
+            for name, per_channel in self.quantized.items():
+                if quantize:
+                    fake_quantize_weight_(self.effective[name], self.masters[name], per_channel=per_channel)
+                else:
+                    self.effective[name].copy_(self.masters[name])
 
     def clear_padding_gradients(self) -> None:
         """Zero the gradient of padding rows, as torch does by itself and ONNX Runtime does not."""
@@ -82,7 +97,7 @@ def prepare_weights(model: nn.Module, quantized: Mapping[str, bool]) -> Trainabl
     effective = {
         name: torch.empty_like(master) if name in quantized else master.detach() for name, master in masters.items()
     }
-    gradients = {name: torch.zeros_like(master) for name, master in masters.items()}
+    gradient, gradients = _one_vector(masters)
     for name, master in masters.items():
         master.grad = gradients[name]
     padding_rows = {
@@ -90,6 +105,20 @@ def prepare_weights(model: nn.Module, quantized: Mapping[str, bool]) -> Trainabl
         for name, module in model.named_modules()
         if isinstance(module, nn.Embedding) and module.padding_idx is not None
     }
-    weights = TrainableWeights(masters, effective, gradients, dict(quantized), padding_rows)
-    weights.requantize()
+    weights = TrainableWeights(masters, effective, gradient, gradients, dict(quantized), padding_rows)
+    weights.refresh()
     return weights
+
+
+def _one_vector(masters: Mapping[str, nn.Parameter]) -> tuple[Tensor, dict[str, Tensor]]:
+    starts, end = {}, 0
+    for name, master in masters.items():
+        starts[name] = end
+        end += -(-master.numel() // _ALIGNMENT) * _ALIGNMENT
+    device = next(iter(masters.values())).device
+    vector = torch.zeros(end, device=device)
+    views = {
+        name: vector[starts[name] : starts[name] + master.numel()].view(master.shape)
+        for name, master in masters.items()
+    }
+    return vector, views

@@ -1,0 +1,150 @@
+"""The two ONNX programs of a model, forward with gradients and forward alone, and the cache that keeps them.
+
+Building them takes some ten seconds for a model of six layers. They hold no weights, only the model's structure,
+so one entry serves every run of that structure. An entry's name is a hash of all that decides its
+content: the model's modules and configuration, the sites, the options, the versions of every library that takes part,
+and q8bert's own source. An entry is a zip file, whose checksums find damage.
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from q8bert.spec.files import write_bytes
+from q8bert.training.gradient_graph import append_gradients, evaluation_graph, export_forward
+from q8bert.training.run_folder import library_versions
+from q8bert.training.sites import Site
+
+__all__ = ["Programs", "build_programs", "cached_programs", "entry_name"]
+
+
+@dataclass(frozen=True)
+class Programs:
+    """Serialized ONNX models.
+
+    Attributes:
+        training: Forward, loss and every gradient.
+        evaluation: Forward without dropout and observations.
+    """
+
+    training: bytes
+    evaluation: bytes
+
+
+def build_programs(
+    model: nn.Module, sites: Sequence[Site], *, quantize: bool, input_names: Sequence[str], regression: bool
+) -> Programs:
+    """Export a model and append its gradients.
+
+    Args:
+        model: Float Hugging Face classifier.
+        sites: Activations to observe, and to quantize.
+        quantize: False leaves activations float, for the steps before quantization starts.
+        input_names: Inputs that the model takes.
+        regression: Whether labels are scores.
+
+    Returns:
+        Both programs.
+
+    Raises:
+        ExportError: If torch or ONNX Runtime cannot make them.
+    """
+    forward = export_forward(model, sites, quantize=quantize, input_names=input_names, regression=regression)
+    return Programs(append_gradients(forward).SerializeToString(), evaluation_graph(forward).SerializeToString())
+
+
+def cached_programs(
+    model: nn.Module,
+    sites: Sequence[Site],
+    *,
+    quantize: bool,
+    input_names: Sequence[str],
+    regression: bool,
+    cache_dir: Path,
+    report: Callable[[str], None],
+) -> Programs:
+    """Return a model's programs from the cache, or build them and keep them there.
+
+    Args:
+        model: Float Hugging Face classifier.
+        sites: Activations to observe, and to quantize.
+        quantize: False leaves activations float.
+        input_names: Inputs that the model takes.
+        regression: Whether labels are scores.
+        cache_dir: Folder of the cache; made where it is missing.
+        report: Called with a sentence on what happens.
+
+    Returns:
+        Both programs.
+
+    Raises:
+        ExportError: If torch or ONNX Runtime cannot make them.
+    """
+    name = entry_name(model, sites, quantize=quantize, input_names=input_names, regression=regression)
+    path = cache_dir / f"{name}.zip"
+    if path.is_file():
+        try:
+            programs = _unpacked(path.read_bytes())
+        except (OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+            report(f"warning: the cached training graph {path} is damaged ({error}) and is built again")
+        else:
+            report(f"training graph from the cache, {path}")
+            return programs
+    report("building the training graph for ONNX Runtime (some ten seconds; kept for the next time)")
+    programs = build_programs(model, sites, quantize=quantize, input_names=input_names, regression=regression)
+    try:
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, _packed(programs))
+    except OSError as error:
+        report(f"warning: the training graph could not be kept in {cache_dir} ({error})")
+    return programs
+
+
+def entry_name(
+    model: nn.Module, sites: Sequence[Site], *, quantize: bool, input_names: Sequence[str], regression: bool
+) -> str:
+    """Return a hash of everything that decides the programs.
+
+    Args:
+        model: Float Hugging Face classifier.
+        sites: Activations to observe, and to quantize.
+        quantize: Whether they are quantized.
+        input_names: Inputs that the model takes.
+        regression: Whether labels are scores.
+
+    Returns:
+        Hexadecimal digits.
+    """
+    config = getattr(model, "config", None)
+    content = {
+        "modules": repr(model),
+        "parameters": [(name, str(value.dtype), list(value.shape)) for name, value in model.named_parameters()],
+        "config": {} if config is None else {k: v for k, v in config.to_dict().items() if k != "_name_or_path"},
+        "sites": [[site.name, *site.linears] for site in sites],
+        "options": [quantize, list(input_names), regression],
+        "versions": library_versions(),
+        "source": [
+            hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(__file__).parent.glob("*.py"))
+        ],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _packed(programs: Programs) -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("training.onnx", programs.training)
+        archive.writestr("evaluation.onnx", programs.evaluation)
+    return buffer.getvalue()
+
+
+def _unpacked(content: bytes) -> Programs:
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        return Programs(archive.read("training.onnx"), archive.read("evaluation.onnx"))
