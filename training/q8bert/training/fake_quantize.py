@@ -20,6 +20,8 @@ from q8bert.spec.quant import ACTIVATION_QMAX, ACTIVATION_QMIN, MIN_AMAX, WEIGHT
 
 __all__ = ["fake_quantize", "fake_quantize_weight_", "quantize_weight", "scale_from_amax", "weight_scale"]
 
+_CHUNK = 2**18  # weights rounded at a time: 1 MB, so that every pass but the first finds them in the cache
+
 
 def scale_from_amax(amax: Tensor) -> Tensor:
     """Turn largest absolute values into scales, ``max(amax, MIN_AMAX) / 127``.
@@ -43,9 +45,13 @@ def weight_scale(weight: Tensor, *, per_channel: bool) -> Tensor:
     Returns:
         Float32 ``(out_features, 1)`` or ``(1, 1)``; ONNX sense, always > 0.
     """
-    magnitude = weight.detach().abs()
-    amax = magnitude.amax(dim=1, keepdim=True) if per_channel else magnitude.amax().reshape(1, 1)
-    return scale_from_amax(amax)
+    weight = weight.detach()
+    # no abs(): it would write a copy of the largest table in every step
+    if per_channel:
+        lowest, largest = weight.amin(dim=1, keepdim=True), weight.amax(dim=1, keepdim=True)
+    else:
+        lowest, largest = (value.reshape(1, 1) for value in torch.aminmax(weight))
+    return scale_from_amax(torch.maximum(-lowest, largest))
 
 
 def quantize_weight(weight: Tensor, *, per_channel: bool) -> tuple[Tensor, Tensor]:
@@ -73,8 +79,12 @@ def fake_quantize_weight_(out: Tensor, weight: Tensor, *, per_channel: bool) -> 
     """
     with torch.no_grad():
         scale = weight_scale(weight, per_channel=per_channel)
-        torch.div(weight, scale, out=out)
-        out.round_().clamp_(WEIGHT_QMIN, WEIGHT_QMAX).mul_(scale)
+        n_rows = max(1, _CHUNK // weight.shape[1])
+        for start in range(0, weight.shape[0], n_rows):
+            rows = slice(start, start + n_rows)
+            step = scale[rows] if per_channel else scale
+            torch.div(weight[rows], step, out=out[rows])
+            out[rows].round_().clamp_(WEIGHT_QMIN, WEIGHT_QMAX).mul_(step)
 
 
 def fake_quantize(x: Tensor, scale: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ from torch import Tensor, nn
 
 from q8bert.spec.errors import ExportError
 from q8bert.spec.quant import ACTIVATION_QMAX, ACTIVATION_QMIN
+from q8bert.training.dropout import dropout_to_inputs, remove_dropout
+from q8bert.training.gradient_kernels import expand_gradient_kernels
 from q8bert.training.onnx_program import to_onnx
 from q8bert.training.quantized_model import QuantizedModel, classification_loss
 from q8bert.training.sites import Site
@@ -34,7 +36,7 @@ _OPSET = 18  # the newest that ORT 1.19.2's gradient builder is safe with
 _WRAPPER_PREFIX = "quantized.model."
 
 # outputs that are optional in ONNX and that the gradient of the operator needs
-_OUTPUTS_FOR_GRADIENT = {"LayerNormalization": 3, "Dropout": 2}
+_OUTPUTS_FOR_GRADIENT = {"LayerNormalization": 3}
 
 
 def quantize_activation(x: Tensor, scale: Tensor, site: int, /) -> Tensor:  # noqa: ARG001 - every quantizer is told the site
@@ -72,8 +74,8 @@ def export_forward(
         regression: Whether labels are scores (float32) or ids (int64).
 
     Returns:
-        Model with inputs ``input_names``, ``labels``, ``amax`` (if quantized) and one for each parameter, and
-        outputs ``loss``, ``logits`` and ``observations`` (if there are sites).
+        Model with inputs ``input_names``, ``labels``, ``amax`` (if quantized), dropout masks, and one for each
+        parameter, and outputs ``loss``, ``logits`` and ``observations`` (if there are sites).
     """
     # a tensor of its own for each input: torch.export takes one tensor given twice for one input
     inputs = {name: torch.ones(2, 4, dtype=torch.int64) for name in input_names}
@@ -92,6 +94,7 @@ def export_forward(
     finally:
         model.train(was_training)
     _parameters_to_inputs(graph, model)
+    dropout_to_inputs(graph)
     return rewrite(graph, [_FuseGelu.rule()])  # type: ignore[no-untyped-call]
 
 
@@ -102,30 +105,33 @@ def append_gradients(forward: ir.Model) -> onnx.ModelProto:
         forward: What :func:`export_forward` gave.
 
     Returns:
-        The same graph with one more output, ``<name>_grad``, for each parameter that the loss depends on.
+        The same graph with one more output, ``<name>_grad``, for each parameter that the loss depends on. For an
+        embedding table there are two instead, ``<name>_rows_grad`` and ``<name>_ids``: gradients of the rows that were
+        looked up, ``ids`` shape + ``(width,)``, and which rows those were. All other rows have none.
 
     Raises:
         ExportError: If ONNX Runtime cannot differentiate the graph.
     """
-    proto = ir.serde.serialize_model(forward)
+    graph = forward.clone()
+    tables = _name_lookups(graph)
+    proto = ir.serde.serialize_model(graph)
     for node in proto.graph.node:
         for index in range(len(node.output), _OUTPUTS_FOR_GRADIENT.get(node.op_type, 0)):
             node.output.append(f"{node.output[0]}_extra_{index}")
     taken = {name for node in proto.graph.node for name in node.input}
-    trainable = {
-        value.name
-        for value in proto.graph.input
-        if value.name in taken and value.name not in {"input_ids", "attention_mask", "token_type_ids", "labels", "amax"}
-    }
+    parameters = {value.name for value in proto.graph.input if value.name in taken and "." in value.name}
+    trainable = (parameters - set(tables)) | {f"{name}_rows" for name in tables}
     options = ort.SessionOptions()
     options.log_severity_level = 3
     try:
         transformed = _pybind_state.get_optimized_model(proto.SerializeToString(), trainable, options)
         builder = _pybind_state.GradientGraphBuilder(transformed, {"loss"}, trainable, "loss", options)
         builder.build()
-        return onnx.load_model_from_string(builder.get_model())
+        built = ir.serde.deserialize_model(onnx.load_model_from_string(builder.get_model()))
     except RuntimeError as error:
         raise ExportError(f"ONNX Runtime could not build the gradient graph: {error}") from error
+    expand_gradient_kernels(built)
+    return ir.serde.serialize_model(built)
 
 
 def evaluation_graph(forward: ir.Model) -> onnx.ModelProto:
@@ -138,16 +144,30 @@ def evaluation_graph(forward: ir.Model) -> onnx.ModelProto:
         Model with the one output ``logits``.
     """
     graph = forward.clone()
-    for node in list(graph.graph):
-        if node.op_type == "Dropout":
-            kept = node.inputs[0]
-            if kept is not None:
-                node.outputs[0].replace_all_uses_with(kept, replace_graph_outputs=True)
+    remove_dropout(graph)
     logits = next(output for output in graph.graph.outputs if output.name == "logits")
     graph.graph.outputs[:] = [logits]
     ir_passes.RemoveUnusedNodesPass()(graph)
     graph.graph.inputs[:] = [value for value in graph.graph.inputs if value.uses() or value.name == "input_ids"]
     return ir.serde.serialize_model(graph)
+
+
+def _name_lookups(graph: ir.Model) -> tuple[str, ...]:
+    """Name the rows that are looked up in each table ``<table>_rows`` and put out their numbers as ``<table>_ids``."""
+    tables = []
+    for node in list(graph.graph):
+        table = node.inputs[0] if node.op_type == "Gather" else None
+        if table is None or table.name is None or not table.is_graph_input() or len(table.uses()) > 1:
+            continue
+        tables.append(table.name)
+        node.outputs[0].name = f"{table.name}_rows"
+        ids = ir.node("Identity", [node.inputs[1]])
+        ids.outputs[0].name = f"{table.name}_ids"
+        ids.outputs[0].type = ir.TensorType(ir.DataType.INT64)
+        ids.outputs[0].shape = None if node.inputs[1] is None else node.inputs[1].shape
+        graph.graph.append(ids)
+        graph.graph.outputs.append(ids.outputs[0])
+    return tuple(tables)
 
 
 class _ForwardAndLoss(nn.Module):

@@ -123,7 +123,8 @@ def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
 
 def _largest(x: Tensor, mask: Tensor) -> Tensor:
     """Return max |x| over real tokens; a two-dimensional x has one row a text and no padding."""
-    largest = x.detach().abs().amax(dim=-1)
+    x = x.detach()
+    largest = torch.maximum(x.amax(dim=-1), -x.amin(dim=-1))  # reads x twice; abs() would write a copy besides
     if x.dim() == 3:
         largest = largest * mask  # magnitudes are >= 0, so a padded 0 never wins
     return largest.max()

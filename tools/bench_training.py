@@ -1,0 +1,306 @@
+"""Time one optimizer step, and real epochs, of three ways to train the same model.
+
+``ort_qat``     quantization-aware, ONNX Runtime engine
+``torch_qat``   quantization-aware, eager torch engine
+``torch_fp32``  plain Hugging Face and torch: no q8bert in it
+
+Each runs in a process of its own, on the same batches; the parent lets them take turns, one step each, so that they
+meet the same noise of a shared machine. A step is forward, backward, clipping, AdamW and, for the first two,
+requantizing the weights. CPU seconds are of all threads of the process; ratios are of minima.
+
+    python tools/bench_training.py --sizes minilm-l6 bert-base
+    python tools/bench_training.py --data-dir GLUE/STS-B --task STS-B    # and real batches: by length, padded to 128
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import sys
+import time
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+CONTENDERS = ("ort_qat", "torch_qat", "torch_fp32")
+SIZES: dict[str, dict[str, int]] = {
+    "minilm-l6": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
+    "bert-base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
+}
+
+
+@dataclass(frozen=True)
+class Times:
+    """What some steps of one contender took."""
+
+    wall_min: float
+    wall_median: float
+    cpu_min: float
+    cpu_median: float
+    peak_memory_mb: float
+
+
+class Contender:
+    """One way to train, in this process.
+
+    Args:
+        kind: One of ``CONTENDERS``.
+        size: One of ``SIZES``.
+        threads: CPU threads.
+    """
+
+    def __init__(self, kind: str, size: str, threads: int) -> None:
+        import torch
+        from transformers import AutoModelForSequenceClassification, BertConfig
+
+        from q8bert.training.optimization import adamw
+        from q8bert.training.ort_engine import OrtEngine
+        from q8bert.training.programs import build_programs
+        from q8bert.training.sites import find_sites
+        from q8bert.training.torch_engine import TorchEngine
+        from q8bert.training.weights import prepare_weights, quantized_parameters
+
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        config: Any = BertConfig(**{**SIZES[size], "num_labels": 2})  # type: ignore[arg-type]
+        factory: Any = AutoModelForSequenceClassification
+        self._model = factory.from_config(config, attn_implementation="eager")
+        self._is_plain = kind == "torch_fp32"
+        if self._is_plain:
+            self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-5, fused=True)
+            return
+        sites = find_sites(self._model)
+        self._weights = prepare_weights(self._model, quantized_parameters(self._model, per_channel=True))
+        self._optimizer = adamw(self._weights.masters, weight_decay=0.01)
+        for group in self._optimizer.param_groups:
+            group["lr"] = 1e-5
+        self._amax = torch.full((len(sites),), 4.0)
+        self._engine: Any
+        if kind == "torch_qat":
+            self._engine = TorchEngine(self._model, sites, self._weights)
+        else:
+            names = ("input_ids", "attention_mask", "token_type_ids")
+            self._engine = OrtEngine(
+                lambda *, quantize: build_programs(
+                    self._model, sites, quantize=quantize, input_names=names, regression=False
+                ),
+                self._weights, n_sites=len(sites), n_outputs=2, threads=threads,
+            )  # fmt: skip
+
+    def step(self, arrays: dict[str, np.ndarray[Any, Any]], labels: np.ndarray[Any, Any], seed: int) -> None:
+        """Take one optimizer step."""
+        import torch
+
+        from q8bert.training.engine import Batch
+        from q8bert.training.gradients import clip_gradients_
+
+        inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
+        targets = torch.from_numpy(labels)
+        if self._is_plain:
+            self._model.train()
+            self._model(**inputs, labels=targets).loss.backward()
+            torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+            return
+        self._engine.step(Batch(inputs, targets), self._amax, seed=seed)
+        clip_gradients_(self._weights.gradient, max_norm=1.0)
+        self._optimizer.step()
+        self._weights.refresh()
+
+
+def serve(pipe: Connection, kind: str, size: str, threads: int) -> None:
+    """Answer each batch that comes through the pipe with wall seconds, CPU seconds and peak memory."""
+    contender = Contender(kind, size, threads)
+    pipe.send("ready")
+    for seed, (arrays, labels) in enumerate(iter(pipe.recv, None)):
+        wall, cpu = time.perf_counter(), time.process_time()
+        contender.step(arrays, labels, 1_000_000_007 * (seed + 1) % 2**31)
+        answer = (time.perf_counter() - wall, time.process_time() - cpu)
+        pipe.send((*answer, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024))
+
+
+class Field:
+    """The contenders in their processes.
+
+    Args:
+        size: One of ``SIZES``.
+        kinds: Who takes part.
+        threads: CPU threads of each.
+    """
+
+    def __init__(self, size: str, kinds: tuple[str, ...], threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipes: dict[str, Connection] = {}
+        self._processes = []
+        for kind in kinds:
+            ours, theirs = context.Pipe()
+            process = context.Process(target=serve, args=(theirs, kind, size, threads), daemon=True)
+            process.start()
+            self._pipes[kind] = ours
+            self._processes.append(process)
+            ours.recv()
+
+    def step(self, kind: str, arrays: dict[str, Any], labels: Any) -> tuple[float, float, float]:
+        """Let one contender take one step; returns wall seconds, CPU seconds, peak MB."""
+        self._pipes[kind].send((arrays, labels))
+        answer: tuple[float, float, float] = self._pipes[kind].recv()
+        return answer
+
+    def close(self) -> None:
+        """End the processes."""
+        for pipe in self._pipes.values():
+            pipe.send(None)
+        for process in self._processes:
+            process.join()
+
+
+def bench_steps(size: str, *, batch_size: int, length: int, n_steps: int, threads: int) -> dict[str, Any]:
+    """Time single steps on full-length batches; returns times by contender and the two ratios."""
+    field = Field(size, CONTENDERS, threads)
+    draw = np.random.default_rng(0)
+    taken: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in CONTENDERS}
+    for step in range(n_steps + 2):
+        shape = (batch_size, length)
+        arrays = {
+            "input_ids": draw.integers(5, 30000, shape), "attention_mask": np.ones(shape, dtype=np.int64),
+            "token_type_ids": np.zeros(shape, dtype=np.int64),
+        }  # fmt: skip
+        labels = draw.integers(0, 2, batch_size)
+        for kind in CONTENDERS:
+            answer = field.step(kind, arrays, labels)
+            if step >= 2:  # the first ones allocate
+                taken[kind].append(answer)
+        print(f"{size}: step {step + 1} of {n_steps + 2}", end="\r", file=sys.stderr)
+    field.close()
+    times = {kind: _times(answers) for kind, answers in taken.items()}
+    cpu = {kind: found.cpu_min for kind, found in times.items()}
+    return {
+        "times": {kind: asdict(found) for kind, found in times.items()},
+        "ratio_ort_to_torch_cpu": cpu["ort_qat"] / cpu["torch_qat"],
+        "ratio_ort_to_fp32_cpu": cpu["ort_qat"] / cpu["torch_fp32"],
+    }
+
+
+def bench_epoch(
+    data_dir: str, task_name: str, *, batch_size: int, share: float, threads: int, kinds: tuple[str, ...]
+) -> dict[str, Any]:
+    """Time a share of a real epoch's batches, each taken by length and padded to 128."""
+    from q8bert.glue.batching import model_inputs, shuffled_batches
+    from q8bert.glue.readers import read_split
+    from q8bert.glue.tasks import glue_task
+    from q8bert.glue.tokenizer import TextTokenizer
+    from q8bert.training.model_source import resolve_model
+
+    task = glue_task(task_name)
+    split = read_split(task, data_dir, "train", skip_malformed=False)
+    tokenizer = TextTokenizer.load(Path(resolve_model("minilm-l6")) / "tokenizer.json", max_length=128)
+    pairs = [example.text_pair or "" for example in split.examples] if task.text_pair_column else None
+    encoded = tokenizer.encode([example.text for example in split.examples], pairs)
+    names = ("input_ids", "attention_mask", "token_type_ids")
+    batches = shuffled_batches(encoded.lengths, batch_size, seed=0, epoch=0)
+    chosen = batches[: max(3, int(share * len(batches)))]
+    field = Field("minilm-l6", kinds, threads)
+    seconds = {(kind, way): [0.0, 0.0] for kind in kinds for way in ("by_length", "padded")}
+    for number, rows in enumerate(chosen):
+        arrays = model_inputs(encoded, rows, names, pad_token_id=0)
+        missing = 128 - arrays["input_ids"].shape[1]
+        padded = {name: np.pad(array, ((0, 0), (0, missing))) for name, array in arrays.items()}
+        labels = np.zeros(len(rows), dtype=np.int64)
+        for kind in kinds:
+            for way, inputs in (("by_length", arrays), ("padded", padded)):
+                wall, cpu, _ = field.step(kind, inputs, labels)
+                if number:  # the first one allocates
+                    seconds[kind, way] = [seconds[kind, way][0] + wall, seconds[kind, way][1] + cpu]
+        print(f"{task_name}: batch {number + 1} of {len(chosen)}", end="\r", file=sys.stderr)
+    field.close()
+    n_rows = sum(len(rows) for rows in chosen[1:])
+    result: dict[str, Any] = {"task": task_name, "n_rows": n_rows, "n_rows_of_epoch": len(encoded)}
+    for kind in kinds:
+        by_length, padded_seconds = seconds[kind, "by_length"], seconds[kind, "padded"]
+        result[kind] = {
+            "examples_a_second": n_rows / by_length[0],
+            "cpu_ratio_by_length_to_padded": by_length[1] / padded_seconds[1],
+            "wall_ratio_by_length_to_padded": by_length[0] / padded_seconds[0],
+        }
+    return result
+
+
+def _times(answers: list[tuple[float, float, float]]) -> Times:
+    walls, cpus, memory = (list(values) for values in zip(*answers, strict=True))
+    return Times(min(walls), statistics.median(walls), min(cpus), statistics.median(cpus), max(memory))
+
+
+def _print(report: dict[str, Any]) -> None:
+    for size, found in report["sizes"].items():
+        print(f"\n{size}, {report['batch_size']} x {report['length']}, {report['steps']} steps, interleaved")
+        print(f"{'':12s}{'wall min':>10s}{'median':>10s}{'CPU min':>10s}{'median':>10s}{'peak MB':>10s}")
+        for kind, times in found["times"].items():
+            values = (times["wall_min"], times["wall_median"], times["cpu_min"], times["cpu_median"])
+            print(f"{kind:12s}" + "".join(f"{value:10.3f}" for value in values) + f"{times['peak_memory_mb']:10.0f}")
+        for name in ("ratio_ort_to_torch_cpu", "ratio_ort_to_fp32_cpu"):
+            print(f"{name}: {found[name]:.3f}")
+    if epoch := report.get("epoch"):
+        print(f"\n{epoch['task']}, {epoch['n_rows']} rows of an epoch of {epoch['n_rows_of_epoch']}, minilm-l6")
+        for kind in CONTENDERS:
+            if kind in epoch:
+                found = epoch[kind]
+                print(
+                    f"{kind:12s}{found['examples_a_second']:8.1f} examples a second; by length / padded to 128: "
+                    f"{found['wall_ratio_by_length_to_padded']:.3f} wall, "
+                    f"{found['cpu_ratio_by_length_to_padded']:.3f} CPU"
+                )
+    print(f"\n{report['machine']}, {report['threads']} threads; {report['versions']}")
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="*", default=["minilm-l6", "bert-base"], choices=list(SIZES))
+    parser.add_argument("--batch-size", type=int, default=16)
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--data-dir", help="folder of a GLUE task, to time real batches too")
+    parser.add_argument("--task", default="STS-B")
+    parser.add_argument("--epoch-share", type=float, default=0.1, help="share of the epoch's batches to time")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args = parser.parse_args()
+    from q8bert.training.run_folder import library_versions
+
+    report: dict[str, Any] = {
+        "machine": _machine(), "threads": args.threads, "versions": library_versions(), "batch_size": args.batch_size,
+        "length": args.length, "steps": args.steps, "seed": 0, "sizes": {},
+    }  # fmt: skip
+    for size in args.sizes:
+        report["sizes"][size] = bench_steps(
+            size, batch_size=args.batch_size, length=args.length, n_steps=args.steps, threads=args.threads
+        )
+    if args.data_dir:
+        report["epoch"] = bench_epoch(
+            args.data_dir, args.task, batch_size=args.batch_size, share=args.epoch_share, threads=args.threads,
+            kinds=("ort_qat", "torch_qat"),
+        )  # fmt: skip
+    if args.json:
+        print(json.dumps(report))
+    else:
+        _print(report)
+
+
+def _machine() -> str:
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text().splitlines() if cpu.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    wide = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if flag in flags]
+    return f"{platform.machine()} {model} ({os.cpu_count()} CPUs, {' '.join(wide)}), Python {platform.python_version()}"
+
+
+if __name__ == "__main__":
+    main()
