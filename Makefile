@@ -5,16 +5,18 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 TRAIN := .venv/train
 SERVE := .venv/serve
+TRAIN_GPU := .venv/train-gpu
 DEMO := build/demo
 TEST_BUNDLES := build/test-bundles
 SOURCES := $(shell find training export runtime -name '*.py')
 
-.PHONY: help demo test test-train test-serve check lint types architecture fast-tests format build clean
+.PHONY: help demo test test-train test-serve check lint types architecture fast-tests format gpu-libraries build clean
 
 help:
 	@echo "make demo    train FP32 and INT8 on real text, export both, verify, predict (about ten minutes)"
 	@echo "make test    all tests, in the training and in the torch-free environment"
 	@echo "make check   lint, types, architecture, fast tests"
+	@echo "make gpu-libraries  install the GPU training extra and check that every CUDA library is found (4 GB)"
 	@echo "make format  format the code        make build   wheel and sdist in dist/        make clean"
 
 # ---- environments -----------------------------------------------------------------------------
@@ -85,6 +87,13 @@ fast-tests: $(TRAIN)/.ready $(TEST_BUNDLES)/.ready
 format: $(TRAIN)/.ready
 	$(TRAIN)/bin/ruff format
 	$(TRAIN)/bin/ruff check --fix
+
+# what a GPU machine needs, checked on one without a GPU: 4 GB of downloads, so no part of `make test`
+gpu-libraries: pyproject.toml
+	test -x $(TRAIN_GPU)/bin/pip || $(PYTHON) -m venv $(TRAIN_GPU)
+	$(TRAIN_GPU)/bin/pip install --quiet --upgrade pip
+	$(TRAIN_GPU)/bin/pip install --quiet --editable '.[train-gpu]'
+	$(TRAIN_GPU)/bin/q8bert doctor --no-device
 
 build: $(TRAIN)/.ready
 	$(TRAIN)/bin/pip install --quiet build

@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pytest
 
 from q8bert.runtime.session import Session
+from q8bert.spec.cuda import CudaDriver
 from q8bert.spec.environment import installed_ort_build
 from q8bert.spec.errors import BundleError, ConfigError, ProviderError
 
@@ -105,6 +106,13 @@ def test_a_provider_that_onnx_runtime_quietly_drops_is_an_error(monkeypatch: pyt
         get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
     )
     monkeypatch.setattr("q8bert.runtime.session.ort", stand_in)
+    with pytest.raises(ProviderError, match="CUDAExecutionProvider was asked for, but there is no NVIDIA driver here"):
+        monkeypatch.setattr("q8bert.runtime.session.cuda_driver", lambda: None)
+        Session(b"", providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
+    with pytest.raises(ProviderError, match="but there is no GPU here"):
+        monkeypatch.setattr("q8bert.runtime.session.cuda_driver", lambda: CudaDriver("12.4", ()))
+        Session(b"", providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
+    monkeypatch.setattr("q8bert.runtime.session.cuda_driver", lambda: CudaDriver("12.4", ("a GPU",)))
     with pytest.raises(
         ProviderError, match=r"CUDAExecutionProvider was asked for and could not be started \(got CPUExecutionProvider"
     ):

@@ -1,4 +1,4 @@
-"""The commands ``evaluate``, ``predict`` and ``verify``: parse, call, print."""
+"""The commands ``evaluate``, ``predict``, ``verify`` and ``doctor``: parse, call, print."""
 
 from pathlib import Path
 from typing import Annotated, Optional
@@ -36,6 +36,7 @@ def register(app: typer.Typer) -> None:
     app.command("evaluate")(evaluate_command)
     app.command("predict")(predict_command)
     app.command("verify")(verify_command)
+    app.command("doctor")(doctor_command)
 
 
 def evaluate_command(
@@ -162,6 +163,42 @@ def verify_command(
 
         speaker.result(report, render)
         if not report.passed:
+            raise typer.Exit(GATE_FAILED)
+
+
+def doctor_command(
+    device: Annotated[
+        bool,
+        typer.Option(help="Whether a GPU build needs a GPU here; --no-device for an image built without one."),
+    ] = True,
+    json: AsJson = False,
+) -> None:
+    """Say what this environment can do and what it lacks; exits 1 if something installed cannot be used."""
+    with exit_codes():
+        from q8bert.runtime.doctor import examine  # noqa: PLC0415 - onnxruntime loads slowly
+
+        speaker = Speaker(as_json=json)
+        report = examine(device=device)
+        table = Table("", "found", title="q8bert doctor")
+        for name, number in report.versions.items():
+            table.add_row(name, number)
+        table.add_row("trains", "yes" if report.can_train else "no, runs models only")
+        table.add_row("execution providers", ", ".join(report.execution_providers) or "none")
+        table.add_row("extras", ", ".join(name for name, there in report.extras.items() if there) or "none")
+        table.add_row("INT8 on this CPU", ", ".join(report.cpu_features) or "unknown")
+        for name, path in report.cuda_libraries.items():
+            table.add_row(name, path or "missing")
+        table.add_row("CUDA driver", report.cuda_driver or "none")
+        table.add_row("CUDA devices", ", ".join(report.cuda_devices) or "none")
+
+        def render(console: Console) -> None:
+            console.print(table)
+            for problem in report.problems:
+                line(console, f"problem: {problem}")
+            line(console, "HEALTHY" if report.healthy else "NOT HEALTHY")
+
+        speaker.result(report, render)
+        if not report.healthy:
             raise typer.Exit(GATE_FAILED)
 
 

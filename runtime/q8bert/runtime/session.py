@@ -7,12 +7,14 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from q8bert.spec.cuda import cuda_driver, preload_cuda_libraries
 from q8bert.spec.environment import installed_ort_build
 from q8bert.spec.errors import BundleError, ConfigError, ProviderError
 
 __all__ = ["CPU_PROVIDER", "Session"]
 
 CPU_PROVIDER = "CPUExecutionProvider"
+_CUDA_PROVIDERS = frozenset({"CUDAExecutionProvider", "TensorrtExecutionProvider", "NvTensorRTRTXExecutionProvider"})
 
 
 class Session:
@@ -38,6 +40,8 @@ class Session:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads
+        if _CUDA_PROVIDERS.intersection(providers):
+            _prepare_cuda(providers)
         source = model if isinstance(model, bytes) else str(model)
         try:
             session = ort.InferenceSession(source, options, providers=list(providers))
@@ -90,6 +94,20 @@ def _check_available(providers: Sequence[str]) -> None:
             f"execution provider {', '.join(unknown) or 'none'} was asked for, but {build.distribution} "
             f"{build.version} has {', '.join(available)}. For CUDA install q8bert[runtime-gpu] in its own environment"
         )
+
+
+def _prepare_cuda(providers: Sequence[str]) -> None:
+    driver = cuda_driver()
+    if driver is None or not driver.devices:
+        # ONNX Runtime 1.19.2 ends the process when its CUDA libraries are there and the driver is not
+        lacking = "no NVIDIA driver" if driver is None else "no GPU"
+        raise ProviderError(
+            f"execution provider {providers[0]} was asked for, but there is {lacking} here. `q8bert doctor` says what is "
+            f"missing; {CPU_PROVIDER} runs without"
+        )
+    preload_cuda_libraries(installed_ort_build().distribution)
+    if hasattr(ort, "preload_dlls"):  # newer builds know what they need
+        ort.preload_dlls()
 
 
 def _check_active(asked: Sequence[str], active: Sequence[str]) -> None:

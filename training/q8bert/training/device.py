@@ -5,6 +5,7 @@ import re
 import onnxruntime as ort
 import torch
 
+from q8bert.spec.cuda import preload_cuda_libraries
 from q8bert.spec.environment import installed_ort_build
 from q8bert.spec.errors import ConfigError, ProviderError
 from q8bert.training.processes import local_rank
@@ -47,6 +48,8 @@ def resolve_device(name: str, *, engine: str) -> torch.device:
             f"device cuda:{index} was asked for, but torch {torch.__version__} sees {n_devices} CUDA devices. "
             "`q8bert doctor` says what is missing; --device cpu trains without"
         )
+    if engine == "ort":
+        preload_cuda_libraries(installed_ort_build().distribution)
     return torch.device("cuda", index)
 
 

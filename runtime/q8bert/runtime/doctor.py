@@ -1,0 +1,129 @@
+"""What this environment can do, what it lacks, and which command mends it."""
+
+import importlib.util
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+from q8bert.spec.cuda import cuda_driver, preload_cuda_libraries
+from q8bert.spec.environment import installed_ort_build
+from q8bert.spec.errors import MissingExtraError, OrtBuildError
+
+__all__ = ["DoctorReport", "examine"]
+
+_MODULES_OF_EXTRA = {
+    "evaluate": ("scipy", "sklearn"),
+    "train": ("torch", "transformers", "onnx", "onnxscript", "safetensors", "tensorboard"),
+    "hub": ("datasets",),
+}
+_GPU_BUILDS = ("onnxruntime-gpu", "onnxruntime-training")
+_CUDA_PROVIDER = "CUDAExecutionProvider"
+# what decides how fast and how exact INT8 products are on a CPU
+_CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+
+
+@dataclass(frozen=True)
+class DoctorReport:
+    """What was found.
+
+    Attributes:
+        healthy: Whether everything that is installed can be used.
+        problems: What is wrong, each with its remedy.
+        versions: Python, q8bert and the build of ONNX Runtime.
+        can_train: Whether that build computes gradients.
+        execution_providers: What the build was made with.
+        extras: Extra → whether its packages are there.
+        cpu_features: Of the instructions that matter to INT8, those that this CPU has.
+        cuda_libraries: Library → where it is, or None; empty for CPU builds and for builds that load their own.
+        cuda_driver: Newest CUDA that the driver runs; None without a driver.
+        cuda_devices: Names of the GPUs.
+    """
+
+    healthy: bool
+    problems: tuple[str, ...]
+    versions: Mapping[str, str]
+    can_train: bool
+    execution_providers: tuple[str, ...]
+    extras: Mapping[str, bool]
+    cpu_features: tuple[str, ...]
+    cuda_libraries: Mapping[str, str | None]
+    cuda_driver: str | None
+    cuda_devices: tuple[str, ...]
+
+
+def examine(*, device: bool = True) -> DoctorReport:
+    """Look at this environment.
+
+    Args:
+        device: Whether a GPU build needs a GPU here to be healthy; False for an image that is built without one.
+
+    Returns:
+        The report; nothing found wrong here raises.
+    """
+    versions = {"python": platform.python_version(), "q8bert": version("q8bert")}
+    extras = {
+        extra: all(importlib.util.find_spec(module) is not None for module in modules)
+        for extra, modules in _MODULES_OF_EXTRA.items()
+    }
+    driver = cuda_driver()
+    problems: list[str] = []
+    libraries: dict[str, str | None] = {}
+    providers: tuple[str, ...] = ()
+    can_train = False
+    try:
+        build = installed_ort_build()
+    except (OrtBuildError, MissingExtraError) as error:
+        problems.append(str(error))
+    else:
+        versions[build.distribution] = build.version
+        can_train = build.can_train
+        libraries = preload_cuda_libraries(build.distribution)
+        providers = _providers()
+        if build.distribution in _GPU_BUILDS:
+            problems += _gpu_problems(libraries, providers, None if driver is None else driver.devices, device=device)
+    return DoctorReport(
+        healthy=not problems,
+        problems=tuple(problems),
+        versions=versions,
+        can_train=can_train,
+        execution_providers=providers,
+        extras=extras,
+        cpu_features=_cpu_features(),
+        cuda_libraries=libraries,
+        cuda_driver=None if driver is None else driver.version,
+        cuda_devices=() if driver is None else driver.devices,
+    )
+
+
+def _gpu_problems(
+    libraries: Mapping[str, str | None], providers: tuple[str, ...], devices: tuple[str, ...] | None, *, device: bool
+) -> list[str]:
+    problems = []
+    missing = [name for name, path in libraries.items() if path is None]
+    if missing:
+        problems.append(
+            f'CUDA libraries are missing: {", ".join(missing)}. Run: pip install "q8bert[train-gpu]", which brings them'
+        )
+    if _CUDA_PROVIDER not in providers:
+        problems.append(f"this build of ONNX Runtime lists no {_CUDA_PROVIDER}; install it again")
+    if device and devices is None:
+        problems.append("no NVIDIA driver was found (libcuda.so.1). Install it, or use the CPU builds of ONNX Runtime")
+    elif device and not devices:
+        problems.append("the NVIDIA driver sees no GPU; in a container, start it with access to the GPUs")
+    return problems
+
+
+def _providers() -> tuple[str, ...]:
+    import onnxruntime  # noqa: PLC0415 - an environment without it is examined too
+
+    if hasattr(onnxruntime, "preload_dlls"):
+        onnxruntime.preload_dlls()
+    return tuple(onnxruntime.get_available_providers())
+
+
+def _cpu_features() -> tuple[str, ...]:
+    info = Path("/proc/cpuinfo")
+    words = set(info.read_text(encoding="utf-8", errors="replace").split()) if info.is_file() else set()
+    return tuple(flag for flag in _CPU_FLAGS if flag in words)

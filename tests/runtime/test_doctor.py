@@ -1,0 +1,111 @@
+"""The doctor says what is there, what is missing, and what to run."""
+
+import json
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from q8bert.runtime import doctor
+from q8bert.runtime.cli import build_app
+from q8bert.spec import cuda
+from q8bert.spec.cuda import CudaDriver, preload_cuda_libraries
+from q8bert.spec.environment import OrtBuild, installed_ort_build
+from q8bert.spec.errors import OrtBuildError
+
+
+def run(*arguments: str) -> tuple[int, dict[str, Any]]:
+    done = CliRunner().invoke(build_app(), ["doctor", "--json", *arguments])
+    return done.exit_code, json.loads(done.stdout)
+
+
+def test_this_environment_is_healthy_and_described() -> None:
+    code, report = run()
+    build = installed_ort_build()
+    assert (code, report["healthy"], report["problems"]) == (0, True, [])
+    assert report["versions"][build.distribution] == build.version == version(build.distribution)
+    assert report["can_train"] is build.can_train
+    assert "CPUExecutionProvider" in report["execution_providers"]
+    assert report["extras"]["evaluate"] is True
+
+
+def gpu_build(monkeypatch: pytest.MonkeyPatch, *, driver: CudaDriver | None, libraries: dict[str, str | None]) -> None:
+    monkeypatch.setattr(doctor, "installed_ort_build", lambda: OrtBuild("onnxruntime-training", "1.19.2"))
+    monkeypatch.setattr(doctor, "_providers", lambda: ("CUDAExecutionProvider", "CPUExecutionProvider"))
+    monkeypatch.setattr(doctor, "preload_cuda_libraries", lambda _: libraries)
+    monkeypatch.setattr(doctor, "cuda_driver", lambda: driver)
+
+
+def test_a_gpu_build_with_everything_is_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu_build(monkeypatch, driver=CudaDriver("12.4", ("a GPU",)), libraries={"libcudnn.so.8": "/somewhere"})
+    code, report = run()
+    assert (code, report["cuda_driver"], report["cuda_devices"]) == (0, "12.4", ["a GPU"])
+
+
+@pytest.mark.parametrize(
+    ("driver", "libraries", "message"),
+    [
+        (None, {}, "no NVIDIA driver was found"),
+        (CudaDriver("12.4", ()), {}, "sees no GPU"),
+        (
+            CudaDriver("12.4", ("a GPU",)),
+            {"libcudnn.so.8": None},
+            'missing: libcudnn.so.8. Run: pip install "q8bert[train',
+        ),
+    ],
+)
+def test_what_a_gpu_build_lacks_is_named_with_its_remedy(
+    monkeypatch: pytest.MonkeyPatch, driver: CudaDriver | None, libraries: dict[str, str | None], message: str
+) -> None:
+    gpu_build(monkeypatch, driver=driver, libraries=libraries)
+    code, report = run()
+    assert code == 1
+    (problem,) = report["problems"]
+    assert message in problem
+
+
+def test_an_image_may_be_built_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu_build(monkeypatch, driver=None, libraries={"libcudnn.so.8": "/somewhere"})
+    assert run("--no-device")[0] == 0
+
+
+def test_two_builds_are_a_problem_and_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
+    def two() -> OrtBuild:
+        raise OrtBuildError("2 builds of ONNX Runtime are installed together")
+
+    monkeypatch.setattr(doctor, "installed_ort_build", two)
+    code, report = run()
+    assert code == 1
+    assert report["problems"] == ["2 builds of ONNX Runtime are installed together"]
+
+
+def test_people_read_a_table_and_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu_build(monkeypatch, driver=None, libraries={"libcudnn.so.8": None})
+    done = CliRunner().invoke(build_app(), ["doctor"])
+    assert done.exit_code == 1
+    assert "libcudnn.so.8" in done.stdout
+    assert "problem: CUDA libraries are missing" in done.stdout
+    assert "NOT HEALTHY" in done.stdout
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for shared libraries by their names on Linux")
+def test_libraries_are_taken_from_the_wheels_folder_or_the_system_or_are_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "nvidia" / "thing" / "lib"
+    folder.mkdir(parents=True)
+    here = Path("/proc/self/maps").read_text().split()
+    real = next(word for word in here if "/libm.so" in word or "/libm-" in word)
+    (folder / "libthing.so.1").symlink_to(real)
+    (folder / "libbroken.so.1").write_text("no library")
+    names = ("libthing.so.1", "libc.so.6", "libbroken.so.1", "libnowhere.so.7")
+    monkeypatch.setattr(cuda.sysconfig, "get_path", lambda _: str(tmp_path))
+    monkeypatch.setattr(cuda, "CUDA_LIBRARIES", {"a-build": names})
+    assert preload_cuda_libraries("a-build") == {
+        "libthing.so.1": str(folder / "libthing.so.1"), "libc.so.6": "libc.so.6", "libbroken.so.1": None,
+        "libnowhere.so.7": None,
+    }  # fmt: skip
+    assert preload_cuda_libraries("onnxruntime") == {}
