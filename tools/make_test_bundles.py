@@ -57,14 +57,14 @@ def make_data(folder: Path) -> None:
     rng = np.random.default_rng(0)
 
     def sentence(share_good: float) -> str:
-        length = int(rng.integers(3, 12))
+        length = int(rng.integers(1, 12))
         pools = [GOOD if rng.random() < share_good else BAD if rng.random() < 0.5 else FILLER for _ in range(length)]
         return " ".join(str(rng.choice(pool)) for pool in pools)
 
     def n_good(text: str) -> int:
         return sum(word in GOOD for word in text.split())
 
-    for split, n_rows in (("train", 600), ("dev", 200)):
+    for split, n_rows in (("train", 1200), ("dev", 200)):
         texts = [sentence(rng.random()) for _ in range(n_rows)]
         rows = [f"{text}\t{int(n_good(text) > sum(word in BAD for word in text.split()))}" for text in texts]
         _write(folder / "SST-2" / f"{split}.tsv", "sentence\tlabel", rows)

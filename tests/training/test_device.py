@@ -45,7 +45,7 @@ def test_cuda_is_the_device_of_this_process(monkeypatch: pytest.MonkeyPatch) -> 
     assert resolve_device("cuda", engine="torch") == torch.device("cuda", 1)
     assert resolve_device("cuda:0", engine="torch") == torch.device("cuda", 0)
     monkeypatch.setenv("LOCAL_RANK", "2")
-    with pytest.raises(ProviderError, match="cuda:2 was asked for, but torch .* sees 2 CUDA devices"):
+    with pytest.raises(ProviderError, match=r"cuda:2 was asked for, but torch .* sees 2 CUDA devices"):
         resolve_device("cuda", engine="torch")
 
 

@@ -21,15 +21,18 @@ def model_of(**changes: Any) -> PreTrainedModel:
 
 def name_of(model: PreTrainedModel, **changes: Any) -> str:
     sites = changes.pop("sites", None) or find_sites(model)
-    options: dict[str, Any] = {"quantize": True, "input_names": ("input_ids", "attention_mask"), "regression": False}
-    return entry_name(model, sites, **(options | changes))
+    options: dict[str, Any] = {
+        "quantize": True, "input_names": ("input_ids", "attention_mask"), "regression": False, "precision": "float32",
+        "device_type": "cpu",
+    }  # fmt: skip
+    return entry_name(model, sites, options | changes)
 
 
 def cached(model: PreTrainedModel, folder: Path) -> tuple[Programs, list[str]]:
     said: list[str] = []
     programs = cached_programs(
         model, find_sites(model), quantize=True, input_names=("input_ids", "attention_mask"), regression=False,
-        cache_dir=folder, report=said.append,
+        precision="float32", device_type="cpu", cache_dir=folder, report=said.append,
     )  # fmt: skip
     return programs, said
 
@@ -44,6 +47,8 @@ def test_everything_that_decides_the_programs_decides_their_name(monkeypatch: py
         name_of(model),
         name_of(model, quantize=False),
         name_of(model, regression=True),
+        name_of(model, precision="float16"),
+        name_of(model, device_type="cuda"),
         name_of(model, input_names=("input_ids", "attention_mask", "token_type_ids")),
         name_of(model, sites=find_sites(model)[1:]),
         *(name_of(model_of(**change)) for change in changes),

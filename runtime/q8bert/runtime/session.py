@@ -102,8 +102,8 @@ def _prepare_cuda(providers: Sequence[str]) -> None:
         # ONNX Runtime 1.19.2 ends the process when its CUDA libraries are there and the driver is not
         lacking = "no NVIDIA driver" if driver is None else "no GPU"
         raise ProviderError(
-            f"execution provider {providers[0]} was asked for, but there is {lacking} here. `q8bert doctor` says what is "
-            f"missing; {CPU_PROVIDER} runs without"
+            f"execution provider {providers[0]} was asked for, but there is {lacking} here. `q8bert doctor` says what "
+            f"is missing; {CPU_PROVIDER} runs without"
         )
     preload_cuda_libraries(installed_ort_build().distribution)
     if hasattr(ort, "preload_dlls"):  # newer builds know what they need

@@ -32,6 +32,7 @@ from transformers import PreTrainedModel
 
 from q8bert.spec.errors import CheckpointError
 from q8bert.spec.files import PARTIAL, new_folder, read_json, remove_folder, write_json
+from q8bert.training.loss_scale import LossScale
 from q8bert.training.ranges import RangeState
 from q8bert.training.sites import Site
 
@@ -89,6 +90,7 @@ class Checkpoint:
         ranges: Moving averages of the ranges.
         sites: Where activations are quantized; empty for a float run.
         progress: How far the run had come.
+        loss_scale: As it stood.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
     """
@@ -99,6 +101,7 @@ class Checkpoint:
     ranges: RangeState
     sites: tuple[Site, ...]
     progress: Progress
+    loss_scale: LossScale
     input_names: tuple[str, ...]
     pad_token_id: int
 
@@ -121,6 +124,7 @@ def save_checkpoint(
     ranges: RangeState,
     sites: tuple[Site, ...],
     progress: Progress,
+    loss_scale: LossScale,
     input_names: tuple[str, ...],
     pad_token_id: int,
 ) -> Path:
@@ -134,6 +138,7 @@ def save_checkpoint(
         ranges: Moving averages of the ranges.
         sites: Where activations are quantized.
         progress: How far the run has come; names the folder.
+        loss_scale: As it stands.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
 
@@ -151,6 +156,7 @@ def save_checkpoint(
         state = {
             "checkpoint_version": CHECKPOINT_VERSION,
             "progress": asdict(progress),
+            "loss_scale": asdict(loss_scale),
             "sites": [asdict(site) for site in sites],
             "range_count": ranges.count,
             "range_decay": ranges.decay,
@@ -200,6 +206,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             ranges=RangeState(average, state["range_count"], state["range_decay"]),
             sites=tuple(Site(site["name"], tuple(site["linears"])) for site in state["sites"]),
             progress=Progress(**state["progress"]),
+            loss_scale=LossScale(**state["loss_scale"]),
             input_names=tuple(state["input_names"]),
             pad_token_id=state["pad_token_id"],
         )

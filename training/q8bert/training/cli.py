@@ -42,6 +42,8 @@ def train_command(**given: Any) -> None:
             speaker.say(f"skipped: {row}")
         if result.skipped:
             speaker.say(f"{len(result.skipped)} malformed rows left out")
+        if result.n_skipped_steps:
+            speaker.say(f"{result.n_skipped_steps} steps were left out: a float16 gradient overflowed")
         table = Table("metric", "points", title=f"{config.task.name} dev, best checkpoint (step {result.best_step})")
         for name, value in result.metrics.items():
             table.add_row(name, f"{100 * value:.2f}")

@@ -12,9 +12,10 @@ from q8bert.glue.hub import HUB_PREFIX
 from q8bert.glue.tasks import Task, task_from_json
 from q8bert.spec.errors import ConfigError
 
-__all__ = ["ENGINES", "GRANULARITIES", "TrainConfig"]
+__all__ = ["ENGINES", "GRANULARITIES", "PRECISIONS", "TrainConfig"]
 
 ENGINES = ("ort", "torch")
+PRECISIONS = ("float32", "float16", "bfloat16")
 GRANULARITIES = ("per_channel", "per_tensor")
 
 # a run may be continued with other values of these, for they change nothing in its results
@@ -52,6 +53,10 @@ class TrainConfig:
         calibration_batches: Float batches observed before training, for the first ranges.
         quantize_from: Share of all steps after which quantization starts; 0 quantizes from the first step.
         freeze_ranges_from: Share of all steps after which the learned ranges stay as they are; 1 learns to the end.
+        precision: float32, float16 (with dynamic loss scaling) or bfloat16 (torch engine) for the forward pass.
+        loss_scale: What the loss is multiplied by at first in float16, so that small gradients are not lost.
+        loss_scale_factor: Divides the loss scale where a gradient overflows, multiplies it after loss_scale_window.
+        loss_scale_window: Steps without overflow after which the loss scale rises.
         dropout: Dropout of the whole model. Default: the model's own.
         eval_batch_size: Rows a batch in evaluation.
         eval_every: Steps between two evaluations on the dev split. 0: after each epoch.
@@ -89,6 +94,10 @@ class TrainConfig:
     calibration_batches: int = 8
     quantize_from: float = 0.0
     freeze_ranges_from: float = 1.0
+    precision: str = "float32"
+    loss_scale: float = 65536.0
+    loss_scale_factor: float = 2.0
+    loss_scale_window: int = 1000
     dropout: float | None = None
     eval_batch_size: int = 64
     eval_every: int = 0
@@ -117,15 +126,16 @@ class TrainConfig:
 
         faults = [
             f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
-            for name, allowed in (("engine", ENGINES), ("granularity", GRANULARITIES))
+            for name, allowed in (("engine", ENGINES), ("granularity", GRANULARITIES), ("precision", PRECISIONS))
             if getattr(self, name) not in allowed
         ]
         counts = (
             "epochs", "batch_size", "eval_batch_size", "calibration_batches", "log_every", "gradient_accumulation",
-            "keep_checkpoints",
+            "keep_checkpoints", "loss_scale_window",
         )  # fmt: skip
         faults += out_of_range(counts, "at least 1", lambda value: value >= 1)
-        faults += out_of_range(("learning_rate", "max_grad_norm"), "above 0", lambda value: value > 0)
+        faults += out_of_range(("loss_scale_factor",), "above 1", lambda value: value > 1)
+        faults += out_of_range(("learning_rate", "max_grad_norm", "loss_scale"), "above 0", lambda value: value > 0)
         not_negative = (
             "weight_decay", "end_learning_rate", "decay_power", "threads", "seed", "max_steps", "eval_every",
             "save_every", "patience",
@@ -139,6 +149,8 @@ class TrainConfig:
             faults.append(
                 f"freeze_ranges_from ({self.freeze_ranges_from}) must come after quantize_from ({self.quantize_from})"
             )
+        if self.engine == "ort" and self.precision == "bfloat16":
+            faults.append("the engine ort trains in float32 or float16; bfloat16 needs --engine torch")
         if self.keep_float and not self.quantize:
             faults.append("keep_float names layers to leave out of quantization, but quantize is False")
         if not self.task.has_training_data:

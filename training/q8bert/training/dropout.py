@@ -61,10 +61,10 @@ def dropout_to_inputs(model: ir.Model) -> None:
         if probability > 0:
             shape = tuple(size if isinstance(size, int) else str(size.value) for size in x.shape)
             found.append(DropoutInput(f"{_PREFIX}{len(found)}", shape, probability))
-            mask = ir.Value(name=found[-1].name, shape=x.shape, type=ir.TensorType(ir.DataType.FLOAT))
+            mask = ir.Value(name=found[-1].name, shape=x.shape, type=x.type)
             model.graph.inputs.append(mask)
             product = ir.node("Mul", [x, mask])
-            product.outputs[0].shape, product.outputs[0].type = x.shape, ir.TensorType(ir.DataType.FLOAT)
+            product.outputs[0].shape, product.outputs[0].type = x.shape, x.type
             model.graph.insert_before(node, product)
             replacement = product.outputs[0]
         node.outputs[0].replace_all_uses_with(replacement, replace_graph_outputs=True)
@@ -94,12 +94,15 @@ class DropoutMasks:
     Args:
         inputs: The masks to draw.
         device: Where they are needed.
+        dtype: Type of what they are multiplied with.
     """
 
-    def __init__(self, inputs: Sequence[DropoutInput], device: torch.device) -> None:
+    def __init__(
+        self, inputs: Sequence[DropoutInput], device: torch.device, dtype: torch.dtype = torch.float32
+    ) -> None:
         self._inputs = tuple(inputs)
         self._device = device
-        self._memory = torch.empty(0, device=device)
+        self._memory = torch.empty(0, device=device, dtype=dtype)
 
     def draw(self, *, batch: int, seq: int, seed: int) -> dict[str, Tensor]:
         """Draw all masks of one step.
@@ -110,13 +113,13 @@ class DropoutMasks:
             seed: Decides everything drawn.
 
         Returns:
-            Float32 masks by input name, 0 or ``1 / (1 - p)``; overwritten by the next call.
+            Masks by input name, 0 or ``1 / (1 - p)``; overwritten by the next call.
         """
         sizes = {"batch": batch, "seq": seq}
         shapes = [tuple(sizes[n] if isinstance(n, str) else n for n in item.shape) for item in self._inputs]
         starts = np.concatenate([[0], np.cumsum([int(np.prod(shape)) for shape in shapes], dtype=np.int64)])
         if self._memory.numel() < starts[-1]:
-            self._memory = torch.empty(int(starts[-1]), device=self._device)
+            self._memory = torch.empty(int(starts[-1]), device=self._device, dtype=self._memory.dtype)
         numbers = _uniform_16_bit(int(starts[-1]), seed, self._device)
         masks = {}
         for item, shape, start, end in zip(self._inputs, shapes, starts, starts[1:], strict=False):

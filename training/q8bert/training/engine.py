@@ -47,13 +47,14 @@ class Engine(Protocol):
 
     n_sites: int
 
-    def step(self, batch: Batch, amax: Tensor | None, *, seed: int) -> StepResult:
+    def step(self, batch: Batch, amax: Tensor | None, *, seed: int, loss_scale: float = 1.0) -> StepResult:
         """Run forward and backward in training mode, overwriting the weights' gradients.
 
         Args:
             batch: The rows.
             amax: Float32 ``(n_sites,)``, activation ranges; None leaves activations float, and observes them.
             seed: Non-negative, below 2**31; decides every random draw of this step (dropout).
+            loss_scale: Gradients are those of the loss times this.
 
         Returns:
             Loss, logits and observations.

@@ -32,6 +32,7 @@ from q8bert.training.sites import Site
 
 __all__ = ["append_gradients", "evaluation_graph", "export_forward"]
 
+_SCALED_LOSS = "scaled_loss"  # what the gradients are taken of
 _OPSET = 18  # the newest that ORT 1.19.2's gradient builder is safe with
 _WRAPPER_PREFIX = "quantized.model."
 
@@ -50,6 +51,7 @@ def quantize_activation(x: Tensor, scale: Tensor, site: int, /) -> Tensor:  # no
     Returns:
         ``clip(round_half_even(x / scale), -128, 127) * scale``; its gradient is zero where it clamped.
     """
+    dtype, x = x.dtype, x.float()  # the operator knows float32 only
     y, _inside = torch.onnx.ops.symbolic_multi_out(
         "com.microsoft::FakeQuant",
         (x, scale, torch.zeros(())),
@@ -58,7 +60,7 @@ def quantize_activation(x: Tensor, scale: Tensor, site: int, /) -> Tensor:  # no
         shapes=(x.shape, x.shape),
         version=1,
     )
-    return y
+    return y.to(dtype)
 
 
 def export_forward(
@@ -74,15 +76,16 @@ def export_forward(
         regression: Whether labels are scores (float32) or ids (int64).
 
     Returns:
-        Model with inputs ``input_names``, ``labels``, ``amax`` (if quantized), dropout masks, and one for each
-        parameter, and outputs ``loss``, ``logits`` and ``observations`` (if there are sites).
+        Model with inputs ``input_names``, ``labels``, ``loss_scale``, ``amax`` (if quantized), dropout masks, and one
+        for each parameter, and outputs ``loss``, ``logits``, ``scaled_loss`` and ``observations`` (if there are sites).
     """
     # a tensor of its own for each input: torch.export takes one tensor given twice for one input
     inputs = {name: torch.ones(2, 4, dtype=torch.int64) for name in input_names}
     inputs["labels"] = torch.zeros(2) if regression else torch.zeros(2, dtype=torch.int64)
     axes: dict[str, dict[int, str]] = {name: {0: "batch", 1: "seq"} for name in input_names}
     axes["labels"] = {0: "batch"}
-    outputs = ["loss", "logits"]
+    outputs = ["loss", "logits", _SCALED_LOSS]
+    inputs["loss_scale"] = torch.ones(())
     if sites and quantize:
         inputs["amax"] = torch.ones(len(sites))
     if sites:
@@ -98,11 +101,13 @@ def export_forward(
     return rewrite(graph, [_FuseGelu.rule()])  # type: ignore[no-untyped-call]
 
 
-def append_gradients(forward: ir.Model) -> onnx.ModelProto:
+def append_gradients(forward: ir.Model, *, expand_kernels: bool = True) -> onnx.ModelProto:
     """Append the backward pass.
 
     Args:
         forward: What :func:`export_forward` gave.
+        expand_kernels: Whether to replace kernels that are slow on the CPU, see
+            :mod:`~q8bert.training.gradient_kernels`; a GPU has fast ones.
 
     Returns:
         The same graph with one more output, ``<name>_grad``, for each parameter that the loss depends on. For an
@@ -125,12 +130,13 @@ def append_gradients(forward: ir.Model) -> onnx.ModelProto:
     options.log_severity_level = 3
     try:
         transformed = _pybind_state.get_optimized_model(proto.SerializeToString(), trainable, options)
-        builder = _pybind_state.GradientGraphBuilder(transformed, {"loss"}, trainable, "loss", options)
+        builder = _pybind_state.GradientGraphBuilder(transformed, {_SCALED_LOSS}, trainable, _SCALED_LOSS, options)
         builder.build()
         built = ir.serde.deserialize_model(onnx.load_model_from_string(builder.get_model()))
     except RuntimeError as error:
         raise ExportError(f"ONNX Runtime could not build the gradient graph: {error}") from error
-    expand_gradient_kernels(built)
+    if expand_kernels:
+        expand_gradient_kernels(built)
     return ir.serde.serialize_model(built)
 
 
@@ -180,22 +186,26 @@ class _ForwardAndLoss(nn.Module):
 
     def forward(
         self,
+        *,
         input_ids: Tensor,
         attention_mask: Tensor,
         labels: Tensor,
+        loss_scale: Tensor,
         token_type_ids: Tensor | None = None,
         amax: Tensor | None = None,
     ) -> tuple[Tensor, ...]:
         logits, observations = self.quantized(input_ids, attention_mask, token_type_ids, amax, observe=self._observe)
-        loss = classification_loss(logits, labels)
-        return (loss, logits, observations) if self._observe else (loss, logits)
+        loss = classification_loss(logits.float(), labels)
+        results = (loss, logits.float(), loss * loss_scale)
+        return (*results, observations.float()) if self._observe else results
 
 
 class _FuseGelu(pattern.RewriteRuleClassBase):
     """The exporter's Erf chain → one ``com.microsoft::Gelu``, whose gradient ORT computes in one kernel."""
 
     def pattern(self, op: Any, x: Any) -> Any:
-        return op.Mul(x, op.Mul(0.5, op.Add(op.Erf(op.Div(x, math.sqrt(2))), 1.0)))
+        root = pattern.Constant(math.sqrt(2), rel_tol=1e-3)  # it may come in half precision
+        return op.Mul(x, op.Mul(0.5, op.Add(op.Erf(op.Div(x, root)), 1.0)))
 
     def rewrite(self, op: Any, x: Any) -> Any:
         return op.Gelu(x, _domain="com.microsoft")

@@ -11,6 +11,7 @@ long as the elementary operators below. The formulas are the operators' own deri
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -26,12 +27,18 @@ def expand_gradient_kernels(model: ir.Model) -> None:
     Args:
         model: What ONNX Runtime's gradient builder made.
     """
+    half = any(value.dtype == ir.DataType.FLOAT16 for value in model.graph.inputs)
     for node in list(model.graph):
-        expand = _EXPANSIONS.get(node.op_type)
-        if expand is None:
+        if node.op_type not in _EXPANSIONS or (node.op_type == "SliceGrad" and not half):
             continue
+        expand, n_floats = _EXPANSIONS[node.op_type]
         steps = tape.Tape()
-        results = expand(steps, node)
+        inputs = list(node.inputs)
+        if half:  # computed in float32; an input that is float32 already loses nothing by the Cast
+            inputs[:n_floats] = [_cast(steps, value, ir.DataType.FLOAT) for value in inputs[:n_floats]]
+        results = expand(steps, inputs, node)
+        if half:
+            results = [_cast(steps, value, ir.DataType.FLOAT16) for value in results]
         model.graph.insert_before(node, steps.nodes)
         for old, new in zip(node.outputs, results, strict=False):
             new.name, old.name = old.name, f"{old.name}_before"
@@ -39,8 +46,8 @@ def expand_gradient_kernels(model: ir.Model) -> None:
         model.graph.remove(node, safe=True)
 
 
-def _layer_norm(steps: tape.Tape, node: ir.Node) -> list[ir.Value]:
-    dy, x, gamma, mean, inv_std = node.inputs[:5]
+def _layer_norm(steps: tape.Tape, inputs: Sequence[ir.Value | None], _: ir.Node) -> list[ir.Value]:
+    dy, x, gamma, mean, inv_std = inputs[:5]
     normal = steps.op("Mul", [steps.op("Sub", [x, mean]), inv_std])
     g = steps.op("Mul", [dy, gamma])
     along = steps.op("ReduceMean", [steps.op("Mul", [g, normal]), _ints(steps, [-1])])
@@ -55,8 +62,8 @@ def _layer_norm(steps: tape.Tape, node: ir.Node) -> list[ir.Value]:
     return [dx, d_gamma, d_beta]
 
 
-def _gelu(steps: tape.Tape, node: ir.Node) -> list[ir.Value]:
-    dy, x = node.inputs[:2]
+def _gelu(steps: tape.Tape, inputs: Sequence[ir.Value | None], _: ir.Node) -> list[ir.Value]:
+    dy, x = inputs[:2]
     scaled = steps.op("Mul", [x, _float(steps, math.sqrt(0.5))])
     phi_integral = steps.op(
         "Mul", [steps.op("Add", [steps.op("Erf", [scaled]), _float(steps, 1.0)]), _float(steps, 0.5)]
@@ -66,17 +73,24 @@ def _gelu(steps: tape.Tape, node: ir.Node) -> list[ir.Value]:
     return [steps.op("Mul", [dy, steps.op("Add", [phi_integral, slope])])]
 
 
-def _softmax(steps: tape.Tape, node: ir.Node) -> list[ir.Value]:
-    dy, y = node.inputs[:2]
+def _softmax(steps: tape.Tape, inputs: Sequence[ir.Value | None], node: ir.Node) -> list[ir.Value]:
+    dy, y = inputs[:2]
     axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
     along = steps.op("ReduceSum", [steps.op("Mul", [dy, y]), _ints(steps, [axis])])
     return [steps.op("Mul", [steps.op("Sub", [dy, along]), y])]
 
 
-_EXPANSIONS: dict[str, Any] = {
-    "LayerNormalizationGrad": _layer_norm,
-    "GeluGrad": _gelu,
-    "SoftmaxGrad_13": _softmax,
+def _slice(steps: tape.Tape, inputs: Sequence[ir.Value | None], node: ir.Node) -> list[ir.Value]:
+    # fast, but it knows no float16: the same between two casts
+    return [steps.op("SliceGrad", inputs, node.attributes, domain=node.domain)]
+
+
+# operator → what replaces it, and how many of its inputs, the first ones, are floats
+_EXPANSIONS: dict[str, tuple[Any, int]] = {
+    "LayerNormalizationGrad": (_layer_norm, 5),
+    "GeluGrad": (_gelu, 2),
+    "SoftmaxGrad_13": (_softmax, 2),
+    "SliceGrad": (_slice, 1),
 }
 
 
@@ -84,6 +98,12 @@ def _width(gamma: ir.Value | None) -> int:
     if gamma is None or gamma.shape is None or not isinstance(gamma.shape[-1], int):
         raise ValueError("a LayerNormalization whose width is not known")
     return gamma.shape[-1]
+
+
+def _cast(steps: tape.Tape, value: ir.Value | None, dtype: ir.DataType) -> ir.Value:
+    cast = steps.op("Cast", [value], {"to": dtype.value})
+    cast.shape = None if value is None else value.shape
+    return cast
 
 
 def _ints(steps: tape.Tape, values: list[int]) -> ir.Value:

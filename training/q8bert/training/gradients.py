@@ -44,6 +44,7 @@ def mean_gradients(
     amax: Tensor | None,
     seeds: Sequence[int],
     processes: Processes,
+    loss_scale: float = 1.0,
 ) -> StepResult:
     """Run a step's forward and backward passes and leave the mean gradient in the weights' gradient buffers.
 
@@ -55,18 +56,38 @@ def mean_gradients(
         amax: Ranges, or None while nothing is quantized.
         seeds: One for each batch.
         processes: Those that share the step.
+        loss_scale: What the loss is multiplied by on the way; the gradients are divided by it again.
 
     Returns:
         Mean loss and largest observations over all rows; logits of this process's last pass.
     """
+    result = _scaled_gradients(
+        engine, weights, batches, n_rows=n_rows, amax=amax, seeds=seeds, processes=processes, loss_scale=loss_scale
+    )
+    if loss_scale != 1.0:
+        weights.gradient.mul_(1.0 / loss_scale)
+    return result
+
+
+def _scaled_gradients(
+    engine: Engine,
+    weights: TrainableWeights,
+    batches: Sequence[Batch],
+    *,
+    n_rows: int,
+    amax: Tensor | None,
+    seeds: Sequence[int],
+    processes: Processes,
+    loss_scale: float,
+) -> StepResult:
     if processes.count == 1 and len(batches) == 1:
-        return engine.step(batches[0], amax, seed=seeds[0])
+        return engine.step(batches[0], amax, seed=seeds[0], loss_scale=loss_scale)
     gradient = torch.zeros_like(weights.gradient)
     loss = torch.zeros((), dtype=torch.float64, device=gradient.device)
     observations = torch.zeros(engine.n_sites, device=gradient.device)
     logits = torch.zeros(0)
     for batch, seed in zip(batches, seeds, strict=True):
-        result = engine.step(batch, amax, seed=seed)
+        result = engine.step(batch, amax, seed=seed, loss_scale=loss_scale)
         share = len(batch.labels) / n_rows
         gradient.add_(weights.gradient, alpha=share)
         loss += share * result.loss

@@ -23,7 +23,7 @@ from q8bert.training.weights import TrainableWeights
 
 __all__ = ["MakePrograms", "OrtEngine"]
 
-_NUMPY_TYPES = {torch.float32: np.float32, torch.int64: np.int64}
+_NUMPY_TYPES = {torch.float32: np.float32, torch.float16: np.float16, torch.int64: np.int64}
 
 
 class MakePrograms(Protocol):
@@ -42,11 +42,19 @@ class OrtEngine:
         weights: Tensors to read and gradients to write; their addresses must not change.
         n_sites: Activations that the programs observe; 0 for a float model.
         n_outputs: Width of the logits.
+        precision: ``float32`` or ``float16``, as the programs were built.
         threads: CPU threads; 0 leaves the choice to ONNX Runtime.
     """
 
     def __init__(
-        self, make_programs: MakePrograms, weights: TrainableWeights, *, n_sites: int, n_outputs: int, threads: int = 0
+        self,
+        make_programs: MakePrograms,
+        weights: TrainableWeights,
+        *,
+        n_sites: int,
+        n_outputs: int,
+        precision: str = "float32",
+        threads: int = 0,
     ) -> None:
         self.n_sites = n_sites
         self._make_programs = make_programs
@@ -57,8 +65,12 @@ class OrtEngine:
         self._loss = torch.zeros((), device=self._device)
         self._observations = torch.zeros(n_sites, device=self._device)
         self._sessions: _Sessions | None = None
+        self._dtype: torch.dtype = getattr(torch, precision)
+        # what the programs read and write: the weights' own buffers, or copies in the programs' precision
+        self._read = {name: tensor.to(self._dtype) for name, tensor in weights.effective.items()}
+        self._written = {name: tensor.to(self._dtype) for name, tensor in weights.gradients.items()}
 
-    def step(self, batch: Batch, amax: Tensor | None, *, seed: int) -> StepResult:
+    def step(self, batch: Batch, amax: Tensor | None, *, seed: int, loss_scale: float = 1.0) -> StepResult:
         """Run forward and backward; see :class:`q8bert.training.engine.Engine`."""
         sessions = self._ready(amax)
         logits = torch.empty(len(batch.labels), self._n_outputs, device=self._device)
@@ -66,20 +78,33 @@ class OrtEngine:
         inputs = {
             **batch.inputs,
             "labels": batch.labels,
+            "loss_scale": torch.tensor(loss_scale),
             **sessions.dropout.draw(batch=batch_size, seq=length, seed=seed),
         }
+        self._copy_weights()
         sessions.training.run(inputs if amax is None else {**inputs, "amax": amax}, logits)
         for name in sessions.tables:
             ids, rows = sessions.training.output(f"{name}_ids"), sessions.training.output(f"{name}_rows_grad")
-            self._weights.gradients[name].zero_().index_add_(0, ids.flatten(), rows.flatten(0, -2))
+            gradient = self._weights.gradients[name].zero_()
+            gradient.index_add_(0, ids.flatten(), rows.flatten(0, -2).to(gradient.dtype))
+        if self._dtype != torch.float32:
+            for name in self._written.keys() - set(sessions.tables):
+                self._weights.gradients[name].copy_(self._written[name])
         self._weights.clear_padding_gradients()
         return StepResult(self._loss.item(), logits, self._observations.clone())
 
     def logits(self, inputs: Mapping[str, Tensor], amax: Tensor | None) -> Tensor:
         """Run forward in evaluation mode; see :class:`q8bert.training.engine.Engine`."""
         logits = torch.empty(len(inputs["input_ids"]), self._n_outputs, device=self._device)
-        self._ready(amax).evaluation.run(dict(inputs) if amax is None else {**inputs, "amax": amax}, logits)
+        sessions = self._ready(amax)
+        self._copy_weights()
+        sessions.evaluation.run(dict(inputs) if amax is None else {**inputs, "amax": amax}, logits)
         return logits
+
+    def _copy_weights(self) -> None:
+        if self._dtype != torch.float32:
+            for name, tensor in self._weights.effective.items():
+                self._read[name].copy_(tensor)
 
     def _ready(self, amax: Tensor | None) -> "_Sessions":
         quantize = amax is not None
@@ -93,17 +118,17 @@ class OrtEngine:
         training = _Session(programs.training, self._device, self._threads)
         evaluation = _Session(programs.evaluation, self._device, self._threads)
         for session in (training, evaluation):
-            for name, tensor in self._weights.effective.items():
+            for name, tensor in self._read.items():
                 session.bind_input(name, tensor)
         training.bind_output("loss", self._loss)
         training.bind_output("observations", self._observations)
-        for name, gradient in self._weights.gradients.items():
+        for name, gradient in self._written.items():
             training.bind_output(f"{name}_grad", gradient)
         tables = tuple(name for name in self._weights.gradients if f"{name}_rows_grad" in training.outputs)
         for name in tables:
             training.leave_output_to_ort(f"{name}_ids")
             training.leave_output_to_ort(f"{name}_rows_grad")
-        dropout = DropoutMasks(read_dropout_inputs(training.metadata), self._device)
+        dropout = DropoutMasks(read_dropout_inputs(training.metadata), self._device, self._dtype)
         return _Sessions(quantize, training, evaluation, tables, dropout)
 
 

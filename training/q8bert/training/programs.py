@@ -6,15 +6,18 @@ content: the model's modules and configuration, the sites, the options, the vers
 and q8bert's own source. An entry is a zip file, whose checksums find damage.
 """
 
+import copy
 import hashlib
 import io
 import json
 import zipfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import torch
 from torch import nn
 
 from q8bert.spec.files import write_bytes
@@ -39,7 +42,14 @@ class Programs:
 
 
 def build_programs(
-    model: nn.Module, sites: Sequence[Site], *, quantize: bool, input_names: Sequence[str], regression: bool
+    model: nn.Module,
+    sites: Sequence[Site],
+    *,
+    quantize: bool,
+    input_names: Sequence[str],
+    regression: bool,
+    precision: str = "float32",
+    device_type: str = "cpu",
 ) -> Programs:
     """Export a model and append its gradients.
 
@@ -49,6 +59,8 @@ def build_programs(
         quantize: False leaves activations float, for the steps before quantization starts.
         input_names: Inputs that the model takes.
         regression: Whether labels are scores.
+        precision: ``float32`` or ``float16``, the type of parameters, activations and gradients in the programs.
+        device_type: ``cpu`` or ``cuda``; decides which gradient kernels are written out.
 
     Returns:
         Both programs.
@@ -56,8 +68,11 @@ def build_programs(
     Raises:
         ExportError: If torch or ONNX Runtime cannot make them.
     """
+    if precision != "float32":
+        model = copy.deepcopy(model).to(getattr(torch, precision))
     forward = export_forward(model, sites, quantize=quantize, input_names=input_names, regression=regression)
-    return Programs(append_gradients(forward).SerializeToString(), evaluation_graph(forward).SerializeToString())
+    training = append_gradients(forward, expand_kernels=device_type == "cpu")
+    return Programs(training.SerializeToString(), evaluation_graph(forward).SerializeToString())
 
 
 def cached_programs(
@@ -67,6 +82,8 @@ def cached_programs(
     quantize: bool,
     input_names: Sequence[str],
     regression: bool,
+    precision: str,
+    device_type: str,
     cache_dir: Path,
     report: Callable[[str], None],
 ) -> Programs:
@@ -78,6 +95,8 @@ def cached_programs(
         quantize: False leaves activations float.
         input_names: Inputs that the model takes.
         regression: Whether labels are scores.
+        precision: As in :func:`build_programs`.
+        device_type: As in :func:`build_programs`.
         cache_dir: Folder of the cache; made where it is missing.
         report: Called with a sentence on what happens.
 
@@ -87,8 +106,11 @@ def cached_programs(
     Raises:
         ExportError: If torch or ONNX Runtime cannot make them.
     """
-    name = entry_name(model, sites, quantize=quantize, input_names=input_names, regression=regression)
-    path = cache_dir / f"{name}.zip"
+    options: dict[str, Any] = {
+        "quantize": quantize, "input_names": tuple(input_names), "regression": regression, "precision": precision,
+        "device_type": device_type,
+    }  # fmt: skip
+    path = cache_dir / f"{entry_name(model, sites, options)}.zip"
     if path.is_file():
         try:
             programs = _unpacked(path.read_bytes())
@@ -98,7 +120,7 @@ def cached_programs(
             report(f"training graph from the cache, {path}")
             return programs
     report("building the training graph for ONNX Runtime (some ten seconds; kept for the next time)")
-    programs = build_programs(model, sites, quantize=quantize, input_names=input_names, regression=regression)
+    programs = build_programs(model, sites, **options)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         write_bytes(path, _packed(programs))
@@ -107,17 +129,13 @@ def cached_programs(
     return programs
 
 
-def entry_name(
-    model: nn.Module, sites: Sequence[Site], *, quantize: bool, input_names: Sequence[str], regression: bool
-) -> str:
+def entry_name(model: nn.Module, sites: Sequence[Site], options: Mapping[str, object]) -> str:
     """Return a hash of everything that decides the programs.
 
     Args:
         model: Float Hugging Face classifier.
         sites: Activations to observe, and to quantize.
-        quantize: Whether they are quantized.
-        input_names: Inputs that the model takes.
-        regression: Whether labels are scores.
+        options: The other arguments of :func:`build_programs`.
 
     Returns:
         Hexadecimal digits.
@@ -128,7 +146,7 @@ def entry_name(
         "parameters": [(name, str(value.dtype), list(value.shape)) for name, value in model.named_parameters()],
         "config": {} if config is None else {k: v for k, v in config.to_dict().items() if k != "_name_or_path"},
         "sites": [[site.name, *site.linears] for site in sites],
-        "options": [quantize, list(input_names), regression],
+        "options": dict(options),
         "versions": library_versions(),
         "source": [
             hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(__file__).parent.glob("*.py"))

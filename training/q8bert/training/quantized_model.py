@@ -68,8 +68,9 @@ class QuantizedModel(nn.Module):
         observations: list[Tensor] = []
         # An additive float mask that broadcasts over heads and queries. Handed a two-dimensional mask, the
         # model would build this itself, with twenty more nodes of shape arithmetic in the exported graph.
-        minimum = torch.finfo(torch.float32).min
-        additive_mask = ((1.0 - attention_mask.float()) * minimum).unsqueeze(1).unsqueeze(2)  # (batch, 1, 1, seq)
+        dtype = next(self.model.parameters()).dtype
+        hidden = (1.0 - attention_mask.to(dtype)) * torch.finfo(dtype).min
+        additive_mask = hidden.unsqueeze(1).unsqueeze(2)  # (batch, 1, 1, seq)
         kwargs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": additive_mask}
         if token_type_ids is not None:
             kwargs["token_type_ids"] = token_type_ids

@@ -18,6 +18,7 @@ from q8bert.training.checkpoint import Checkpoint, Progress, prune_checkpoints, 
 from q8bert.training.config import TrainConfig
 from q8bert.training.device import resolve_device
 from q8bert.training.engine import Engine
+from q8bert.training.loss_scale import LossScale
 from q8bert.training.model_source import load_source_model
 from q8bert.training.optimization import adamw
 from q8bert.training.ort_engine import OrtEngine
@@ -27,9 +28,10 @@ from q8bert.training.quantized_model import QuantizedModel
 from q8bert.training.ranges import RangeState
 from q8bert.training.run_folder import best_checkpoint, newest_checkpoint, prepare_folder
 from q8bert.training.run_log import RunLog
+from q8bert.training.schedule import Schedule, make_schedule, rows_per_step
 from q8bert.training.sites import find_sites, matching_layers
 from q8bert.training.torch_engine import TorchEngine, quantize_activation
-from q8bert.training.trainer import Parts, Schedule, TrainingState, train_steps
+from q8bert.training.trainer import Parts, TrainingState, train_steps
 from q8bert.training.weights import TrainableWeights, prepare_weights, quantized_parameters
 
 __all__ = ["RunResult", "train"]
@@ -49,6 +51,7 @@ class RunResult:
         n_steps: Optimizer steps in all.
         skipped: Malformed rows that were left out, one line each.
         float_layers: Linear and Embedding layers that were left in float on request.
+        n_skipped_steps: Steps left out because a float16 gradient overflowed.
     """
 
     path: Path
@@ -57,6 +60,7 @@ class RunResult:
     n_steps: int
     skipped: tuple[str, ...] = ()
     float_layers: tuple[str, ...] = ()
+    n_skipped_steps: int = 0
 
 
 def train(
@@ -100,6 +104,7 @@ class _Run:
         self, config: TrainConfig, device: torch.device, processes: Processes, threads: int, report: Report
     ) -> None:
         self._config = config
+        self._device = device
         self._processes = processes
         self._threads = threads
         self._report = report
@@ -139,15 +144,20 @@ class _Run:
         weights = prepare_weights(self._model, quantized)
         optimizer = adamw(weights.masters, weight_decay=config.weight_decay)
         state = self._first_state(optimizer)
-        schedule = _schedule(config, self._train, n_processes=self._processes.count)
+        schedule = make_schedule(config, self._train, n_processes=self._processes.count)
         if not schedule.is_over(state.progress):
             state = self._train_on(optimizer, weights, state, schedule, show_step)
         self._processes.wait()  # the last checkpoint is written
         best = best_checkpoint(config.output_dir)
         return RunResult(
-            config.output_dir, best.progress.step, best.progress.metrics, state.progress.step, self._skipped,
-            self._float_layers,
-        )  # fmt: skip
+            path=config.output_dir,
+            best_step=best.progress.step,
+            metrics=best.progress.metrics,
+            n_steps=state.progress.step,
+            skipped=self._skipped,
+            float_layers=self._float_layers,
+            n_skipped_steps=state.loss_scale.n_skipped,
+        )
 
     def _train_on(
         self,
@@ -172,10 +182,10 @@ class _Run:
     def _first_state(self, optimizer: torch.optim.Optimizer) -> TrainingState:
         resume: Checkpoint | None = newest_checkpoint(self._config.output_dir)
         if resume is None:
-            return TrainingState(self._first_ranges(), Progress())
+            return TrainingState(self._first_ranges(), Progress(), _first_loss_scale(self._config))
         restore(self._model, optimizer, resume)
         self._report(f"going on from step {resume.progress.step}")
-        return TrainingState(resume.ranges, resume.progress)
+        return TrainingState(resume.ranges, resume.progress, resume.loss_scale)
 
     def _first_ranges(self) -> RangeState:
         config = self._config
@@ -185,7 +195,7 @@ class _Run:
         return calibrate(
             QuantizedModel(self._model, self._sites, quantize_activation),
             self._train,
-            rows_per_step=_rows_per_step(config, self._processes.count),
+            rows_per_step=rows_per_step(config, n_processes=self._processes.count),
             batch_size=config.batch_size,
             n_batches=config.calibration_batches,
             seed=config.seed,
@@ -197,7 +207,7 @@ class _Run:
     def _engine(self, weights: TrainableWeights) -> Engine:
         config = self._config
         if config.engine == "torch":
-            return TorchEngine(self._model, self._sites, weights)
+            return TorchEngine(self._model, self._sites, weights, precision=config.precision)
         if self._processes.count > 1:  # one builds, the others find the programs in the cache
             for quantize in {config.quantize, config.quantize and config.quantize_from == 0}:
                 if self._processes.is_first:
@@ -208,6 +218,7 @@ class _Run:
             weights,
             n_sites=len(self._sites),
             n_outputs=config.task.n_outputs,
+            precision=config.precision,
             threads=self._threads,
         )
 
@@ -218,6 +229,8 @@ class _Run:
             quantize=quantize,
             input_names=self._source.input_names,
             regression=self._config.task.is_regression,
+            precision=self._config.precision,
+            device_type=self._device.type,
             cache_dir=self._config.cache_dir or user_cache_path("q8bert") / "graphs",
             report=self._report,
         )
@@ -239,6 +252,7 @@ class _Run:
             ranges=state.ranges,
             sites=self._sites,
             progress=progress,
+            loss_scale=state.loss_scale,
             input_names=self._source.input_names,
             pad_token_id=self._source.pad_token_id,
         )
@@ -256,30 +270,7 @@ class _Run:
         )
 
 
-def _rows_per_step(config: TrainConfig, n_processes: int) -> int:
-    return config.batch_size * config.gradient_accumulation * n_processes
-
-
-def _schedule(config: TrainConfig, train: TokenizedSplit, *, n_processes: int) -> Schedule:
-    rows_per_step = _rows_per_step(config, n_processes)
-    steps_per_epoch = train.steps_per_epoch(rows_per_step)
-    n_steps = config.max_steps or config.epochs * steps_per_epoch
-    return Schedule(
-        n_steps=n_steps,
-        steps_per_epoch=steps_per_epoch,
-        quantize_from=int(config.quantize_from * n_steps) if config.quantize else 0,
-        freeze_ranges_from=int(config.freeze_ranges_from * n_steps),
-        eval_every=config.eval_every or steps_per_epoch,
-        save_every=config.save_every,
-        rows_per_step=rows_per_step,
-        batch_size=config.batch_size,
-        eval_batch_size=config.eval_batch_size,
-        patience=config.patience,
-        learning_rate=config.learning_rate,
-        end_learning_rate=config.end_learning_rate,
-        warmup_ratio=config.warmup_ratio,
-        decay_power=config.decay_power,
-        max_grad_norm=config.max_grad_norm,
-        seed=config.seed,
-        log_every=config.log_every,
-    )
+def _first_loss_scale(config: TrainConfig) -> LossScale:
+    if config.precision != "float16":
+        return LossScale()
+    return LossScale(config.loss_scale, config.loss_scale_factor, config.loss_scale_window)

@@ -17,7 +17,8 @@ __all__ = ["TorchEngine", "quantize_activation"]
 
 def quantize_activation(x: Tensor, scale: Tensor, site: int, /) -> Tensor:  # noqa: ARG001 - every quantizer is told the site
     """Fake-quantize one activation in torch, see :class:`~q8bert.training.quantized_model.ActivationQuantizer`."""
-    return fake_quantize(x, scale)
+    # in float32 whatever the precision of x: float16 cannot tell the borders between codes apart
+    return fake_quantize(x.float(), scale).to(x.dtype)
 
 
 class TorchEngine:
@@ -27,19 +28,23 @@ class TorchEngine:
         model: The float classifier.
         sites: Where activations are quantized; empty for float training.
         weights: Tensors to read and gradients to write.
+        precision: ``float32``, or what torch's autocast runs the large products in.
     """
 
-    def __init__(self, model: nn.Module, sites: Sequence[Site], weights: TrainableWeights) -> None:
+    def __init__(
+        self, model: nn.Module, sites: Sequence[Site], weights: TrainableWeights, *, precision: str = "float32"
+    ) -> None:
         self._model = QuantizedModel(model, sites, quantize_activation)
         self._weights = weights
         self._device = weights.gradient.device
+        self._dtype: torch.dtype = getattr(torch, precision)
         self.n_sites = len(sites)
         self._leaves = {f"model.{name}": tensor.detach().requires_grad_() for name, tensor in weights.effective.items()}
         for name, gradient in weights.gradients.items():
             # autograd adds into an existing .grad in place, so gradients land in the shared memory
             self._leaves[f"model.{name}"].grad = gradient
 
-    def step(self, batch: Batch, amax: Tensor | None, *, seed: int) -> StepResult:
+    def step(self, batch: Batch, amax: Tensor | None, *, seed: int, loss_scale: float = 1.0) -> StepResult:
         """Run forward and backward; see :class:`q8bert.training.engine.Engine`."""
         self._weights.gradient.zero_()
         self._model.train()
@@ -47,7 +52,7 @@ class TorchEngine:
             torch.manual_seed(seed)
             logits, observations = self._run(batch.inputs, amax, observe=True)
         loss = classification_loss(logits, batch.labels.to(self._device))
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss * loss_scale).backward()  # type: ignore[no-untyped-call]
         return StepResult(loss.item(), logits.detach(), observations)
 
     def logits(self, inputs: Mapping[str, Tensor], amax: Tensor | None) -> Tensor:
@@ -59,7 +64,8 @@ class TorchEngine:
     def _run(self, inputs: Mapping[str, Tensor], amax: Tensor | None, *, observe: bool) -> tuple[Tensor, Tensor]:
         moved = {name: tensor.to(self._device) for name, tensor in inputs.items()}
         amax = None if amax is None else amax.to(self._device)
-        result: tuple[Tensor, Tensor] = functional_call(
-            self._model, self._leaves, kwargs={**moved, "amax": amax, "observe": observe}
-        )
-        return result
+        with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
+            logits, observations = functional_call(
+                self._model, self._leaves, kwargs={**moved, "amax": amax, "observe": observe}
+            )
+        return logits.float(), observations.float()

@@ -15,60 +15,20 @@ from torch import Tensor
 
 from q8bert.glue.metrics import score
 from q8bert.glue.tasks import Task
-from q8bert.spec.errors import CalibrationError
 from q8bert.training.batches import TokenizedSplit, shared_out
 from q8bert.training.checkpoint import Progress
 from q8bert.training.engine import Engine
 from q8bert.training.gradients import clip_gradients_, mean_gradients, step_seed
+from q8bert.training.loss_scale import LossScale
 from q8bert.training.optimization import learning_rate_at
 from q8bert.training.processes import Processes
 from q8bert.training.ranges import RangeState
+from q8bert.training.schedule import Schedule
 from q8bert.training.weights import TrainableWeights
 
-__all__ = ["Schedule", "TrainingState", "evaluate_split", "train_steps"]
+__all__ = ["Parts", "TrainingState", "evaluate_split", "train_steps"]
 
 Log = Callable[..., None]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """When what happens, counted in optimizer steps, and with which numbers; see ``TrainConfig`` for their meaning.
-
-    Attributes:
-        n_steps: Steps in all.
-        steps_per_epoch: Steps that pass over the training split once.
-        quantize_from: First step with quantization.
-        freeze_ranges_from: First step whose observations are no longer learned from.
-        eval_every: Steps between evaluations.
-        save_every: Steps between checkpoints besides those at evaluations; 0 for none.
-        rows_per_step: Rows of a step, over all processes and forward passes.
-    """
-
-    n_steps: int
-    steps_per_epoch: int
-    quantize_from: int
-    freeze_ranges_from: int
-    eval_every: int
-    save_every: int
-    rows_per_step: int
-    batch_size: int
-    eval_batch_size: int
-    patience: int
-    learning_rate: float
-    end_learning_rate: float
-    warmup_ratio: float
-    decay_power: float
-    max_grad_norm: float
-    seed: int
-    log_every: int
-
-    def is_over(self, progress: Progress) -> bool:
-        """Whether all steps are done, or the score has not risen for too long."""
-        return progress.step >= self.n_steps or 0 < self.patience <= progress.evaluations_since_best
-
-    def is_quantized(self, step: int) -> bool:
-        """Whether a step, counted from 0, runs quantized."""
-        return step >= self.quantize_from
 
 
 @dataclass(frozen=True)
@@ -78,10 +38,12 @@ class TrainingState:
     Attributes:
         ranges: Moving averages of the activation ranges; no sites for a float model.
         progress: Steps and scores so far.
+        loss_scale: What the loss is multiplied by; fixed at 1 but in float16.
     """
 
     ranges: RangeState
     progress: Progress
+    loss_scale: LossScale
 
     @property
     def amax(self) -> Tensor | None:
@@ -142,7 +104,7 @@ def train_steps(
         step = state.progress.step
         is_evaluated = step % schedule.eval_every == 0 or step == schedule.n_steps
         if is_evaluated:
-            train_loss = state.progress.loss_sum / state.progress.loss_count
+            train_loss = state.progress.loss_sum / max(1, state.progress.loss_count)
             state = _evaluated(parts, state, schedule)
             log(
                 "dev", step=step, epoch=round(step / schedule.steps_per_epoch, 3), train_loss=train_loss,
@@ -203,24 +165,26 @@ def _one_step(
         amax=state.amax if schedule.is_quantized(step) else None,
         seeds=[step_seed(schedule.seed, step=step, rank=rank, part=part) for part in range(len(passes))],
         processes=parts.processes,
+        loss_scale=state.loss_scale.scale,
     )
     norm = clip_gradients_(parts.weights.gradient, max_norm=schedule.max_grad_norm)
-    if not np.isfinite(norm):
-        raise CalibrationError(
-            f"the gradients of step {step + 1} are not finite: training has diverged. Lower --learning-rate"
-        )
-    parts.optimizer.step()
+    ranges, loss_scale = state.ranges, state.loss_scale
+    progress = replace(progress, step=step + 1)
+    if np.isfinite(norm):
+        parts.optimizer.step()
+        loss_scale = loss_scale.after_step()
+        progress = replace(progress, loss_sum=progress.loss_sum + result.loss, loss_count=progress.loss_count + 1)
+        if len(result.observations) and step < schedule.freeze_ranges_from:
+            ranges = ranges.observe(result.observations.cpu())
+    else:
+        loss_scale = loss_scale.after_overflow()
+        log("skipped", step=step + 1, loss_scale=loss_scale.scale, n_skipped=loss_scale.n_skipped)
     parts.weights.refresh(quantize=schedule.is_quantized(step + 1))
-    ranges = state.ranges
-    if len(result.observations) and step < schedule.freeze_ranges_from:
-        ranges = ranges.observe(result.observations.cpu())
-    progress = replace(
-        progress, step=step + 1, loss_sum=progress.loss_sum + result.loss, loss_count=progress.loss_count + 1
-    )
     show_step(step + 1, schedule.n_steps, result.loss)
-    if (step + 1) % schedule.log_every == 0:
-        log("train", step=step + 1, loss=result.loss, learning_rate=rate, grad_norm=norm)
-    return TrainingState(ranges, progress)
+    if (step + 1) % schedule.log_every == 0 and np.isfinite(norm):
+        scale = {"loss_scale": loss_scale.scale} if loss_scale.is_dynamic else {}
+        log("train", step=step + 1, loss=result.loss, learning_rate=rate, grad_norm=norm, **scale)
+    return TrainingState(ranges, progress, loss_scale)
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> float:
@@ -256,4 +220,4 @@ def _evaluated(parts: Parts, state: TrainingState, schedule: Schedule) -> Traini
         progress = replace(progress, best_step=progress.step, best_metric=main, evaluations_since_best=0)
     else:
         progress = replace(progress, evaluations_since_best=progress.evaluations_since_best + 1)
-    return TrainingState(state.ranges, progress)
+    return replace(state, progress=progress)
