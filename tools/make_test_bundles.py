@@ -64,7 +64,7 @@ def make_data(folder: Path) -> None:
     def n_good(text: str) -> int:
         return sum(word in GOOD for word in text.split())
 
-    for split, n_rows in (("train", 1200), ("dev", 200)):
+    for split, n_rows in (("train", 600), ("dev", 200)):
         texts = [sentence(rng.random()) for _ in range(n_rows)]
         rows = [f"{text}\t{int(n_good(text) > sum(word in BAD for word in text.split()))}" for text in texts]
         _write(folder / "SST-2" / f"{split}.tsv", "sentence\tlabel", rows)

@@ -6,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from q8bert.export import export
-from q8bert.export.parity import compare
-from q8bert.glue.tasks import glue_task
-from q8bert.spec.errors import CheckpointError, ExportError, ParityError
-from q8bert.training.batches import TokenizedSplit
+from q8bert.runtime import evaluate
+from q8bert.spec.errors import CheckpointError, ConfigError, ExportError
 from q8bert.training.run_folder import best_checkpoint
 
 
@@ -62,44 +61,34 @@ def test_missing_data_and_missing_checkpoints_are_named(small: Any, tmp_path: Pa
         export(run, tmp_path / "bundle")
 
 
-class _Fixed:
-    """Gives logits that were decided beforehand, as engine and as session."""
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "n_integer_ops"), [("dynamic", "MatMulInteger"), ("static", "QuantizeLinear")])
+def test_baselines_are_bundles_of_the_same_form(small: Any, tmp_path: Path, method: str, n_integer_ops: str) -> None:
+    bundle, report = export(small.run("SST-2", "float32"), tmp_path / "bundle", quantization=method)
+    assert (report.quantization, report.precision, report.parity, report.saturation) == (method, "int8", None, None)
+    assert report.fusion.n_integer == 14  # six Linear layers in each of two layers, pooler and classifier
+    assert report.fusion.n_float == 0
+    assert bundle.manifest.quantization["method"] == method
+    operators = {node.op_type for node in onnx.load(bundle.model_path).graph.node}
+    assert n_integer_ops in operators
+    scores = (
+        evaluate(bundle.path, small.data("SST-2")).metrics,
+        evaluate(small.bundle("SST-2", "float32"), small.data("SST-2")).metrics,
+    )
+    assert scores[0]["accuracy"] == pytest.approx(scores[1]["accuracy"], abs=0.03)
 
-    def __init__(self, logits: np.ndarray) -> None:
-        self._logits = logits
 
-    def logits(self, inputs: Any, amax: Any) -> Any:
-        import torch
-
-        return torch.from_numpy(self._logits)
-
-    def run(self, inputs: Any) -> np.ndarray:
-        return self._logits
-
-
-def test_parity_counts_differences_and_stops_at_a_defect() -> None:
-    import torch
-
-    from q8bert.glue.tokenizer import Encoded
-
-    ids = tuple(np.array([1, 2], dtype=np.int64) for _ in range(4))
-    split = TokenizedSplit(Encoded(ids, ids), torch.tensor([0, 1, 0, 1]), ("input_ids", "attention_mask"), 0)
-    simulated = np.array([[2.0, 0], [0, 2], [2, 0], [0, 2]], dtype=np.float32)
-    floats = simulated + 0.25
-    near = simulated + np.array([[0.25, 0], [0, 0], [0, 0], [0, 0]], dtype=np.float32)
-    far = simulated + 0.125
-    task, amax = glue_task("SST-2"), torch.ones(1)
-
-    def parity(exported: np.ndarray, ranges: Any) -> Any:
-        engines: Any = (_Fixed(simulated), _Fixed(floats), ranges, _Fixed(exported))
-        return compare(*engines, split=split, task=task, batch_size=4)
-
-    report = parity(near, amax)
-    assert (report.max_abs_diff, report.mean_abs_diff, report.quantization_effect) == (0.25, 0.25 / 8, 0.25)
-    assert report.equal_predictions == 1.0
-    with pytest.raises(ParityError, match=r"mean difference of a logit 0\.125 .* allowed 0\.0625") as caught:
-        parity(far, amax)
-    assert (caught.value.max_abs_diff, caught.value.atol) == (0.125, 0.0625)
-    assert parity(simulated, None).quantization_effect == 0.0
-    with pytest.raises(ParityError, match=r"largest difference of a logit 0\.25 .* allowed 0\.001"):
-        parity(near, None)
+@pytest.mark.parametrize(
+    ("precision", "method", "message"),
+    [
+        ("int8", "dynamic", r"quantized run; it can be exported as qat"),
+        ("float32", "qat", r"float \(--no-quantize\) run; it can be exported as none, dynamic or static"),
+        ("float32", "int4", "quantization must be one of none, dynamic, static, qat, got 'int4'"),
+    ],
+)
+def test_a_method_that_does_not_fit_the_run_is_refused(
+    small: Any, tmp_path: Path, precision: str, method: str, message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        export(small.run("SST-2", precision), tmp_path / "bundle", quantization=method)
+    assert not (tmp_path / "bundle").exists()

@@ -8,27 +8,37 @@ from hypothesis import strategies as st
 from torch import nn
 
 from q8bert.spec import quant
+from q8bert.spec import saturation as spec_saturation
 from q8bert.spec.errors import CalibrationError
-from q8bert.training.fake_quantize import fake_quantize, fake_quantize_weight_, quantize_weight, scale_from_amax
+from q8bert.training.fake_quantize import (
+    WeightGrid,
+    fake_quantize,
+    fake_quantize_weight_,
+    quantize_weight,
+    scale_from_amax,
+)
 from q8bert.training.optimization import adamw, learning_rate_at
 from q8bert.training.ranges import RangeState
 
 
+@pytest.mark.parametrize("saturation_free", [True, False])
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("kind", ["random", "zero", "zero row", "tiny", "huge"])
-def test_weights_equal_the_numpy_oracle_bit_for_bit(per_channel: bool, kind: str) -> None:
+def test_weights_equal_the_numpy_oracle_bit_for_bit(per_channel: bool, kind: str, saturation_free: bool) -> None:
     weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
     weight = {"zero": weight * 0, "tiny": weight * 1e-30, "huge": weight * 1e30}.get(kind, weight)
     if kind == "zero row":
         weight[2] = 0
     array = weight.numpy()
-    amax = np.abs(array).max(axis=1, keepdims=True) if per_channel else np.abs(array).max().reshape(1, 1)
+    of_rows = spec_saturation.pair_amax(array) if saturation_free else np.abs(array).max(axis=1)
+    amax = of_rows[:, None] if per_channel else of_rows.max().reshape(1, 1)
     scale = quant.scale_from_amax(amax)
     codes = quant.quantize(array, scale, qmin=-127, qmax=127)
 
-    our_codes, our_scale = quantize_weight(weight, per_channel=per_channel)
+    grid = WeightGrid(per_channel=per_channel, saturation_free=saturation_free)
+    our_codes, our_scale = quantize_weight(weight, grid)
     out = torch.empty_like(weight)
-    fake_quantize_weight_(out, weight, per_channel=per_channel)
+    fake_quantize_weight_(out, weight, grid)
 
     np.testing.assert_array_equal(our_scale.numpy(), scale)
     np.testing.assert_array_equal(our_codes.numpy(), codes)

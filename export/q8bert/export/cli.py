@@ -1,13 +1,16 @@
 """The command ``export``: parse, call, print."""
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from q8bert.glue.command import Speaker, exit_codes
+
+if TYPE_CHECKING:
+    from q8bert.export.exporter import ExportReport
+    from q8bert.export.parity import ParityReport
 
 __all__ = ["register"]
 
@@ -20,9 +23,16 @@ def register(app: typer.Typer) -> None:
 def export_command(
     run: Annotated[Path, typer.Argument(help="Folder of a run, as `q8bert train` wrote it.")],
     output_dir: Annotated[Path, typer.Option(help="Folder of the bundle; an existing bundle there is replaced.")],
-    data_dir: Annotated[
+    quantization: Annotated[
         Optional[str],  # noqa: UP045 - Typer reads the union at run time
-        typer.Option(help="Folder whose dev split the parity is measured on. Default: the run's own."),
+        typer.Option(
+            help="qat, of a quantized run; none, or post-training dynamic or static, of a --no-quantize run. "
+            "Default: qat or none."
+        ),
+    ] = None,
+    data_dir: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="Folder of the dev split for --parity, and of training rows for static. Default: the run's."),
     ] = None,
     parity: Annotated[
         bool, typer.Option(help="Compare the exported model with the simulation on the dev split.")
@@ -34,24 +44,51 @@ def export_command(
         speaker = Speaker(as_json=json)
         from q8bert.export import export  # noqa: PLC0415 - torch loads slowly
 
-        _, report = export(run, output_dir, data_dir=data_dir, check_parity=parity, report=speaker.say)
-        table = Table("", "value", title=f"{report.bundle}, {report.precision}")
-        table.add_row("ONNX model", f"{report.model_size_bytes / 1e6:.1f} MB")
-        if report.float_layers:
-            more = report.float_layers_bytes
-            table.add_row("left in float", f"{', '.join(report.float_layers)}: {more / 1e6:.1f} MB more than in INT8")
-        for name, value in report.metrics.items():
-            table.add_row(f"dev {name}, in training", f"{100 * value:.2f}")
-        if report.parity is not None:
-            found = report.parity
-            for name, value in found.exported.items():
-                table.add_row(f"dev {name}, exported", f"{100 * value:.2f}")
-            table.add_row("equal predictions", f"{found.equal_predictions:.2%} of {found.n_rows}")
-            table.add_row("logit difference", f"largest {found.max_abs_diff:.4f}, mean {found.mean_abs_diff:.5f}")
-            if report.precision == "int8":
-                table.add_row("effect of quantization", f"mean {found.quantization_effect:.5f}")
+        _, report = export(
+            run, output_dir, quantization=quantization, data_dir=data_dir, check_parity=parity, report=speaker.say
+        )
+        table = _table(report)
+        speaker.result(report, lambda console: console.print(table))
 
-        def render(console: Console) -> None:
-            console.print(table)
 
-        speaker.result(report, render)
+def _table(report: "ExportReport") -> Table:
+    table = Table("", "value", title=f"{report.bundle}, {report.precision}")
+    table.add_row("ONNX model", f"{report.model_size_bytes / 1e6:.1f} MB, quantization {report.quantization}")
+    if report.float_layers:
+        more = report.float_layers_bytes
+        table.add_row("left in float", f"{', '.join(report.float_layers)}: {more / 1e6:.1f} MB more than in INT8")
+    fusion = report.fusion
+    counts = f"{fusion.n_integer} in integers, {fusion.n_float} in float"
+    table.add_row("products with weights", f"{counts} (ONNX Runtime {fusion.onnxruntime}, CPU)")
+    if report.saturation is not None:
+        found = report.saturation
+        growth = f"scales {100 * (found.mean_scale_growth - 1):.0f} % larger for it"
+        table.add_row(
+            "pairs that can overflow",
+            f"{found.n_unsafe} of {found.n_pairs:,} (were {found.n_unsafe_before:,}; {growth})",
+        )
+    for name, value in report.metrics.items():
+        table.add_row(f"dev {name}, in training", f"{100 * value:.2f}")
+    if report.parity is not None:
+        _add_parity(table, report.parity, is_float=report.precision == "float32")
+    return table
+
+
+def _add_parity(table: Table, parity: "ParityReport", *, is_float: bool) -> None:
+    for name, value in parity.exported.items():
+        table.add_row(f"dev {name}, exported", f"{100 * value:.2f}")
+    runs = {"simulation": parity.free} if is_float else {
+        "simulation": parity.free, "simulation, same side at ties": parity.resolved,
+    }  # fmt: skip
+    for name, found in runs.items():
+        table.add_row(
+            name,
+            f"{found.n_rows_differing} of {parity.n_rows} rows differ; logits by {found.max_abs_diff:.2g} at most, "
+            f"{found.mean_abs_diff:.2g} on average",
+        )
+    if not is_float:
+        table.add_row(
+            "rounding ties",
+            f"{parity.n_ties:,} of {parity.n_codes:,} codes, at most {parity.max_tie_distance:.1g} codes from a border",
+        )
+        table.add_row("effect of quantization", f"logits by {parity.quantization_effect:.2g} on average")

@@ -4,18 +4,24 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import onnx
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from q8bert.export.baselines import quantize_after_training_dynamic, quantize_after_training_static
 from q8bert.export.bundle_writer import write_bundle
+from q8bert.export.fusion import FusionReport, examine_fusion
 from q8bert.export.graph import OPSET, build_graph
-from q8bert.export.parity import ParityReport, compare
+from q8bert.export.observed_codes import CodeObserver
+from q8bert.export.parity import ParityReport, Simulation, compare
+from q8bert.export.saturation import SaturationReport, prove_saturation_free, what_it_took
 from q8bert.glue.readers import read_split
 from q8bert.glue.tokenizer import TextTokenizer
 from q8bert.runtime.session import Session
 from q8bert.spec.bundle import Bundle, Manifest
-from q8bert.spec.errors import ExportError, InputError
+from q8bert.spec.errors import ConfigError, ExportError, InputError
 from q8bert.training.batches import TokenizedSplit, tokenize_split
 from q8bert.training.checkpoint import TOKENIZER_FILE, Checkpoint, copy_weights
 from q8bert.training.config import TrainConfig
@@ -23,10 +29,13 @@ from q8bert.training.fake_quantize import scale_from_amax, weight_scale
 from q8bert.training.model_source import SourceModel, count_parameters, load_source_model
 from q8bert.training.run_folder import best_checkpoint, library_versions, read_run
 from q8bert.training.sites import matching_layers
-from q8bert.training.torch_engine import TorchEngine
 from q8bert.training.weights import TrainableWeights, prepare_weights, quantized_parameters
 
-__all__ = ["ExportReport", "export"]
+__all__ = ["QUANTIZATIONS", "ExportReport", "export"]
+
+QUANTIZATIONS = ("none", "dynamic", "static", "qat")
+# rows on which post-training static quantization observes its ranges
+_N_CALIBRATION_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -36,21 +45,28 @@ class ExportReport:
     Attributes:
         bundle: The bundle's folder.
         precision: ``int8`` or ``float32``.
+        quantization: ``none``, ``dynamic``, ``static`` or ``qat``.
         model_size_bytes: Bytes of the ONNX model.
         checkpoint_step: Step of the checkpoint it came from.
         float_layers: Linear and Embedding layers left in float on request.
         float_layers_bytes: What the model would be smaller by if they were INT8 too.
         metrics: Dev scores of that checkpoint in training, as fractions.
-        parity: Comparison with the simulation; None where it was left out.
+        fusion: Which products ONNX Runtime runs in integers.
+        saturation: Pairs of weights that could overflow, before and after; None unless ``qat``.
+        parity: Comparison with the simulation; None where it was left out, and for post-training quantization, which
+            nothing simulates.
     """
 
     bundle: str
     precision: str
+    quantization: str
     model_size_bytes: int
     checkpoint_step: int
     float_layers: tuple[str, ...]
     float_layers_bytes: int
     metrics: Mapping[str, float]
+    fusion: FusionReport
+    saturation: SaturationReport | None
     parity: ParityReport | None
 
 
@@ -58,6 +74,7 @@ def export(
     run: Path | str,
     output_dir: Path | str,
     *,
+    quantization: str | None = None,
     data_dir: str | None = None,
     check_parity: bool = True,
     report: Callable[[str], None] = lambda _: None,
@@ -67,7 +84,10 @@ def export(
     Args:
         run: Folder of the run.
         output_dir: The bundle's folder; an existing bundle there is replaced.
-        data_dir: Folder whose dev split the parity is measured on; default the run's own.
+        quantization: ``qat`` of a quantized run; of a float one ``none``, or post-training quantization, ``dynamic`` or
+            ``static``. Default: ``qat`` or ``none``.
+        data_dir: Folder whose dev split the parity is measured on, and whose training split calibrates ``static``;
+            default the run's own.
         check_parity: False leaves the comparison with the simulation out.
         report: Called with a sentence at every stage.
 
@@ -76,57 +96,65 @@ def export(
 
     Raises:
         CheckpointError: If the run has no whole checkpoint.
+        ConfigError: If the run is not of the kind that ``quantization`` needs.
         ExportError: If the graph cannot be made, or ``output_dir`` holds something else.
-        ParityError: If the exported model is further from the simulation than rounding ties explain.
+        ParityError: If the exported model is not the one that was trained.
     """
-    config = read_run(Path(run))
-    checkpoint = best_checkpoint(Path(run))
-    source = _load(config, checkpoint)
-    float_layers = matching_layers(source.model, config.keep_float)
-    per_channel = config.granularity == "per_channel"
-    quantized = (
-        quantized_parameters(source.model, per_channel=per_channel, keep_float=float_layers) if config.quantize else {}
-    )
-    weights = prepare_weights(source.model, quantized)
-    amax = checkpoint.ranges.amax() if checkpoint.sites else None
+    trained = _load(Path(run))
+    method = _method(trained.config, quantization)
+    data_dir = data_dir or trained.config.data_dir
     report("building the ONNX graph (some ten seconds)")
     graph = build_graph(
-        source.model,
-        checkpoint.sites,
-        torch.zeros(0) if amax is None else amax,
-        quantized,
-        input_names=checkpoint.input_names,
+        trained.source.model,
+        trained.checkpoint.sites,
+        torch.zeros(0) if trained.amax is None else trained.amax,
+        trained.weights.quantized,
+        input_names=trained.checkpoint.input_names,
     )
+    prove_saturation_free(graph)
+    if method in {"dynamic", "static"}:
+        report(f"quantizing after training, {method}")
+        graph = _after_training(graph, method, trained, data_dir)
     parity = None
-    if check_parity:
-        session = Session(graph.SerializeToString(), threads=config.threads)
-        rows = _dev_rows(config, checkpoint, data_dir or config.data_dir)
-        report(f"comparing the exported model with the simulation on {len(rows)} dev rows")
-        engine = TorchEngine(source.model, checkpoint.sites, weights)
-        float_engine = TorchEngine(source.model, (), prepare_weights(source.model, {}))
-        parity = compare(
-            engine, float_engine, amax, session, split=rows, task=config.task, batch_size=config.eval_batch_size
-        )
+    if check_parity and method in {"none", "qat"}:
+        parity = _parity(graph, trained, _rows(trained, data_dir, "dev"), report)
     bundle = write_bundle(
         Path(output_dir),
         graph=graph,
-        tokenizer=_tokenizer(checkpoint),
-        manifest=_manifest(config, checkpoint, source, weights, amax),
+        tokenizer=_tokenizer(trained.checkpoint),
+        manifest=_manifest(trained, method),
         parity=parity,
     )
     return bundle, ExportReport(
         bundle=str(bundle.path),
         precision=bundle.manifest.precision,
+        quantization=method,
         model_size_bytes=bundle.model_size_bytes,
-        checkpoint_step=checkpoint.progress.step,
-        float_layers=float_layers,
-        float_layers_bytes=_bytes_of_float(weights, float_layers),
-        metrics=checkpoint.progress.metrics,
+        checkpoint_step=trained.checkpoint.progress.step,
+        float_layers=trained.float_layers,
+        float_layers_bytes=_bytes_of_float(trained.weights, trained.float_layers),
+        metrics=trained.checkpoint.progress.metrics,
+        fusion=examine_fusion(graph),
+        saturation=what_it_took(trained.weights) if method == "qat" else None,
         parity=parity,
     )
 
 
-def _load(config: TrainConfig, checkpoint: Checkpoint) -> SourceModel:
+@dataclass(frozen=True)
+class _Trained:
+    """A run's best checkpoint, loaded."""
+
+    config: TrainConfig
+    checkpoint: Checkpoint
+    source: SourceModel
+    float_layers: tuple[str, ...]
+    weights: TrainableWeights
+    amax: Tensor | None
+
+
+def _load(run: Path) -> _Trained:
+    config = read_run(run)
+    checkpoint = best_checkpoint(run)
     task = config.task
     source = load_source_model(
         str(checkpoint.path),
@@ -136,7 +164,63 @@ def _load(config: TrainConfig, checkpoint: Checkpoint) -> SourceModel:
         dropout=None,
     )
     copy_weights(source.model, checkpoint)
-    return source
+    float_layers = matching_layers(source.model, config.keep_float)
+    # on grids without saturation, whether or not they were trained on them
+    quantized = (
+        quantized_parameters(source.model, per_channel=config.granularity == "per_channel", keep_float=float_layers)
+        if config.quantize
+        else {}
+    )
+    return _Trained(
+        config=config,
+        checkpoint=checkpoint,
+        source=source,
+        float_layers=float_layers,
+        weights=prepare_weights(source.model, quantized),
+        amax=checkpoint.ranges.amax() if checkpoint.sites else None,
+    )
+
+
+def _method(config: TrainConfig, asked: str | None) -> str:
+    if asked is None:
+        return "qat" if config.quantize else "none"
+    if asked not in QUANTIZATIONS:
+        raise ConfigError([f"quantization must be one of {', '.join(QUANTIZATIONS)}, got {asked!r}"])
+    if (asked == "qat") != config.quantize:
+        kind = "quantized" if config.quantize else "float (--no-quantize)"
+        fits = "qat" if config.quantize else "none, dynamic or static"
+        raise ConfigError([
+            f"quantization {asked} was asked for, but {config.output_dir} is a {kind} run; it can be exported as {fits}"
+        ])  # fmt: skip
+    return asked
+
+
+def _after_training(graph: onnx.ModelProto, method: str, trained: _Trained, data_dir: str) -> onnx.ModelProto:
+    if method == "dynamic":
+        return quantize_after_training_dynamic(graph)
+    split = _rows(trained, data_dir, "train")
+    order = np.random.default_rng(trained.config.seed).permutation(len(split))[:_N_CALIBRATION_ROWS]
+    size = trained.config.batch_size
+    batches = (split.batch(order[at : at + size]).inputs for at in range(0, len(order), size))
+    return quantize_after_training_static(
+        graph, ({name: tensor.numpy() for name, tensor in inputs.items()} for inputs in batches)
+    )
+
+
+def _parity(
+    graph: onnx.ModelProto, trained: _Trained, rows: TokenizedSplit, report: Callable[[str], None]
+) -> ParityReport:
+    report(f"comparing the exported model with the simulation on {len(rows)} dev rows")
+    config, sites, model = trained.config, trained.checkpoint.sites, trained.source.model
+    return compare(
+        Simulation(model, sites, trained.weights, trained.amax),
+        prepare_weights(model, {}),
+        Session(graph.SerializeToString(), threads=config.threads),
+        CodeObserver(graph, sites, threads=config.threads) if sites else None,
+        split=rows,
+        task=config.task,
+        batch_size=config.eval_batch_size,
+    )
 
 
 def _bytes_of_float(weights: TrainableWeights, float_layers: Sequence[str]) -> int:
@@ -148,13 +232,15 @@ def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
     return Tokenizer.from_file(str(checkpoint.path / TOKENIZER_FILE))
 
 
-def _dev_rows(config: TrainConfig, checkpoint: Checkpoint, data_dir: str) -> TokenizedSplit:
+def _rows(trained: _Trained, data_dir: str, name: str) -> TokenizedSplit:
+    config, checkpoint = trained.config, trained.checkpoint
+    purpose = "to compare the exported model on" if name == "dev" else "to calibrate on"
     try:
-        split = read_split(config.task, data_dir, "dev", skip_malformed=config.skip_malformed)
+        split = read_split(config.task, data_dir, name, skip_malformed=config.skip_malformed)
     except InputError as error:
+        remedy = ", or leave the comparison out with --no-parity" if name == "dev" else ""
         raise ExportError(
-            f"the dev split to compare the exported model on cannot be read: {error}. Give its folder with --data-dir, "
-            "or leave the comparison out with --no-parity"
+            f"the {name} split {purpose} cannot be read: {error}. Give its folder with --data-dir{remedy}"
         ) from error
     return tokenize_split(
         split,
@@ -165,45 +251,42 @@ def _dev_rows(config: TrainConfig, checkpoint: Checkpoint, data_dir: str) -> Tok
     )
 
 
-def _manifest(
-    config: TrainConfig,
-    checkpoint: Checkpoint,
-    source: SourceModel,
-    weights: TrainableWeights,
-    amax: Tensor | None,
-) -> Manifest:
+def _manifest(trained: _Trained, method: str) -> Manifest:
+    config, checkpoint, model = trained.config, trained.checkpoint, trained.source.model
     return Manifest(
-        precision="float32" if amax is None else "int8",
+        precision="float32" if method == "none" else "int8",
         task=config.task.to_json(),
         max_length=config.max_length,
         pad_token_id=checkpoint.pad_token_id,
         input_names=checkpoint.input_names,
         files={},
-        quantization={} if amax is None else _quantization(config, checkpoint, source, weights, amax),
+        quantization=_quantization(trained, method),
         metrics=checkpoint.progress.metrics,
         versions=library_versions() | {"opset": str(OPSET)},
         model={
             "source": config.model,
-            "architecture": type(source.model).__name__,
-            "family": source.model.config.model_type,
-            "n_parameters": count_parameters(source.model),
+            "architecture": type(model).__name__,
+            "family": model.config.model_type,
+            "n_parameters": count_parameters(model),
             "seed": config.seed,
             "checkpoint_step": checkpoint.progress.step,
         },
     )
 
 
-def _quantization(
-    config: TrainConfig, checkpoint: Checkpoint, source: SourceModel, weights: TrainableWeights, amax: Tensor
-) -> dict[str, object]:
-    scales = scale_from_amax(amax).tolist()
+def _quantization(trained: _Trained, method: str) -> dict[str, object]:
+    if trained.amax is None:
+        return {} if method == "none" else {"method": method, "num_bits": 8}
+    weights, sites = trained.weights, trained.checkpoint.sites
+    scales = scale_from_amax(trained.amax).tolist()
     return {
+        "method": method,
         "num_bits": 8,
-        "weight_granularity": config.granularity,
-        "float_layers": list(matching_layers(source.model, config.keep_float)),
-        "activation_scales": {site.name: scale for site, scale in zip(checkpoint.sites, scales, strict=True)},
+        "weight_granularity": trained.config.granularity,
+        "float_layers": list(trained.float_layers),
+        "activation_scales": {site.name: scale for site, scale in zip(sites, scales, strict=True)},
         "weight_scales": {
-            name: weight_scale(weights.masters[name], per_channel=per_channel).flatten().tolist()
-            for name, per_channel in weights.quantized.items()
+            name: weight_scale(weights.masters[name], grid).flatten().tolist()
+            for name, grid in weights.quantized.items()
         },
     }

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from q8bert.export.inference_model import InferenceModel
 from q8bert.export.passes.fuse_shared_matmuls import FuseSharedMatMulsPass
 from q8bert.spec.errors import ExportError
+from q8bert.training.fake_quantize import WeightGrid
 from q8bert.training.onnx_program import to_onnx
 from q8bert.training.sites import Site
 
@@ -29,7 +30,7 @@ def build_graph(
     model: nn.Module,
     sites: Sequence[Site],
     amax: Tensor,
-    quantized: Mapping[str, bool],
+    quantized: Mapping[str, WeightGrid],
     *,
     input_names: Sequence[str],
 ) -> onnx.ModelProto:
@@ -39,7 +40,7 @@ def build_graph(
         model: Float classifier with the trained weights.
         sites: Where activations are quantized; empty for a float graph.
         amax: Float32 ``(n_sites,)``, learned ranges.
-        quantized: Names of quantized weights → whether by channel; empty for a float graph.
+        quantized: Names of quantized weights → their grid; empty for a float graph.
         input_names: Inputs of the graph, int64 ``(batch, seq)`` each.
 
     Returns:

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from q8bert.training.fake_quantize import quantize_weight, scale_from_amax
+from q8bert.training.fake_quantize import TABLE_GRID, WeightGrid, quantize_weight, scale_from_amax
 from q8bert.training.quantized_model import QuantizedModel
 from q8bert.training.sites import Site
 from q8bert.training.torch_engine import quantize_activation
@@ -35,10 +35,12 @@ class InferenceModel(nn.Module):
         model: Trained float classifier; copied, not changed.
         sites: Where activations are quantized; empty exports a float model.
         amax: Float32 ``(n_sites,)``, learned ranges; ignored without sites.
-        quantized: Names of quantized weights → whether by channel; empty for a float model.
+        quantized: Names of quantized weights → their grid; empty for a float model.
     """
 
-    def __init__(self, model: nn.Module, sites: Sequence[Site], amax: Tensor, quantized: Mapping[str, bool]) -> None:
+    def __init__(
+        self, model: nn.Module, sites: Sequence[Site], amax: Tensor, quantized: Mapping[str, WeightGrid]
+    ) -> None:
         super().__init__()
         replaced = _replace_layers(copy.deepcopy(model).eval(), quantized)
         self.pairs = nn.ModuleList(_QdqPair(scale) for scale in scale_from_amax(amax))
@@ -92,11 +94,11 @@ class _QuantizedLinear(nn.Module):
     weight_scale: Tensor
     weight_zero_point: Tensor
 
-    def __init__(self, linear: nn.Linear, *, per_channel: bool) -> None:
+    def __init__(self, linear: nn.Linear, grid: WeightGrid) -> None:
         super().__init__()
-        codes, scale = quantize_weight(linear.weight, per_channel=per_channel)
+        codes, scale = quantize_weight(linear.weight, grid)
         self.register_buffer("weight_codes", codes.t().contiguous())
-        self.register_buffer("weight_scale", scale.flatten() if per_channel else scale.reshape(()))
+        self.register_buffer("weight_scale", scale.flatten() if grid.per_channel else scale.reshape(()))
         self.register_buffer("weight_zero_point", torch.zeros_like(self.weight_scale, dtype=torch.int8))
         self.bias = linear.bias
 
@@ -131,7 +133,7 @@ class _QuantizedEmbedding(nn.Module):
 
     def __init__(self, embedding: nn.Embedding) -> None:
         super().__init__()
-        codes, scale = quantize_weight(embedding.weight, per_channel=False)
+        codes, scale = quantize_weight(embedding.weight, TABLE_GRID)
         self.register_buffer("table_codes", codes)
         self.register_buffer("table_scale", scale.reshape(()))
         self.register_buffer("table_zero_point", torch.zeros((), dtype=torch.int8))
@@ -162,13 +164,13 @@ def _dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor, *, axis: int =
     )
 
 
-def _replace_layers(model: nn.Module, quantized: Mapping[str, bool]) -> nn.Module:
+def _replace_layers(model: nn.Module, quantized: Mapping[str, WeightGrid]) -> nn.Module:
     makers: dict[str, Callable[[], nn.Module]] = {}
     for name, module in model.named_modules():
         weight = f"{name}.weight"
         if isinstance(module, nn.Linear):
             makers[name] = lambda module=module, weight=weight: (
-                _QuantizedLinear(module, per_channel=quantized[weight]) if weight in quantized else _FloatLinear(module)
+                _QuantizedLinear(module, quantized[weight]) if weight in quantized else _FloatLinear(module)
             )  # type: ignore[misc]
         elif isinstance(module, nn.Embedding) and weight in quantized:
             makers[name] = lambda module=module: _QuantizedEmbedding(module)  # type: ignore[misc]

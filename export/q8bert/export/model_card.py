@@ -1,5 +1,7 @@
 """The bundle's README: what the model is, how to use it, what it scored."""
 
+from collections.abc import Mapping
+
 from q8bert.export.parity import ParityReport
 from q8bert.spec.bundle import EXTERNAL_DATA_FILE, MODEL_FILE, Manifest
 
@@ -33,15 +35,7 @@ def model_card(manifest: Manifest, parity: ParityReport | None) -> str:
         "longer ones are cut",
         f"- Output: {', '.join(named) or 'a score'}",
     ]
-    if manifest.quantization:
-        granularity = str(manifest.quantization.get("weight_granularity")).replace("_", " ")
-        lines.append(
-            f"- Quantization: symmetric int8, weights {granularity}, embeddings per tensor, activations with learned "
-            "ranges; attention products, softmax, GELU, LayerNorm, biases and residuals float32"
-        )
-        float_layers = manifest.quantization.get("float_layers")
-        if isinstance(float_layers, list) and float_layers:
-            lines.append(f"- Layers left in float32 on request: {', '.join(float_layers)}")
+    lines += _quantization_lines(manifest.quantization)
     lines += ["", "## Use", "", "```python", "from q8bert.runtime import Classifier", ""]
     lines += ['classifier = Classifier.load("path/of/this/folder")', f"print(classifier({call}))", "```"]
     lines += ["", "## Scores on the dev split", ""]
@@ -49,14 +43,7 @@ def model_card(manifest: Manifest, parity: ParityReport | None) -> str:
     lines += ["| metric | simulation in training |", "|---|---|"]
     lines += [f"| {name} | {100 * value:.2f} |" for name, value in manifest.metrics.items()]
     if parity is not None:
-        lines += [
-            "", "## Exported model against simulation", "",
-            f"{parity.n_rows} rows: largest difference of a logit {parity.max_abs_diff:.4f}, "
-            f"mean {parity.mean_abs_diff:.5f}, "
-            f"equal predictions {parity.equal_predictions:.2%}; {parity.main_metric} "
-            f"{100 * parity.exported[parity.main_metric]:.2f} against "
-            f"{100 * parity.simulated[parity.main_metric]:.2f}.",
-        ]  # fmt: skip
+        lines += _parity_lines(parity)
     lines += [
         "",
         "## Made with",
@@ -64,3 +51,40 @@ def model_card(manifest: Manifest, parity: ParityReport | None) -> str:
         ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _quantization_lines(quantization: Mapping[str, object]) -> list[str]:
+    method = quantization.get("method")
+    if method in {"dynamic", "static"}:
+        return [f"- Quantization: after training, by ONNX Runtime's own tools, {method}"]
+    if not quantization:
+        return []
+    granularity = str(quantization.get("weight_granularity")).replace("_", " ")
+    lines = [
+        f"- Quantization: symmetric int8, weights {granularity}, embeddings per tensor, activations with learned "
+        "ranges; attention products, softmax, GELU, LayerNorm, biases and residuals float32",
+        "- Free of saturation: no product of weights and activations can overflow, on CPUs without VNNI either",
+    ]
+    float_layers = quantization.get("float_layers")
+    if isinstance(float_layers, list) and float_layers:
+        lines.append(f"- Layers left in float32 on request: {', '.join(float_layers)}")
+    return lines
+
+
+def _parity_lines(parity: ParityReport) -> list[str]:
+    main = parity.main_metric
+    rows = (("by itself", parity.free), ("with the same side taken at rounding ties", parity.resolved))
+    return [
+        "", "## Exported model against simulation", "",
+        f"{parity.n_rows} rows; {main} of the exported model {100 * parity.exported[main]:.2f}.", "",
+        f"| simulation | {main} | rows with another prediction | largest, mean difference of a logit |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {100 * found.metrics[main]:.2f} | {found.n_rows_differing} | "
+            f"{found.max_abs_diff:.2g}, {found.mean_abs_diff:.2g} |"
+            for name, found in rows
+        ),
+        "",
+        f"Ties: {parity.n_ties:,} of {parity.n_codes:,} activation codes, none farther than "
+        f"{parity.max_tie_distance:.2g} codes from the border.",
+    ]  # fmt: skip

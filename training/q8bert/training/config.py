@@ -37,6 +37,7 @@ class TrainConfig:
         device: cpu, cuda or cuda:N; with several processes, cuda is each one's own.
         quantize: Train with quantization awareness; --no-quantize trains the FP32 twin.
         granularity: Weight scales: per_channel or per_tensor.
+        saturation_free: Weight scales with which no product overflows on CPUs without VNNI; export uses them anyway.
         keep_float: Pattern of layers that stay float, e.g. 'classifier' or '*.output.dense'; repeat for more.
         epochs: Passes over the training split.
         max_steps: Optimizer steps in all; overrides epochs. 0: epochs decide.
@@ -78,6 +79,7 @@ class TrainConfig:
     device: str = "cpu"
     quantize: bool = True
     granularity: str = "per_channel"
+    saturation_free: bool = True
     keep_float: tuple[str, ...] = ()
     epochs: int = 4
     max_steps: int = 0

@@ -5,12 +5,13 @@ fake quantization:
 
 - Activations: the gradient passes where the code was inside −128…127 and is zero where it was
   clamped. ONNX Runtime's ``FakeQuant`` does the same.
-- Weights: their scale comes from their own largest value, so no code is ever clamped and the
+- Weights: their scale comes from their own largest values, so no code is ever clamped and the
   straight-through gradient is 1 everywhere. Weights are therefore quantized *outside* the
   differentiated graph, once an optimizer step, and the gradient with respect to the quantized
   weight is that of the weight.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,9 +19,35 @@ from torch import Tensor
 
 from q8bert.spec.quant import ACTIVATION_QMAX, ACTIVATION_QMIN, MIN_AMAX, WEIGHT_QMAX, WEIGHT_QMIN
 
-__all__ = ["fake_quantize", "fake_quantize_weight_", "quantize_weight", "scale_from_amax", "weight_scale"]
+__all__ = [
+    "TABLE_GRID",
+    "WeightGrid",
+    "fake_quantize",
+    "fake_quantize_weight_",
+    "quantize_weight",
+    "scale_from_amax",
+    "weight_scale",
+]
 
 _CHUNK = 2**18  # weights rounded at a time: 1 MB, so that every pass but the first finds them in the cache
+
+
+@dataclass(frozen=True)
+class WeightGrid:
+    """How the scales of a weight follow from its values.
+
+    Attributes:
+        per_channel: One scale a row of the weight (an output channel of a Linear), else one in all.
+        saturation_free: Whether sums of neighbouring pairs count as values too, so that no pair of products can
+            overflow on CPUs without VNNI; see :mod:`q8bert.spec.saturation`.
+    """
+
+    per_channel: bool
+    saturation_free: bool
+
+
+# rows of an embedding table are looked up, not multiplied
+TABLE_GRID = WeightGrid(per_channel=False, saturation_free=False)
 
 
 def scale_from_amax(amax: Tensor) -> Tensor:
@@ -35,56 +62,65 @@ def scale_from_amax(amax: Tensor) -> Tensor:
     return amax.clamp(min=MIN_AMAX) / WEIGHT_QMAX
 
 
-def weight_scale(weight: Tensor, *, per_channel: bool) -> Tensor:
-    """Return the scale of a weight from its current largest absolute value.
+def weight_scale(weight: Tensor, grid: WeightGrid) -> Tensor:
+    """Return the scale of a weight from its current values.
 
     Args:
         weight: Float32 ``(out_features, in_features)``, or an embedding table ``(rows, width)``.
-        per_channel: One scale a row of ``weight`` (an output channel of a Linear), else one in all.
+        grid: How.
 
     Returns:
         Float32 ``(out_features, 1)`` or ``(1, 1)``; ONNX sense, always > 0.
     """
-    weight = weight.detach()
-    # no abs(): it would write a copy of the largest table in every step
-    if per_channel:
-        lowest, largest = weight.amin(dim=1, keepdim=True), weight.amax(dim=1, keepdim=True)
-    else:
-        lowest, largest = (value.reshape(1, 1) for value in torch.aminmax(weight))
-    return scale_from_amax(torch.maximum(-lowest, largest))
+    parts = torch.split(weight.detach(), _rows_at_a_time(weight))
+    largest = torch.cat([_largest_of_rows(part, grid) for part in parts])
+    return scale_from_amax(largest[:, None] if grid.per_channel else largest.max().reshape(1, 1))
 
 
-def quantize_weight(weight: Tensor, *, per_channel: bool) -> tuple[Tensor, Tensor]:
+def quantize_weight(weight: Tensor, grid: WeightGrid) -> tuple[Tensor, Tensor]:
     """Return the integer codes of a weight, −127…127, and their scale.
 
     Args:
         weight: Float32 ``(out_features, in_features)``.
-        per_channel: One scale a row, else one in all.
+        grid: How.
 
     Returns:
         Int8 codes of the weight's shape, and the scale as :func:`weight_scale` gives it.
     """
-    scale = weight_scale(weight, per_channel=per_channel)
+    scale = weight_scale(weight, grid)
     codes = torch.round(weight.detach() / scale).clamp_(WEIGHT_QMIN, WEIGHT_QMAX)
     return codes.to(torch.int8), scale
 
 
-def fake_quantize_weight_(out: Tensor, weight: Tensor, *, per_channel: bool) -> None:
+def fake_quantize_weight_(out: Tensor, weight: Tensor, grid: WeightGrid) -> None:
     """Write the fake-quantized ``weight`` into ``out``: ``codes * scale``.
 
     Args:
         out: Float32, the weight's shape; overwritten.
         weight: Float32 ``(out_features, in_features)``.
-        per_channel: One scale a row, else one in all.
+        grid: How.
     """
     with torch.no_grad():
-        scale = weight_scale(weight, per_channel=per_channel)
-        n_rows = max(1, _CHUNK // weight.shape[1])
+        scale = weight_scale(weight, grid)
+        n_rows = _rows_at_a_time(weight)
         for start in range(0, weight.shape[0], n_rows):
             rows = slice(start, start + n_rows)
-            step = scale[rows] if per_channel else scale
+            step = scale[rows] if grid.per_channel else scale
             torch.div(weight[rows], step, out=out[rows])
             out[rows].round_().clamp_(WEIGHT_QMIN, WEIGHT_QMAX).mul_(step)
+
+
+def _rows_at_a_time(weight: Tensor) -> int:
+    return max(1, _CHUNK // weight.shape[1])
+
+
+def _largest_of_rows(weight: Tensor, grid: WeightGrid) -> Tensor:
+    # no abs(): it would write a copy
+    largest = torch.maximum(-weight.amin(dim=1), weight.amax(dim=1))
+    if grid.saturation_free and weight.shape[1] > 1:
+        sums = weight[:, : weight.shape[1] // 2 * 2 : 2] + weight[:, 1::2]
+        largest = torch.maximum(largest, torch.maximum(-sums.amin(dim=1), sums.amax(dim=1)))
+    return largest
 
 
 def fake_quantize(x: Tensor, scale: Tensor) -> Tensor:

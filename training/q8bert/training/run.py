@@ -136,7 +136,10 @@ class _Run:
         self._processes.wait()
         quantized = (
             quantized_parameters(
-                self._model, per_channel=config.granularity == "per_channel", keep_float=self._float_layers
+                self._model,
+                per_channel=config.granularity == "per_channel",
+                saturation_free=config.saturation_free,
+                keep_float=self._float_layers,
             )
             if config.quantize
             else {}

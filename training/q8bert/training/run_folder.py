@@ -24,7 +24,7 @@ from q8bert.training.config import TrainConfig
 __all__ = ["RUN_FILE", "best_checkpoint", "library_versions", "newest_checkpoint", "prepare_folder", "read_run"]
 
 RUN_FILE = "run.json"
-RUN_VERSION = 2
+RUN_VERSION = 3
 
 
 def prepare_folder(config: TrainConfig, *, n_processes: int, overwrite: bool) -> None:

@@ -8,7 +8,7 @@ from torch.func import functional_call
 
 from q8bert.training.engine import Batch, StepResult
 from q8bert.training.fake_quantize import fake_quantize
-from q8bert.training.quantized_model import QuantizedModel, classification_loss
+from q8bert.training.quantized_model import ActivationQuantizer, QuantizedModel, classification_loss
 from q8bert.training.sites import Site
 from q8bert.training.weights import TrainableWeights
 
@@ -29,12 +29,19 @@ class TorchEngine:
         sites: Where activations are quantized; empty for float training.
         weights: Tensors to read and gradients to write.
         precision: ``float32``, or what torch's autocast runs the large products in.
+        quantize: How activations are quantized.
     """
 
     def __init__(
-        self, model: nn.Module, sites: Sequence[Site], weights: TrainableWeights, *, precision: str = "float32"
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        weights: TrainableWeights,
+        *,
+        precision: str = "float32",
+        quantize: ActivationQuantizer = quantize_activation,
     ) -> None:
-        self._model = QuantizedModel(model, sites, quantize_activation)
+        self._model = QuantizedModel(model, sites, quantize)
         self._weights = weights
         self._device = weights.gradient.device
         self._dtype: torch.dtype = getattr(torch, precision)

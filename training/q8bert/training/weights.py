@@ -12,35 +12,38 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from q8bert.training.fake_quantize import fake_quantize_weight_
+from q8bert.training.fake_quantize import TABLE_GRID, WeightGrid, fake_quantize_weight_
 
 __all__ = ["TrainableWeights", "prepare_weights", "quantized_parameters"]
 
 _ALIGNMENT = 16  # float32 values, 64 bytes: a cache line, and the widest vector of a CPU
 
 
-def quantized_parameters(model: nn.Module, *, per_channel: bool, keep_float: Sequence[str] = ()) -> dict[str, bool]:
-    """Return which parameters are quantized, and whether by channel.
+def quantized_parameters(
+    model: nn.Module, *, per_channel: bool, saturation_free: bool = True, keep_float: Sequence[str] = ()
+) -> dict[str, WeightGrid]:
+    """Return which parameters are quantized, and on which grid.
 
-    Linear weights follow ``per_channel``. Embedding tables always have one scale: the graph gathers int8 rows and
+    Embedding tables always have one scale: the graph gathers int8 rows and
     then dequantizes the few it gathered, which costs nothing only while the scale is a scalar.
 
     Args:
         model: A float model.
         per_channel: Granularity of Linear weights.
+        saturation_free: Whether Linear weights are kept from overflowing on CPUs without VNNI.
         keep_float: Names of layers that stay float.
 
     Returns:
-        Parameter name → True for one scale a row, False for one in all.
+        Parameter name → its grid.
     """
     found = {}
     for name, module in model.named_modules():
         if name in keep_float:
             continue
         if isinstance(module, nn.Linear):
-            found[f"{name}.weight"] = per_channel
+            found[f"{name}.weight"] = WeightGrid(per_channel, saturation_free)
         elif isinstance(module, nn.Embedding):
-            found[f"{name}.weight"] = False
+            found[f"{name}.weight"] = TABLE_GRID
     return found
 
 
@@ -53,7 +56,7 @@ class TrainableWeights:
         effective: What the forward pass reads: quantized buffers, or the masters themselves.
         gradient: All gradients in one vector; what adds up, clips or sends them treats them as one.
         gradients: Loss gradients with respect to ``effective``, views of ``gradient``; also the masters' ``.grad``.
-        quantized: Quantized names → whether by channel.
+        quantized: Quantized names → their grid.
         padding_rows: Embedding tables whose padding row is never trained → that row.
     """
 
@@ -61,7 +64,7 @@ class TrainableWeights:
     effective: Mapping[str, Tensor]
     gradient: Tensor
     gradients: Mapping[str, Tensor]
-    quantized: Mapping[str, bool]
+    quantized: Mapping[str, WeightGrid]
     padding_rows: Mapping[str, int]
 
     def refresh(self, *, quantize: bool = True) -> None:
@@ -71,9 +74,9 @@ class TrainableWeights:
             quantize: False copies them as they are, for steps before quantization starts.
         """
         with torch.no_grad():
-            for name, per_channel in self.quantized.items():
+            for name, grid in self.quantized.items():
                 if quantize:
-                    fake_quantize_weight_(self.effective[name], self.masters[name], per_channel=per_channel)
+                    fake_quantize_weight_(self.effective[name], self.masters[name], grid)
                 else:
                     self.effective[name].copy_(self.masters[name])
 
@@ -83,7 +86,7 @@ class TrainableWeights:
             self.gradients[name][row] = 0.0
 
 
-def prepare_weights(model: nn.Module, quantized: Mapping[str, bool]) -> TrainableWeights:
+def prepare_weights(model: nn.Module, quantized: Mapping[str, WeightGrid]) -> TrainableWeights:
     """Allocate buffers and gradients for a model's parameters.
 
     Args:

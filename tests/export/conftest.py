@@ -1,0 +1,119 @@
+"""Random models with their exported graphs, and how ONNX Runtime runs them."""
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+import torch
+from onnx import numpy_helper
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    MPNetConfig,
+    RobertaConfig,
+)
+
+from q8bert.export.graph import build_graph
+from q8bert.export.observed_codes import CodeObserver
+from q8bert.export.parity import ParityReport, Simulation, compare
+from q8bert.glue.tasks import glue_task
+from q8bert.glue.tokenizer import Encoded
+from q8bert.runtime.session import Session
+from q8bert.training.batches import TokenizedSplit
+from q8bert.training.engine import Batch
+from q8bert.training.sites import find_sites
+from q8bert.training.weights import prepare_weights, quantized_parameters
+
+BERT_LIKE = {
+    "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 100,
+    "max_position_embeddings": 64, "initializer_range": 0.2, "num_labels": 3,
+}  # fmt: skip
+CONFIGS = {
+    "bert": BertConfig(**BERT_LIKE),
+    "roberta": RobertaConfig(**BERT_LIKE, pad_token_id=1),
+    "electra": ElectraConfig(**BERT_LIKE, embedding_size=16),
+    "mpnet": MPNetConfig(**BERT_LIKE),
+    "distilbert": DistilBertConfig(
+        dim=32, n_layers=2, n_heads=2, hidden_dim=64, vocab_size=100, max_position_embeddings=64, num_labels=3
+    ),
+}
+
+
+class Exported:
+    """A random model with its INT8 graph and its float graph."""
+
+    def __init__(self, family: str, *, per_channel: bool = True) -> None:
+        torch.manual_seed(0)
+        config = CONFIGS[family]
+        self.model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
+        self.sites = find_sites(self.model)
+        self.amax = torch.linspace(2.0, 4.0, len(self.sites))
+        self.quantized = quantized_parameters(self.model, per_channel=per_channel)
+        names = ["input_ids", "attention_mask"]
+        names += ["token_type_ids"] if getattr(config, "type_vocab_size", 0) > 1 else []
+        self.graph = build_graph(self.model, self.sites, self.amax, self.quantized, input_names=names)
+        mask = torch.ones(4, 11, dtype=torch.int64)
+        mask[1, 7:], mask[2, 4:] = 0, 0
+        ids = torch.where(mask == 1, torch.randint(5, 100, mask.shape), config.pad_token_id)
+        inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(mask)}
+        self.batch = Batch({name: inputs[name] for name in names}, torch.zeros(4, dtype=torch.int64))
+
+    @cached_property
+    def float_graph(self) -> onnx.ModelProto:
+        return build_graph(self.model, (), torch.zeros(0), {}, input_names=list(self.batch.inputs))
+
+    def parity(self, *, graph: onnx.ModelProto | None = None, is_float: bool = False) -> ParityReport:
+        """Compare the simulation with a graph, by default its own, on the batch's rows."""
+        graph = graph or (self.float_graph if is_float else self.graph)
+        floats = prepare_weights(self.model, {})
+        simulation = (
+            Simulation(self.model, (), floats, None)
+            if is_float
+            else Simulation(self.model, tuple(self.sites), prepare_weights(self.model, self.quantized), self.amax)
+        )
+        lengths = self.batch.inputs["attention_mask"].sum(dim=1).tolist()
+        ids = tuple(row[:n].numpy() for row, n in zip(self.batch.inputs["input_ids"], lengths, strict=True))
+        encoded = Encoded(ids, tuple(np.zeros_like(row) for row in ids))
+        pad = int(self.model.config.pad_token_id)
+        return compare(
+            simulation,
+            floats,
+            Session(graph.SerializeToString()),
+            None if is_float else CodeObserver(graph, self.sites),
+            split=TokenizedSplit(encoded, self.batch.labels, tuple(self.batch.inputs), pad),
+            task=glue_task("MNLI"),
+            batch_size=2,
+        )
+
+    def initializers(self) -> dict[str, np.ndarray[Any, Any]]:
+        return {tensor.name: numpy_helper.to_array(tensor) for tensor in self.graph.graph.initializer}
+
+
+@pytest.fixture(scope="session")
+def export_random() -> Callable[..., Exported]:
+    """Export a random model of a family."""
+    return Exported
+
+
+@pytest.fixture(scope="session")
+def bert() -> Exported:
+    return Exported("bert")
+
+
+@pytest.fixture(scope="session")
+def run_graph() -> Callable[..., Any]:
+    """Run an exported graph on the CPU and return its logits."""
+
+    def run(graph: Any, inputs: Any, *, threads: int = 0) -> Any:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = threads
+        session = ort.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return session.run(None, {name: tensor.numpy() for name, tensor in inputs.items()})[0]
+
+    return run
