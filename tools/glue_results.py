@@ -1,14 +1,16 @@
 """Train, export and verify on GLUE, and keep every result: the numbers of the README's table.
 
-For each task and engine it trains the float twin and the INT8 model with the same seed, exports both, and runs
-`q8bert verify` and `evaluate` with the command of another environment, the torch-free one. Everything goes through the
-command line, as a user would do it. Results are kept after each step, so an interrupted campaign goes on
-where it stopped; at the end it prints the table.
+For each task, engine and seed it trains the float twin and the INT8 model, exports both, and the float one again with
+ONNX Runtime's post-training quantization, dynamic and static; then it runs `q8bert verify` and `evaluate` with
+the command of another environment, the torch-free one. Everything goes through the command line, as a user would do it.
+Results are kept after each pair, so an interrupted campaign goes on where it stopped; at the end it prints the table.
 
     python tools/glue_results.py --glue-dir GLUE --serve .venv/serve/bin/q8bert --tasks STS-B --engines ort torch
+    python tools/glue_results.py --glue-dir GLUE --serve .venv/serve/bin/q8bert --tasks RTE --seeds 11 12 13
 """
 
 import argparse
+import itertools
 import json
 import os
 import platform
@@ -25,13 +27,17 @@ from q8bert.spec.files import write_json
 COLUMNS = (
     "task",
     "engine",
+    "seed",
     "metric",
     "float32",
     "INT8",
     "relative loss",
     "size ratio",
+    "dynamic",
+    "static",
     "simulation − exported",
-    "train minutes",
+    "rows differing: free, resolved",
+    "train CPU minutes",
 )
 
 
@@ -44,12 +50,12 @@ def call(command: list[str], *, ok: tuple[int, ...] = (0,)) -> dict[str, Any]:
     return result
 
 
-def pair(task: str, engine: str, args: argparse.Namespace) -> dict[str, Any]:
+def pair(task: str, engine: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train, export and verify one pair of twins."""
     q8bert = str(Path(sys.executable).with_name("q8bert"))
     data = str(args.glue_dir / task)
-    folder = args.work_dir / f"{task}-{engine}-seed{args.seed}"
-    result: dict[str, Any] = {"task": task, "engine": engine, "seed": args.seed}
+    folder = args.work_dir / f"{task}-{engine}-seed{seed}"
+    result: dict[str, Any] = {"task": task, "engine": engine, "seed": seed}
     for precision, flag in (("float32", "--no-quantize"), ("int8", "--quantize")):
         started, cpu = time.monotonic(), os.times().children_user
         run, bundle = str(folder / f"{precision}-run"), str(folder / precision)
@@ -61,7 +67,7 @@ def pair(task: str, engine: str, args: argparse.Namespace) -> dict[str, Any]:
             "--engine",
             engine,
             "--seed",
-            str(args.seed),
+            str(seed),
             flag,
             *args.train_options,
         ]
@@ -70,6 +76,10 @@ def pair(task: str, engine: str, args: argparse.Namespace) -> dict[str, Any]:
         result[f"{precision}_cpu_minutes"] = (os.times().children_user - cpu) / 60
         result[f"{precision}_export"] = call([q8bert, "export", run, "--output-dir", bundle])
         result[f"{precision}_evaluation"] = call([args.serve, "evaluate", bundle, "--data-dir", data])
+    for method in ("dynamic", "static"):
+        bundle = str(folder / method)
+        call([q8bert, "export", str(folder / "float32-run"), "--output-dir", bundle, "--quantization", method])
+        result[f"{method}_evaluation"] = call([args.serve, "evaluate", bundle, "--data-dir", data])
     result["verify"] = call(
         [
             args.serve,
@@ -90,11 +100,16 @@ def row(result: dict[str, Any]) -> list[str]:
     gate = result["verify"]
     metric = gate["main_metric"]
     parity = result["int8_export"]["parity"]
-    gap = 100 * (parity["simulated"][metric] - result["int8_evaluation"]["metrics"][metric])
+    gap = 100 * (parity["free"]["metrics"][metric] - result["int8_evaluation"]["metrics"][metric])
+    after_training = [
+        f"{100 * result[f'{method}_evaluation']['metrics'][metric]:.2f}" for method in ("dynamic", "static")
+    ]
     return [
-        result["task"], result["engine"], metric, f"{100 * gate['reference_metrics'][metric]:.2f}",
+        result["task"], result["engine"], str(result["seed"]), metric, f"{100 * gate['reference_metrics'][metric]:.2f}",
         f"{100 * gate['metrics'][metric]:.2f}", f"{gate['relative_loss']:.2%}", f"{gate['size_ratio']:.2f}",
-        f"{gap:+.3f}", f"{result['float32_minutes']:.1f} + {result['int8_minutes']:.1f}",
+        *after_training, f"{gap:+.3f}",
+        f"{parity['free']['n_rows_differing']}, {parity['resolved']['n_rows_differing']} of {parity['n_rows']}",
+        f"{result['float32_cpu_minutes']:.1f} + {result['int8_cpu_minutes']:.1f}",
     ]  # fmt: skip
 
 
@@ -105,19 +120,18 @@ def main() -> None:
     parser.add_argument("--serve", required=True, help="q8bert command of the torch-free environment")
     parser.add_argument("--tasks", nargs="+", default=["STS-B", "RTE", "MRPC", "CoLA"], choices=list(GLUE_TASKS))
     parser.add_argument("--engines", nargs="+", default=["ort"], choices=["ort", "torch"])
-    parser.add_argument("--seed", type=int, default=11)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[11])
     parser.add_argument("--train-options", nargs=argparse.REMAINDER, default=[], help="passed on to `q8bert train`")
     parser.add_argument("--work-dir", type=Path, default=Path("build/glue"))
     args = parser.parse_args()
     args.work_dir.mkdir(parents=True, exist_ok=True)
     kept = args.work_dir / "results.json"
     results = json.loads(kept.read_text())["results"] if kept.exists() else {}
-    for task in args.tasks:
-        for engine in args.engines:
-            name = f"{task}-{engine}-seed{args.seed}"
-            if name not in results:
-                results[name] = pair(task, engine, args)
-                write_json(kept, {"machine": platform.platform(), "cpus": os.cpu_count(), "results": results})
+    for task, engine, seed in itertools.product(args.tasks, args.engines, args.seeds):
+        name = f"{task}-{engine}-seed{seed}"
+        if name not in results:
+            results[name] = pair(task, engine, seed, args)
+            write_json(kept, {"machine": platform.platform(), "cpus": os.cpu_count(), "results": results})
     lines = [COLUMNS, ["---"] * len(COLUMNS), *(row(result) for result in results.values())]
     print("\n".join(f"| {' | '.join(line)} |" for line in lines))
 

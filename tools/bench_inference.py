@@ -1,0 +1,300 @@
+"""Time INT8 inference against the other ways to run the same model on the same CPU, side by side.
+
+*Fixed shapes*: batches of random tokens, tensors to logits. Ours in INT8 and in float32, both on q8bert's runtime; ONNX
+Runtime's own dynamic and static quantization, with defaults and as its guide advises; torch in float32 and with its
+dynamic INT8; OpenVINO on our float32 and our INT8 file. Where the CPU can, OpenVINO computes float32 models in bfloat16
+by default: `…_bf16` lines let it, the others ask for float32. `static` lines compile anew for each shape, `dynamic`
+lines take any, as ours does; `throughput` lines split the batch over one stream a thread.
+
+*Dev splits*, with `--dev`: texts to labels. Ours in INT8, the same padded to the maximum length, ours in float32, and
+the Hugging Face pipeline; ONNX Runtime's quantizations where bundles of them are given.
+
+Each contender is a process in an environment of its own, with the same number of threads, which spin or sleep as its
+library has it by default. They take turns in random order, so that they meet the same noise. CPU seconds are of all
+threads of the process, memory is its peak. Who cannot run is named with the reason. Models that are not given are made:
+BERT-base with random weights, MiniLM-L6 with a random head. `bench_inference_report.py` makes figures of the times.
+
+    python tools/bench_inference.py --dev SST-2=GLUE/SST-2 STS-B=GLUE/STS-B
+    python tools/bench_inference.py --shapes --dev STS-B=GLUE/STS-B --bundle int8=bundles/int8 float32=bundles/fp32
+"""
+
+import argparse
+import json
+import math
+import os
+import platform
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+TOOLS = Path(__file__).resolve().parent
+SHAPES = ("minilm-l6:1x32", "minilm-l6:1x128", "minilm-l6:16x128", "bert-base:8x128")
+BASELINES = ("ort_dynamic", "ort_dynamic_tuned", "ort_static", "ort_static_tuned")
+BUNDLES = ("int8", "float32", "dynamic", "static", "huggingface")
+_TOKENS_A_TURN = 1024  # a turn on small batches is several calls
+_PAUSE_S = 0.01  # between turns, for threads that still spin
+_MODEL_FILES = ("model.onnx", "model.onnx.data", "model.safetensors")
+_CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8")
+
+
+@dataclass(frozen=True)
+class Contender:
+    """Who takes part: one of the worker's kinds, what it loads (below the model's folder), in which environment."""
+
+    name: str
+    kind: str
+    path: str
+    env: str = "peers"
+    options: Mapping[str, str] = field(default_factory=dict)
+
+
+def _openvino(shapes: str, hint: str, precision: str) -> Iterable[Contender]:
+    options = {"precision": precision, "shapes": shapes, "hint": hint.upper()}
+    for file in ("float32", "int8"):
+        name = f"openvino_{file}_{shapes}_{hint}{'' if precision == 'f32' else '_bf16'}"
+        yield Contender(name, "openvino", f"{file}/model.onnx", options=options)
+
+
+TENSOR_CONTENDERS = (
+    Contender("ours_int8", "q8bert", "int8/model.onnx"),
+    Contender("ours_float32", "q8bert", "float32/model.onnx"),
+    *(Contender(name, "onnxruntime", f"{name}.onnx") for name in BASELINES),
+    Contender("torch_float32", "torch", "huggingface", "train"),
+    Contender("torch_dynamic_int8", "torch", "huggingface", "train", {"dynamic": "yes"}),
+    *(who for how in product(("static", "dynamic"), ("latency", "throughput"), ("f32",)) for who in _openvino(*how)),
+    *(who for how in product(("static",), ("latency", "throughput"), ("bf16",)) for who in _openvino(*how)),
+)
+TEXT_CONTENDERS = (
+    Contender("ours_int8", "classifier", "int8"), Contender("ours_int8_padded", "padded_classifier", "int8"),
+    Contender("ours_float32", "classifier", "float32"),
+    Contender("ort_dynamic", "classifier", "dynamic"), Contender("ort_static", "classifier", "static"),
+    Contender("huggingface_pipeline", "pipeline", "huggingface", "train"),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What all contenders have in common: interpreter of each environment, seed, and what all workers are told."""
+
+    pythons: Mapping[str, str]
+    seed: int
+    told: Mapping[str, Any]
+
+
+class Field:
+    """The contenders in their processes; those that cannot run are in ``skipped`` with the reason.
+
+    Args:
+        contenders: Who takes part.
+        paths: What each of them loads.
+        settings: What they have in common.
+    """
+
+    def __init__(self, contenders: Iterable[Contender], paths: Mapping[str, Path], settings: Settings) -> None:
+        self.skipped: dict[str, str] = {}
+        self.versions: dict[str, dict[str, str]] = {}
+        self._draw = random.Random(settings.seed)
+        self._workers: dict[str, subprocess.Popen[str]] = {}
+        for contender in contenders:
+            name, path = contender.name, paths[contender.name]
+            if not path.exists():
+                self.skipped[name] = f"{path} is not there"
+                continue
+            _say(f"loading {name}")
+            told = {**settings.told, "kind": contender.kind, "path": str(path), "options": dict(contender.options)}
+            try:
+                self._workers[name] = _start(settings.pythons[contender.env], told)
+            except OSError as error:
+                self.skipped[name] = f"{settings.pythons[contender.env]}: {error.strerror}"
+                continue
+            if (answer := self._answer(name)) is not None:
+                self.versions[contender.env] = answer["versions"]
+
+    def rounds(self, requests: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """Let all answer each request in turns; the first one only warms up.
+
+        Args:
+            requests: What the workers are asked.
+
+        Returns:
+            Name → seconds of each call (``wall``, ``cpu``), ``peak_memory_mb`` and the last ``result``.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for number, request in enumerate(requests):
+            for name in self._draw.sample(sorted(self._workers), len(self._workers)):
+                time.sleep(_PAUSE_S)
+                _say(f"round {number} of {len(requests) - 1}: {name}")
+                self._send(name, request)
+                if (answer := self._answer(name)) is None or number == 0:
+                    continue
+                record = found.setdefault(name, {"wall": [], "cpu": []})
+                record["wall"] += answer.pop("wall")
+                record["cpu"] += answer.pop("cpu")
+                record |= answer
+        return {name: record for name, record in found.items() if name not in self.skipped}
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in self._workers.values():
+            worker.communicate()
+
+    def _send(self, name: str, request: dict[str, Any]) -> None:
+        pipe: Any = self._workers[name].stdin
+        try:
+            print(json.dumps(request), file=pipe, flush=True)
+        except BrokenPipeError:
+            return  # it has ended; what it answers says so
+
+    def _answer(self, name: str) -> dict[str, Any] | None:
+        worker = self._workers[name]
+        pipe: Any = worker.stdout
+        line = pipe.readline()
+        answer: dict[str, Any] = json.loads(line) if line else {"skipped": f"ended with exit code {worker.wait()}"}
+        if "skipped" not in answer:
+            return answer
+        self.skipped[name] = answer["skipped"]
+        self._workers.pop(name).wait()
+        return None
+
+
+def bench_shapes(size: str, folder: Path, shapes: Sequence[str], *, n_rounds: int, settings: Settings) -> Any:
+    """Time batches of random tokens on one model; returns times by shape, and versions."""
+    paths = {contender.name: folder / contender.path for contender in TENSOR_CONTENDERS}
+    contest = Field(TENSOR_CONTENDERS, paths, settings)
+    found = {}
+    wanted = (tuple(map(int, shape.split("x"))) for shape in shapes)
+    for batch, length in sorted(wanted, key=math.prod):  # the peak of memory only rises
+        request = {"shape": (batch, length), "n_calls": max(1, _TOKENS_A_TURN // (batch * length))}
+        records = contest.rounds([request | {"seed": settings.seed + number} for number in range(n_rounds + 1)])
+        found[f"{size}:{batch}x{length}"] = _part(records, paths, contest.skipped, n_rows=batch)
+    contest.close()
+    return found, contest.versions
+
+
+def bench_split(folders: Mapping[str, Path], data_dir: str, *, n_rounds: int, settings: Settings) -> Any:
+    """Time a dev split from texts to labels; returns times and versions."""
+    manifest = json.loads((folders["int8"] / "manifest.json").read_text(encoding="utf-8"))
+    told = {**settings.told, "task": manifest["task"], "max_length": manifest["max_length"]}
+    contenders = [contender for contender in TEXT_CONTENDERS if contender.path in folders]
+    paths = {contender.name: folders[contender.path] for contender in contenders}
+    contest = Field(contenders, paths, replace(settings, told=told))
+    records = contest.rounds([{"data_dir": data_dir, "warm_up": number == 0} for number in range(n_rounds + 1)])
+    contest.close()
+    n_rows = max((record.pop("n_rows") for record in records.values()), default=0)
+    return _part(records, paths, contest.skipped, n_rows=n_rows), contest.versions
+
+
+def make_model(work_dir: Path, size: str, task: str, *, settings: Settings, reuse: bool) -> Path:
+    """Make a model in every precision, or take the one that the last call made; returns its folder."""
+    folder = work_dir / f"{size}-{task}-{settings.seed}"
+    if not (reuse and (folder / "baselines.json").is_file()):
+        shutil.rmtree(folder, ignore_errors=True)
+        _say(f"making {folder}")
+        seed = ["--seed", str(settings.seed)]
+        command: list[Any] = [settings.pythons["train"], TOOLS / "make_bench_model.py", folder, *seed]
+        subprocess.run([*command, "--size", size, "--task", task], check=True)
+        # its quantizers are newer than those beside ONNX Runtime Training
+        command = [settings.pythons["peers"], TOOLS / "make_bench_baselines.py", folder, *seed]
+        with suppress(FileNotFoundError):  # without that environment they are left out, and said to be missing
+            subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
+    return folder
+
+
+def main() -> None:
+    """Run the benchmark."""
+    args = _arguments()
+    told = {"threads": args.threads, "batch_size": args.batch_size}
+    settings = Settings({"train": args.train_python, "peers": args.peers_python}, args.seed, told)
+    report: dict[str, Any] = {
+        "machine": _machine(),
+        **told,
+        "seed": args.seed,
+        "versions": {},
+        "shapes": {},
+        "splits": {},
+    }
+    for size in sorted({shape.partition(":")[0] for shape in args.shapes}):
+        shapes = [shape.partition(":")[2] for shape in args.shapes if shape.startswith(f"{size}:")]
+        folder = make_model(args.work_dir, size, "SST-2", settings=settings, reuse=args.reuse_models)
+        found, versions = bench_shapes(size, folder, shapes, n_rounds=args.rounds, settings=settings)
+        report["shapes"] |= found
+        report["versions"] |= versions
+    given = {name: Path(path) for name, _, path in (entry.partition("=") for entry in args.bundle)}
+    for task, _, data_dir in (entry.partition("=") for entry in args.dev):
+        folders = given
+        if not {"int8", "float32", "huggingface"} <= set(given):
+            folder = make_model(args.work_dir, "minilm-l6", task, settings=settings, reuse=args.reuse_models)
+            folders = {name: folder / name for name in ("int8", "float32", "huggingface")} | given
+        report["splits"][task], versions = bench_split(folders, data_dir, n_rounds=args.dev_rounds, settings=settings)
+        report["versions"] |= versions
+    if args.raw:
+        args.raw.write_text(json.dumps(report), encoding="utf-8")
+    command = [sys.executable, str(TOOLS / "bench_inference_report.py"), *(["--json"] if args.json else [])]
+    sys.exit(subprocess.run(command, input=json.dumps(report), text=True, check=False).returncode)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add(
+        "--shapes",
+        nargs="*",
+        default=SHAPES,
+        help=f"size:batchxlength; default {' '.join(SHAPES)}; none leaves them out",
+    )
+    add("--rounds", type=int, default=15, help="turns of each contender at each shape")
+    add("--dev", nargs="*", default=[], metavar="TASK=FOLDER", help="dev splits to run from texts to labels")
+    add("--dev-rounds", type=int, default=3, help="turns of each contender on each dev split")
+    add("--bundle", nargs="*", default=[], metavar="NAME=PATH", help=f"for dev splits: {', '.join(BUNDLES)}")
+    add("--batch-size", type=int, default=32, help="rows a batch on dev splits")
+    add("--threads", type=int, default=os.cpu_count() or 1)
+    add("--seed", type=int, default=0, help="seed of weights, tokens and the order of turns")
+    add("--train-python", default=".venv/train/bin/python", help="has torch, transformers and q8bert")
+    add("--peers-python", default=".venv/peers/bin/python", help="has onnxruntime, onnx, openvino and q8bert")
+    add("--work-dir", type=Path, default=Path("build/bench"), help="where models are made")
+    add("--reuse-models", action="store_true", help="run the models that the last call made, instead of new ones")
+    add("--raw", type=Path, help="write the times of all calls to this file")
+    add("--json", action="store_true", help="print one JSON object")
+    return parser.parse_args()
+
+
+def _start(python: str, told: dict[str, Any]) -> subprocess.Popen[str]:
+    threads = str(told["threads"])
+    environment = os.environ | {"OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
+    return subprocess.Popen(
+        [python, str(TOOLS / "bench_inference_worker.py"), json.dumps(told)], stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
+    )  # fmt: skip
+
+
+def _part(records: dict[str, Any], paths: Mapping[str, Path], skipped: Mapping[str, str], *, n_rows: int) -> Any:
+    for name, record in records.items():
+        files = [paths[name], *(paths[name] / file for file in _MODEL_FILES)]
+        record["file_bytes"] = sum(file.stat().st_size for file in files if file.is_file())
+    ordered = {name: records[name] for name in paths if name in records}
+    return {"n_rows": n_rows, "contenders": ordered, "skipped": dict(skipped)}
+
+
+def _machine() -> dict[str, Any]:
+    cpu = Path("/proc/cpuinfo")
+    lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.exists() else []
+    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
+    flags = next((line.split() for line in lines if line.startswith("flags")), [])
+    wide = [flag for flag in _CPU_FLAGS if flag in flags]
+    return {"architecture": platform.machine(), "cpu": model, "n_cpus": os.cpu_count(), "flags": wide}
+
+
+def _say(text: str) -> None:
+    print(text, end="\033[K\r", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,295 @@
+"""One contender of `bench_inference.py`, in a process and a Python environment of its own.
+
+Started by the parent with one JSON object as its argument; answers each line of JSON on stdin with one on stdout.
+A *tensor* contender runs batches of random tokens, a *text* contender a whole dev split from texts to labels.
+Times are of the call alone; CPU seconds are of all threads of this process.
+"""
+
+import importlib
+import json
+import math
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+Arrays = dict[str, NDArray[np.int64]]
+TensorModel = Callable[[Arrays], NDArray[np.float32]]
+Answers = list[str | float]
+TextModel = Callable[[Sequence[str], Sequence[str] | None], Answers]
+
+_PACKAGES = (
+    "q8bert", "onnxruntime", "onnxruntime-training-cpu", "onnx", "openvino", "tokenizers", "torch", "transformers",
+    "numpy",
+)  # fmt: skip
+_N_WARM_UP_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Order:
+    """What this process is to be: a kind, with a model file, a bundle or a Hugging Face folder; then for texts only."""
+
+    kind: str
+    path: str
+    threads: int
+    options: dict[str, str] = field(default_factory=dict)
+    task: dict[str, Any] = field(default_factory=dict)  # as the bundle's manifest has it
+    max_length: int = 128
+    batch_size: int = 32
+
+
+def q8bert_session(order: Order) -> TensorModel:
+    """Run a file as q8bert's runtime does."""
+    from q8bert.runtime.session import Session
+
+    session = Session(Path(order.path), threads=order.threads)
+    return lambda arrays: session.run({name: arrays[name] for name in session.input_names})
+
+
+def onnxruntime_session(order: Order) -> TensorModel:
+    """Run a file on ONNX Runtime with its defaults."""
+    ort: Any = importlib.import_module("onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = order.threads
+    options.log_severity_level = 3
+    session = ort.InferenceSession(order.path, options, providers=["CPUExecutionProvider"])
+    names = [value.name for value in session.get_inputs()]
+    return lambda arrays: np.asarray(session.run(None, {name: arrays[name] for name in names})[0])
+
+
+def torch_model(order: Order) -> TensorModel:
+    """Run a Hugging Face folder in eager torch; option ``dynamic`` quantizes its Linear layers."""
+    torch: Any = importlib.import_module("torch")
+    transformers: Any = importlib.import_module("transformers")
+    torch.set_num_threads(order.threads)
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(order.path).eval()
+    if order.options.get("dynamic"):
+        quantization: Any = importlib.import_module("torch.ao.quantization")
+        model = quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+
+    def run(arrays: Arrays) -> NDArray[np.float32]:
+        with torch.inference_mode():
+            logits = model(**{name: torch.from_numpy(array) for name, array in arrays.items()}).logits
+        return np.asarray(logits.numpy())
+
+    return run
+
+
+class OpenVinoModel:
+    """Runs a file on OpenVINO.
+
+    With the hint THROUGHPUT each thread is a stream of its own, and a batch is split over the streams; with LATENCY all
+    threads work on the whole batch.
+
+    Args:
+        order: Options: ``precision`` (``f32`` or ``bf16``, of what is not INT8), ``shapes`` (``static`` compiles anew
+            for each shape, ``dynamic`` once for all) and ``hint``.
+    """
+
+    def __init__(self, order: Order) -> None:
+        self._openvino: Any = importlib.import_module("openvino")
+        self._core = self._openvino.Core()
+        self._path = order.path
+        self._is_static = order.options["shapes"] == "static"
+        hint = order.options["hint"]
+        self._n_streams = order.threads if hint == "THROUGHPUT" else 1
+        self._settings = {
+            "PERFORMANCE_HINT": hint, "INFERENCE_PRECISION_HINT": order.options["precision"],
+            "INFERENCE_NUM_THREADS": order.threads, "NUM_STREAMS": self._n_streams,
+        }  # fmt: skip
+        if order.options["precision"] == "bf16" and "BF16" not in self._core.get_property(
+            "CPU", "OPTIMIZATION_CAPABILITIES"
+        ):
+            raise RuntimeError("OpenVINO has no bfloat16 on this CPU")
+        self._shape: tuple[int, ...] = ()
+        self._requests: list[Any] = []
+
+    def __call__(self, arrays: Arrays) -> NDArray[np.float32]:
+        """Return logits ``(batch, n_outputs)``."""
+        shape = arrays["input_ids"].shape
+        if shape != self._shape:
+            self._prepare(*shape)
+        if len(self._requests) == 1:
+            results = self._requests[0].infer(self._named(arrays), share_inputs=True)
+            return np.array(results[0])
+        parts = {name: np.split(array, len(self._requests)) for name, array in self._named(arrays).items()}
+        for index, request in enumerate(self._requests):
+            request.start_async({name: part[index] for name, part in parts.items()}, share_inputs=True)
+        for request in self._requests:
+            request.wait()
+        return np.concatenate([request.get_output_tensor(0).data for request in self._requests])
+
+    def _prepare(self, batch: int, length: int) -> None:
+        n_parts = math.gcd(batch, self._n_streams)
+        if self._is_static or not self._requests:
+            model = self._core.read_model(self._path)
+            self._names = [value.any_name for value in model.inputs]
+            if self._is_static:
+                model.reshape({name: [batch // n_parts, length] for name in self._names})
+            self._compiled = self._core.compile_model(model, "CPU", self._settings)
+        self._requests = [self._compiled.create_infer_request() for _ in range(n_parts)]
+        self._shape = (batch, length)
+
+    def _named(self, arrays: Arrays) -> Arrays:
+        return {name: arrays[name] for name in self._names}
+
+
+def classifier(order: Order) -> TextModel:
+    """Run a bundle as a service does."""
+    from q8bert.runtime import Classifier
+
+    model = Classifier.load(order.path, threads=order.threads)
+
+    def run(texts: Sequence[str], pairs: Sequence[str] | None) -> Answers:
+        found = model(texts, pairs, batch_size=order.batch_size)
+        return [answer.score if answer.label is None else answer.label for answer in found]  # type: ignore[misc]
+
+    return run
+
+
+def padded_classifier(order: Order) -> TextModel:
+    """Run a bundle as one would without batches by length: in order, padded to the maximum."""
+    from q8bert.glue.batching import model_inputs
+    from q8bert.glue.tokenizer import TextTokenizer
+    from q8bert.runtime.session import Session
+    from q8bert.spec.bundle import open_bundle
+
+    bundle = open_bundle(order.path)
+    manifest = bundle.manifest
+    session = Session(bundle.model_path, threads=order.threads)
+    tokenizer = TextTokenizer.load(bundle.tokenizer_path, max_length=manifest.max_length)
+    fill = {"input_ids": manifest.pad_token_id}
+
+    def run(texts: Sequence[str], pairs: Sequence[str] | None) -> Answers:
+        encoded = tokenizer.encode(texts, pairs)
+        answers: Answers = []
+        for start in range(0, len(texts), order.batch_size):
+            rows = np.arange(start, min(start + order.batch_size, len(texts)))
+            short = model_inputs(encoded, rows, manifest.input_names, pad_token_id=manifest.pad_token_id)
+            missing = manifest.max_length - short["input_ids"].shape[1]
+            logits = session.run(
+                {
+                    name: np.pad(array, ((0, 0), (0, missing)), constant_values=fill.get(name, 0))
+                    for name, array in short.items()
+                }
+            )
+            labels = order.task["labels"]
+            answers += (
+                [labels[i] for i in logits.argmax(axis=1)] if labels else [float(value) for value in logits[:, 0]]
+            )
+        return answers
+
+    return run
+
+
+def huggingface_pipeline(order: Order) -> TextModel:
+    """Run `transformers.pipeline` in float32."""
+    torch: Any = importlib.import_module("torch")
+    transformers: Any = importlib.import_module("transformers")
+    torch.set_num_threads(order.threads)
+    pipeline = transformers.pipeline(
+        "text-classification", model=order.path, device="cpu", batch_size=order.batch_size, dtype=torch.float32
+    )
+    key = "label" if order.task["labels"] else "score"
+
+    def run(texts: Sequence[str], pairs: Sequence[str] | None) -> Answers:
+        rows: list[Any] = list(texts)
+        if pairs is not None:
+            rows = [{"text": text, "text_pair": pair} for text, pair in zip(texts, pairs, strict=True)]
+        return [found[key] for found in pipeline(rows, truncation=True, max_length=order.max_length)]
+
+    return run
+
+
+TENSOR_KINDS: dict[str, Callable[[Order], TensorModel]] = {
+    "q8bert": q8bert_session, "onnxruntime": onnxruntime_session, "torch": torch_model, "openvino": OpenVinoModel,
+}  # fmt: skip
+TEXT_KINDS: dict[str, Callable[[Order], TextModel]] = {
+    "classifier": classifier, "padded_classifier": padded_classifier, "pipeline": huggingface_pipeline,
+}  # fmt: skip
+
+
+def time_calls(model: TensorModel, *, shape: tuple[int, int], seed: int, n_calls: int) -> dict[str, Any]:
+    """Run the same random rows some times; returns seconds of each call and the logits."""
+    draw = np.random.default_rng(seed)
+    arrays = {
+        "input_ids": draw.integers(1000, 30000, shape), "attention_mask": np.ones(shape, dtype=np.int64),
+        "token_type_ids": np.zeros(shape, dtype=np.int64),
+    }  # fmt: skip
+    times = [_timed(lambda: model(arrays)) for _ in range(n_calls)]
+    return {
+        "wall": [wall for wall, _, _ in times],
+        "cpu": [cpu for _, cpu, _ in times],
+        "result": times[-1][2].tolist(),
+    }
+
+
+def time_split(model: TextModel, order: Order, *, data_dir: str, warm_up: bool) -> dict[str, Any]:
+    """Run a dev split from texts to answers; reading the file is not timed."""
+    from q8bert.glue.readers import read_split
+    from q8bert.glue.tasks import task_from_json
+
+    task = task_from_json(order.task, source="the bundle")
+    examples = read_split(task, data_dir, "dev").examples[: _N_WARM_UP_ROWS if warm_up else None]
+    texts = [example.text for example in examples]
+    pairs = [example.text_pair or "" for example in examples] if task.text_pair_column else None
+    wall, cpu, answers = _timed(lambda: model(texts, pairs))
+    return {"wall": [wall], "cpu": [cpu], "n_rows": len(texts), "result": answers}
+
+
+def _timed(call: Callable[[], Any]) -> tuple[float, float, Any]:
+    wall, cpu = time.perf_counter(), time.process_time()
+    result = call()
+    return time.perf_counter() - wall, time.process_time() - cpu, result
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of what is installed here."""
+    found = {"python": sys.version.split()[0]}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def serve(order: Order, answers: TextIO) -> None:
+    """Answer requests until stdin ends; a contender that cannot be made says why and ends."""
+
+    def answer(content: dict[str, Any]) -> None:
+        print(json.dumps(content), file=answers, flush=True)
+
+    try:
+        text = TEXT_KINDS[order.kind](order) if order.kind in TEXT_KINDS else None
+        tensor = TENSOR_KINDS[order.kind](order) if text is None else None
+        answer({"versions": versions()})
+        for line in sys.stdin:
+            request = json.loads(line)
+            if text is not None:
+                result = time_split(text, order, **request)
+            elif tensor is not None:
+                result = time_calls(tensor, **{**request, "shape": tuple(request["shape"])})
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            answer(result | {"peak_memory_mb": peak})
+    except Exception as error:  # noqa: BLE001 - whatever a peer raises is the reason why it is left out
+        answer({"skipped": f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"})
+
+
+def main() -> None:
+    """Serve on what stdout was; whatever libraries print goes to stderr."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    serve(Order(**json.loads(sys.argv[1])), answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Make the files that `bench_inference.py` runs when no trained bundles are given: one model, in every precision.
+
+``huggingface/``  weights, configuration and tokenizer, for torch and the Hugging Face pipeline
+``float32/``      bundle of the same weights in float
+``int8/``         bundle of the same weights in INT8, its ranges observed on random tokens
+
+BERT-base has random weights (normal, σ = 0.02), MiniLM-L6 its own with a random head: time and size do not depend
+on the values. Runs in the training environment.
+
+    python tools/make_bench_model.py build/bench/minilm-l6-SST-2 --size minilm-l6 --task SST-2 --seed 0
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer
+from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedTokenizerFast
+from transformers.utils import logging as transformers_logging
+
+from q8bert.export.bundle_writer import write_bundle
+from q8bert.export.graph import build_graph
+from q8bert.glue.tasks import Task, glue_task
+from q8bert.spec.bundle import Manifest
+from q8bert.training.model_source import SourceModel, count_parameters, load_source_model
+from q8bert.training.quantized_model import QuantizedModel
+from q8bert.training.run_folder import library_versions
+from q8bert.training.sites import Site, find_sites
+from q8bert.training.torch_engine import quantize_activation
+from q8bert.training.weights import quantized_parameters
+
+SIZES = ("minilm-l6", "bert-base")
+MAX_LENGTH = 128
+
+
+def make_source(size: str, task: Task, *, seed: int) -> SourceModel:
+    """Return a classifier with a random head; BERT-base has random weights throughout and MiniLM's tokenizer."""
+    torch.manual_seed(seed)
+    minilm = load_source_model(
+        "minilm-l6", n_outputs=task.n_outputs, labels=task.labels, max_length=MAX_LENGTH, dropout=None
+    )
+    if size == "minilm-l6":
+        return minilm
+    config: Any = BertConfig(vocab_size=minilm.tokenizer.get_vocab_size())
+    config.id2label, config.label2id = minilm.model.config.id2label, minilm.model.config.label2id
+    config.problem_type = minilm.model.config.problem_type
+    factory: Any = AutoModelForSequenceClassification
+    model = factory.from_config(config, attn_implementation="eager")
+    return SourceModel(model, minilm.tokenizer, minilm.pad_token_id, minilm.input_names, ())
+
+
+def observe(source: SourceModel, sites: tuple[Site, ...]) -> torch.Tensor:
+    """Return each site's largest absolute value in a float pass over random tokens, shape ``(n_sites,)``."""
+    shape = (16, MAX_LENGTH)
+    ids = torch.randint(1000, source.tokenizer.get_vocab_size(), shape)
+    model = QuantizedModel(source.model, sites, quantize_activation).eval()
+    with torch.no_grad():
+        _, observations = model(ids, torch.ones(shape, dtype=torch.int64), torch.zeros_like(ids), observe=True)
+    return observations  # type: ignore[no-any-return]
+
+
+def write_huggingface(target: Path, source: SourceModel) -> None:
+    """Write weights, configuration and tokenizer as ``transformers.pipeline`` reads them."""
+    source.model.save_pretrained(target)
+    PreTrainedTokenizerFast(  # type: ignore[no-untyped-call]
+        tokenizer_object=Tokenizer.from_str(source.tokenizer.to_str()),
+        pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
+        model_max_length=MAX_LENGTH, model_input_names=list(source.input_names),
+    ).save_pretrained(target)  # fmt: skip
+
+
+def write_bundles(target: Path, source: SourceModel, task: Task, *, size: str, seed: int) -> None:
+    """Write the INT8 and the float bundle of one model."""
+    sites = find_sites(source.model)
+    quantized = quantized_parameters(source.model, per_channel=True)
+    nothing: dict[str, Any] = {}
+    for precision, found, amax, names in (
+        ("int8", sites, observe(source, sites), quantized),
+        ("float32", (), torch.zeros(0), nothing),
+    ):
+        manifest = Manifest(
+            precision=precision,
+            task=task.to_json(),
+            max_length=MAX_LENGTH,
+            pad_token_id=source.pad_token_id,
+            input_names=source.input_names,
+            files={},
+            quantization={"num_bits": 8, "weight_granularity": "per_channel"} if found else {},
+            versions=library_versions(),
+            model={
+                "source": f"{size}, untrained, seed {seed}", "architecture": type(source.model).__name__,
+                "n_parameters": count_parameters(source.model),
+            },
+        )  # fmt: skip
+        graph = build_graph(source.model, found, amax, names, input_names=source.input_names)
+        write_bundle(target / precision, graph=graph, tokenizer=source.tokenizer, manifest=manifest, parity=None)
+
+
+def main() -> None:
+    """Make everything below the folder given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", type=Path)
+    parser.add_argument("--size", choices=SIZES, default="minilm-l6")
+    parser.add_argument("--task", default="SST-2", help="names the labels, and whether rows are pairs")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    shutil.rmtree(args.target, ignore_errors=True)
+    task = glue_task(args.task)
+    source = make_source(args.size, task, seed=args.seed)
+    write_huggingface(args.target / "huggingface", source)
+    write_bundles(args.target, source, task, size=args.size, seed=args.seed)
+
+
+if __name__ == "__main__":
+    main()

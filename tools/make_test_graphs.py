@@ -1,0 +1,92 @@
+"""Export a small random model of every family and the widths of real sizes, for the tests of other runtimes.
+
+Writes ``NAME.onnx`` (INT8) and ``NAME.npz`` (inputs, and the logits of INT8 and float graph on this ONNX Runtime) for
+each into a folder; the newest ONNX Runtime and OpenVINO then run them in an environment without torch.
+
+    python tools/make_test_graphs.py build/test-graphs
+"""
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import (
+    AutoModelForSequenceClassification,
+    BertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    MPNetConfig,
+    PretrainedConfig,
+    RobertaConfig,
+)
+
+from q8bert.export.graph import build_graph
+from q8bert.runtime.session import Session
+from q8bert.training.quantized_model import QuantizedModel
+from q8bert.training.ranges import RangeState
+from q8bert.training.sites import find_sites
+from q8bert.training.torch_engine import quantize_activation
+from q8bert.training.weights import quantized_parameters
+
+SMALL: dict[str, Any] = {
+    "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 200,
+    "max_position_embeddings": 64, "initializer_range": 0.2, "num_labels": 3,
+}  # fmt: skip
+CONFIGS: dict[str, PretrainedConfig] = {
+    "bert": BertConfig(**SMALL),
+    "roberta": RobertaConfig(**SMALL, pad_token_id=1),
+    "electra": ElectraConfig(**SMALL, embedding_size=32),
+    "mpnet": MPNetConfig(**SMALL),
+    "distilbert": DistilBertConfig(
+        dim=64, n_layers=2, n_heads=4, hidden_dim=128, vocab_size=200, max_position_embeddings=64, num_labels=3
+    ),
+    "width-of-minilm": BertConfig(
+        **SMALL | {"hidden_size": 384, "num_attention_heads": 12, "intermediate_size": 1536, "initializer_range": 0.05}
+    ),
+    "width-of-bert-base": BertConfig(
+        **SMALL | {"hidden_size": 768, "num_attention_heads": 12, "intermediate_size": 3072, "initializer_range": 0.05}
+    ),
+}
+
+
+def make(name: str, config: PretrainedConfig, target: Path, *, per_channel: bool) -> None:
+    """Export one random model and run it."""
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
+    mask = torch.ones(8, 24, dtype=torch.int64)
+    mask[1, 17:], mask[2, 5:] = 0, 0
+    ids = torch.where(mask == 1, torch.randint(5, 200, mask.shape), int(config.pad_token_id or 0))
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if getattr(config, "type_vocab_size", 0) > 1:
+        inputs["token_type_ids"] = torch.zeros_like(mask)
+    sites = find_sites(model)
+    with torch.no_grad():
+        observed = QuantizedModel(model, sites, quantize_activation)(**inputs, observe=True)[1]
+    amax = RangeState.empty(len(sites), decay=0.9).observe(observed).amax()
+    quantized = quantized_parameters(model, per_channel=per_channel)
+    graph = build_graph(model, sites, amax, quantized, input_names=list(inputs))
+    float_graph = build_graph(model, (), torch.zeros(0), {}, input_names=list(inputs))
+    arrays = {key: tensor.numpy() for key, tensor in inputs.items()}
+    stem = f"{name}-{'per_channel' if per_channel else 'per_tensor'}"
+    (target / f"{stem}.onnx").write_bytes(graph.SerializeToString())
+    logits, floats = (Session(proto.SerializeToString()).run(arrays) for proto in (graph, float_graph))
+    np.savez(target / f"{stem}.npz", logits=logits, floats=floats, n_products=len(sites), **arrays)
+
+
+def main() -> None:
+    """Make everything in the folder given."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", type=Path)
+    target: Path = parser.parse_args().target
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir(parents=True)
+    for name, config in CONFIGS.items():
+        for per_channel in (True, False) if name == "bert" else (True,):
+            make(name, config, target, per_channel=per_channel)
+
+
+if __name__ == "__main__":
+    main()
