@@ -40,7 +40,7 @@ CONFIGS: dict[str, PretrainedConfig] = {
     "roberta": RobertaConfig(**SMALL, pad_token_id=1),
     "electra": ElectraConfig(**SMALL, embedding_size=32),
     "mpnet": MPNetConfig(**SMALL),
-    "distilbert": DistilBertConfig(
+    "distilbert": DistilBertConfig(  # type: ignore[call-arg]
         dim=64, n_layers=2, n_heads=4, hidden_dim=128, vocab_size=200, max_position_embeddings=64, num_labels=3
     ),
     "width-of-minilm": BertConfig(
@@ -55,7 +55,9 @@ CONFIGS: dict[str, PretrainedConfig] = {
 def make(name: str, config: PretrainedConfig, target: Path, *, per_channel: bool) -> None:
     """Export one random model and run it."""
     torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
+    model = AutoModelForSequenceClassification.from_config(  # type: ignore[no-untyped-call]
+        config, attn_implementation="eager"
+    ).eval()
     mask = torch.ones(8, 24, dtype=torch.int64)
     mask[1, 17:], mask[2, 5:] = 0, 0
     ids = torch.where(mask == 1, torch.randint(5, 200, mask.shape), int(config.pad_token_id or 0))
@@ -73,7 +75,8 @@ def make(name: str, config: PretrainedConfig, target: Path, *, per_channel: bool
     stem = f"{name}-{'per_channel' if per_channel else 'per_tensor'}"
     (target / f"{stem}.onnx").write_bytes(graph.SerializeToString())
     logits, floats = (Session(proto.SerializeToString()).run(arrays) for proto in (graph, float_graph))
-    np.savez(target / f"{stem}.npz", logits=logits, floats=floats, n_products=len(sites), **arrays)
+    results: dict[str, Any] = {"logits": logits, "floats": floats, "n_products": len(sites), **arrays}
+    np.savez(target / f"{stem}.npz", **results)
 
 
 def main() -> None:

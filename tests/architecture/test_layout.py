@@ -161,6 +161,7 @@ def test_the_console_script_points_at_a_function() -> None:
     [
         ("runtime", "onnxruntime"),
         ("runtime-gpu", "onnxruntime-gpu"),
+        ("runtime-openvino", "onnxruntime-openvino"),
         ("train", "onnxruntime-training-cpu"),
         ("train-gpu", "onnxruntime-training"),
     ],
@@ -170,7 +171,7 @@ def test_an_extra_that_runs_models_brings_one_build_of_onnx_runtime(extra: str, 
 
 
 def test_other_extras_and_the_base_bring_no_onnx_runtime() -> None:
-    others = set(EXTRAS) - {"runtime", "runtime-gpu", "train", "train-gpu"}
+    others = set(EXTRAS) - {"runtime", "runtime-gpu", "runtime-openvino", "train", "train-gpu"}
     brought = {name for extra in others for name in distributions(extra)}
     assert {"torch", "scikit-learn"} <= brought, "extras within extras were followed"
     assert not [name for name in brought if name.startswith(("onnxruntime", "ort-"))]

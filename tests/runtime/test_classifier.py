@@ -1,6 +1,7 @@
 """The classifier: answers in order, inputs checked, bundles believed only as far as they agree with themselves."""
 
 import json
+import random
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -22,7 +23,7 @@ from q8bert.runtime import Classifier
 from q8bert.runtime.session import Session
 from q8bert.spec.bundle import open_bundle
 from q8bert.spec.environment import installed_ort_build
-from q8bert.spec.errors import BundleError, InputError
+from q8bert.spec.errors import BundleError, ConfigError, InputError
 
 
 def with_logits(bundle: Path, compute: Callable[[Mapping[str, Any]], NDArray[np.float32]]) -> Classifier:
@@ -114,6 +115,23 @@ def test_eight_threads_do_not_mix_answers_up(sentiment: Classifier, texts: list[
     assert together == [[answers] * 5 for answers in alone]
 
 
+def test_thirty_two_threads_of_single_rows_get_their_own_answers(similarity: Classifier) -> None:
+    rng = random.Random(3)
+    words = ["good", "bad", "the", "clever", "film", "plot", "dull", "great"]
+    rows = [tuple(" ".join(rng.choices(words, k=rng.randint(0, 60))) for _ in range(2)) for _ in range(640)]
+    alone = [similarity([row]) for row in rows]
+    assert len({answer[0].score for answer in alone}) > 400, "equal answers would not show a mix-up"
+    barrier = Barrier(32)
+
+    def work(start: int) -> list[Any]:
+        barrier.wait(timeout=60)
+        return [similarity([row]) for row in rows[start::32]]
+
+    with ThreadPoolExecutor(32) as pool:
+        together = list(pool.map(work, range(32)))
+    assert together == [alone[start::32] for start in range(32)]
+
+
 # ---- what goes in -----------------------------------------------------------------------------
 
 
@@ -196,6 +214,44 @@ def test_of_a_long_pair_the_longer_text_is_cut(small: Any) -> None:
     cut_second = ids_of(bundle, f"[CLS] dull film [SEP] {kept} [SEP]")
     assert received(bundle, (" ".join(words), "dull film"))["input_ids"] == cut_first
     assert received(bundle, ("dull film", " ".join(words)))["input_ids"] == cut_second
+
+
+@pytest.mark.parametrize(("n_words", "is_cut"), [(0, False), (29, False), (30, False), (31, True), (500, True)])
+def test_a_prediction_says_whether_its_text_was_cut(sentiment: Classifier, n_words: int, is_cut: bool) -> None:
+    # 30 words, [CLS] and [SEP] are the small bundles' 32 tokens
+    predictions = sentiment(["bad", "good " * n_words, ""])
+    assert [prediction.truncated for prediction in predictions] == [False, is_cut, False]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "is_cut"), [(14, 15, False), (15, 15, True), (29, 0, False), (0, 29, False), (0, 30, True)]
+)
+def test_a_prediction_says_whether_its_pair_was_cut(
+    similarity: Classifier, first: int, second: int, is_cut: bool
+) -> None:
+    # 29 words, [CLS], [SEP] and [SEP] are 32 tokens
+    (prediction,) = similarity([("good " * first, "bad " * second)])
+    assert prediction.truncated is is_cut
+
+
+def test_long_texts_are_refused_where_that_was_asked_for(small: Any, sentiment: Classifier) -> None:
+    classifier = Classifier.load(small.bundle("SST-2", "int8"), threads=1, on_long="refuse")
+    fitting = ["good " * 30, "", "bad"]
+    assert classifier(fitting) == sentiment(fitting)
+    long = ["good", "bad " * 31, "dull", "bad " * 500]
+    for ask in (classifier, classifier.logits, classifier.encode):
+        with pytest.raises(InputError, match=r"row 1 \(and 1 more\) has more than the 32 tokens .*on_long='truncate'"):
+            ask(long)
+    answers = classifier.answers(long)
+    assert [isinstance(answer, InputError) for answer in answers] == [False, True, False, True]
+    assert answers[::2] == sentiment(long[::2])
+    assert [type(answer) for answer in classifier.answers(long[1::2])] == [InputError] * 2
+    assert sentiment.answers(long) == sentiment(long)
+
+
+def test_what_to_do_with_long_texts_is_one_of_two_words(small: Any) -> None:
+    with pytest.raises(ConfigError, match="on_long must be one of truncate, refuse, got 'cut'"):
+        Classifier.load(small.bundle("SST-2", "int8"), on_long="cut")
 
 
 @pytest.mark.parametrize(
@@ -361,10 +417,19 @@ def test_inference_never_imports_torch_transformers_or_onnx(small: Any) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_importing_the_package_loads_next_to_nothing() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import q8bert.runtime; "
+        "print(sorted({name.partition('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "['q8bert']"
+
+
 def test_public_functions_stay_functions_whatever_is_imported_first() -> None:
     code = """
 import itertools, sys
-names = ["Classifier", "EvaluationReport", "Prediction", "VerificationReport", "evaluate", "verify"]
+names = ["AsyncClassifier", "Classifier", "EvaluationReport", "Prediction", "VerificationReport", "evaluate", "verify"]
 for order in itertools.permutations(names, 2):
     for module in [name for name in sys.modules if name.startswith("q8bert.runtime")]:
         del sys.modules[module]

@@ -33,7 +33,7 @@ def script(*arguments: object, **environment: str) -> subprocess.CompletedProces
 @pytest.fixture
 def rows(tmp_path: Path) -> Path:
     path = tmp_path / "rows.jsonl"
-    path.write_text('{"text": "a great film"}\n{"text": "a dull story"}\n', encoding="utf-8")
+    path.write_text('{"text": "a great and funny film"}\n{"text": "a tired , dull story"}\n', encoding="utf-8")
     return path
 
 
@@ -94,7 +94,9 @@ def test_the_script_predicts_and_prints_one_json_object(small: Any, rows: Path) 
     bundle = small.bundle("SST-2", "int8")
     done = script("predict", bundle, "--input", rows, "--output", output, "--threads", 1, "--json")
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {"n_rows": 2, "n_skipped": 0, "output": str(output), "skipped": []}
+    assert json.loads(done.stdout) == {
+        "n_rows": 2, "n_skipped": 0, "output": str(output), "skipped": [], "n_truncated": 0,
+    }  # fmt: skip
     assert [json.loads(line)["label"] for line in output.read_text().splitlines()] == ["positive", "negative"]
 
 

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from q8bert.glue.tasks import Task, glue_task
-from q8bert.runtime import Classifier, evaluate
+from q8bert.runtime import Classifier, evaluate, verify
 from q8bert.spec.errors import BundleError, ConfigError, InputError
 
 
@@ -133,6 +133,15 @@ def test_malformed_rows_stop_it_or_are_listed_and_left_out(small: Any, tmp_path:
     assert "line 202" in report.skipped[0]
     assert "line 203" in report.skipped[1]
     assert report.metrics == evaluate(bundle, small.data("SST-2"), threads=1).metrics
+
+
+def test_truncated_rows_are_counted(small: Any, tmp_path: Path) -> None:
+    rows = ["good " * 30, "good " * 31, "bad", "bad " * 400]  # 30 words, [CLS] and [SEP] are 32 tokens
+    (tmp_path / "dev.tsv").write_text("sentence\tlabel\n" + "".join(f"{text}\t1\n" for text in rows))
+    bundle = small.bundle("SST-2", "int8")
+    assert evaluate(bundle, tmp_path, threads=1).n_truncated == 2
+    gate = verify(bundle, small.bundle("SST-2", "float32"), tmp_path, threads=1)
+    assert (gate.n_truncated, gate.precision) == (2, "int8")
 
 
 def test_a_folder_that_is_no_bundle_is_refused(small: Any, tmp_path: Path) -> None:

@@ -111,6 +111,28 @@ def test_rows_marked_as_unlabelled_are_predicted_like_any_other(small: Any, tmp_
     assert [line["label"] for line in read_lines(output)] == ["positive"]
 
 
+def test_long_rows_are_counted_or_stop_it_by_number(small: Any, tmp_path: Path, command: Callable[..., Result]) -> None:
+    source, output = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
+    bundle = small.bundle("SST-2", "int8")
+    # the small bundles take 32 tokens, [CLS] and [SEP] among them; the long rows are beyond the first portion
+    source.write_text(json_lines([{"text": "good"}] * 4098 + [{"text": "bad " * 31}, {"text": "bad " * 30}]))
+    report = predict_file(bundle, source, output, threads=1, batch_size=256)
+    assert (report.n_rows, report.n_truncated) == (4100, 1)
+    output.unlink()
+    with pytest.raises(InputError, match=r"rows\.jsonl, index 4098: the text has more than the 32 tokens"):
+        predict_file(bundle, source, output, threads=1, batch_size=256, on_long="refuse")
+    assert not output.exists()
+    source.write_text(json_lines([{"text": "good"}, {"text": "bad " * 31}]))
+    arguments = ("predict", bundle, "--input", source, "--output", output, "--threads", 1)
+    refused = command(*arguments, "--refuse-long")
+    assert (refused.exit_code, output.exists()) == (2, False)
+    assert "index 1" in refused.stderr
+    accepted = command(*arguments, "--json")
+    assert accepted.exit_code == 0
+    assert "truncated rows, longer than the bundle's maximum length: 1" in accepted.stderr
+    assert json.loads(accepted.stdout)["n_truncated"] == 1
+
+
 @pytest.mark.parametrize("failure", [RuntimeError("no memory left"), KeyboardInterrupt()])
 def test_a_failure_halfway_leaves_the_old_output_and_nothing_else(
     small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
@@ -118,7 +140,7 @@ def test_a_failure_halfway_leaves_the_old_output_and_nothing_else(
     source, output = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     source.write_text(json_lines([{"text": "good"}] * 4100))
     output.write_text("old")
-    answer, n_calls = Classifier.__call__, 0
+    answer, n_calls = Classifier.answers, 0
 
     def fail_on_the_second_portion(self: Classifier, *arguments: Any, **options: Any) -> Any:
         nonlocal n_calls
@@ -127,7 +149,7 @@ def test_a_failure_halfway_leaves_the_old_output_and_nothing_else(
             raise failure
         return answer(self, *arguments, **options)
 
-    monkeypatch.setattr(Classifier, "__call__", fail_on_the_second_portion)
+    monkeypatch.setattr(Classifier, "answers", fail_on_the_second_portion)
     with pytest.raises(type(failure)):
         predict_file(small.bundle("SST-2", "int8"), source, output, threads=1, batch_size=256)
     assert n_calls == 2

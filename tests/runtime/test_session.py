@@ -1,7 +1,6 @@
 """A session runs where it was asked to, or says why not."""
 
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,7 +8,6 @@ import onnxruntime as ort
 import pytest
 
 from q8bert.runtime.session import Session
-from q8bert.spec.cuda import CudaDriver
 from q8bert.spec.environment import installed_ort_build
 from q8bert.spec.errors import BundleError, ConfigError, ProviderError
 
@@ -95,29 +93,6 @@ def test_more_tokens_than_the_model_has_positions_are_a_bundle_error(small: Any)
     session = Session(small.bundle("SST-2", "float32") / "model.onnx", threads=1)
     with pytest.raises(BundleError, match=r"could not run the model on \(2, 4003\)"):
         session.run(padded(4000))
-
-
-def test_a_provider_that_onnx_runtime_quietly_drops_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    opened = SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"], get_inputs=list)
-    stand_in = SimpleNamespace(
-        __version__="0",
-        SessionOptions=SimpleNamespace,
-        InferenceSession=lambda *_, **__: opened,
-        get_available_providers=lambda: ["CUDAExecutionProvider", "CPUExecutionProvider"],
-    )
-    monkeypatch.setattr("q8bert.runtime.session.ort", stand_in)
-    with pytest.raises(ProviderError, match="CUDAExecutionProvider was asked for, but there is no NVIDIA driver here"):
-        monkeypatch.setattr("q8bert.runtime.session.cuda_driver", lambda: None)
-        Session(b"", providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
-    with pytest.raises(ProviderError, match="but there is no GPU here"):
-        monkeypatch.setattr("q8bert.runtime.session.cuda_driver", lambda: CudaDriver("12.4", ()))
-        Session(b"", providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
-    monkeypatch.setattr("q8bert.runtime.session.cuda_driver", lambda: CudaDriver("12.4", ("a GPU",)))
-    with pytest.raises(
-        ProviderError, match=r"CUDAExecutionProvider was asked for and could not be started \(got CPUExecutionProvider"
-    ):
-        Session(b"", providers=["CUDAExecutionProvider", "CPUExecutionProvider"])
-    assert Session(b"", providers=["CPUExecutionProvider"]).input_names == ()
 
 
 def test_a_file_that_is_no_model_is_a_bundle_error_naming_it(tmp_path: Path) -> None:

@@ -25,10 +25,12 @@ class Encoded:
     Attributes:
         input_ids: One int64 array a row, special tokens included.
         token_type_ids: Same shapes; 0 for the first text, 1 for the second where the model tells them apart.
+        truncated: Numbers of the rows that were longer than the maximum length and lost tokens.
     """
 
     input_ids: tuple[NDArray[np.int64], ...]
     token_type_ids: tuple[NDArray[np.int64], ...]
+    truncated: frozenset[int] = frozenset()
 
     def __len__(self) -> int:
         return len(self.input_ids)
@@ -38,9 +40,17 @@ class Encoded:
         """Tokens a row, shape ``(n,)``."""
         return np.array([len(ids) for ids in self.input_ids], dtype=np.int64)
 
+    def select(self, rows: Sequence[int]) -> "Encoded":
+        """Return some of the rows, in the order given and numbered anew."""
+        return Encoded(
+            tuple(self.input_ids[row] for row in rows),
+            tuple(self.token_type_ids[row] for row in rows),
+            frozenset(at for at, row in enumerate(rows) if row in self.truncated),
+        )
+
 
 class TextTokenizer:
-    """Encodes texts or pairs of texts up to a maximum length."""
+    """Encodes texts or pairs of texts up to a maximum length; several threads may use one."""
 
     def __init__(self, tokenizer: Tokenizer, *, max_length: int) -> None:
         tokenizer.no_padding()
@@ -81,7 +91,7 @@ class TextTokenizer:
             text_pairs: Second texts, length n, or None.
 
         Returns:
-            Ids of n rows.
+            Ids of n rows, and which of them lost tokens.
 
         Raises:
             InputError: If the two lengths differ.
@@ -95,4 +105,5 @@ class TextTokenizer:
         return Encoded(
             tuple(np.array(encoding.ids, dtype=np.int64) for encoding in encodings),
             tuple(np.array(encoding.type_ids, dtype=np.int64) for encoding in encodings),
+            frozenset(row for row, encoding in enumerate(encodings) if encoding.overflowing),
         )

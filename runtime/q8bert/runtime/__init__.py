@@ -7,16 +7,34 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from q8bert.runtime.async_classifier import AsyncClassifier
     from q8bert.runtime.classifier import Classifier, Prediction
     from q8bert.runtime.evaluation import EvaluationReport, evaluate
+    from q8bert.runtime.options import RuntimeOptions
+    from q8bert.runtime.service_counters import Histogram, ServiceSnapshot
     from q8bert.runtime.verification import VerificationReport, verify
 
-__all__ = ["Classifier", "EvaluationReport", "Prediction", "VerificationReport", "evaluate", "verify"]
+__all__ = [
+    "AsyncClassifier",
+    "Classifier",
+    "EvaluationReport",
+    "Histogram",
+    "Prediction",
+    "RuntimeOptions",
+    "ServiceSnapshot",
+    "VerificationReport",
+    "evaluate",
+    "verify",
+]
 
 _HOMES = {
+    "AsyncClassifier": "q8bert.runtime.async_classifier",
     "Classifier": "q8bert.runtime.classifier",
     "EvaluationReport": "q8bert.runtime.evaluation",
+    "Histogram": "q8bert.runtime.service_counters",
     "Prediction": "q8bert.runtime.classifier",
+    "RuntimeOptions": "q8bert.runtime.options",
+    "ServiceSnapshot": "q8bert.runtime.service_counters",
     "VerificationReport": "q8bert.runtime.verification",
     "evaluate": "q8bert.runtime.evaluation",
     "verify": "q8bert.runtime.verification",

@@ -1,7 +1,7 @@
 """The commands ``evaluate``, ``predict``, ``verify`` and ``doctor``: parse, call, print."""
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.console import Console
@@ -10,6 +10,9 @@ from rich.table import Table
 from q8bert.glue.command import GATE_FAILED, Speaker, exit_codes, line, progress_bar
 from q8bert.glue.task_file import choose_task
 from q8bert.spec.environment import installed_ort_build, require
+
+if TYPE_CHECKING:
+    from q8bert.runtime.providers import Provider
 
 __all__ = ["register"]
 
@@ -20,15 +23,17 @@ Providers = Annotated[
     Optional[list[str]],  # noqa: UP045 - Typer reads the union at run time
     typer.Option(
         "--provider",
-        help="Execution provider by full name; repeat for an order. Default CPUExecutionProvider.",
+        help="Execution provider by full name, with options as NAME:key=value,key=value; repeat for an order. "
+        "Default CPUExecutionProvider.",
     ),
 ]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to ONNX Runtime.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows a batch.")]
 SkipMalformed = Annotated[bool, typer.Option("--skip-malformed", help="Leave malformed rows out, list and count them.")]
+RefuseLong = Annotated[
+    bool, typer.Option("--refuse-long", help="Stop at a row that is longer than the bundle's maximum length.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
-
-CPU = ("CPUExecutionProvider",)
 
 
 def register(app: typer.Typer) -> None:
@@ -63,15 +68,16 @@ def evaluate_command(
             data_dir,
             split=split,
             task=choose_task(task, None) if task else None,
-            providers=provider or CPU,
+            providers=_providers(provider),
             threads=threads,
             batch_size=batch_size,
             skip_malformed=skip_malformed,
         )
-        _say_skipped(speaker, report.skipped)
+        _say_left_out(speaker, report.skipped, report.n_truncated)
         table = _score_table(f"{report.task} {report.split}, {report.n_rows} rows, {report.precision}")
         for name, value in report.metrics.items():
             table.add_row(name, f"{100 * value:.2f}")
+        speaker.say(report.precision_note)
         speaker.result(report, lambda console: console.print(table))
 
 
@@ -85,6 +91,7 @@ def predict_command(
     threads: Threads = 0,
     batch_size: BatchSize = 32,
     skip_malformed: SkipMalformed = False,
+    refuse_long: RefuseLong = False,
     json: AsJson = False,
 ) -> None:
     """Predict every row of a file."""
@@ -97,13 +104,14 @@ def predict_command(
                 bundle,
                 input,
                 output,
-                providers=provider or CPU,
+                providers=_providers(provider),
                 threads=threads,
                 batch_size=batch_size,
                 skip_malformed=skip_malformed,
+                on_long="refuse" if refuse_long else "truncate",
                 show_progress=show,
             )
-        _say_skipped(speaker, report.skipped)
+        _say_left_out(speaker, report.skipped, report.n_truncated)
         speaker.result(report, lambda console: line(console, f"{report.n_rows} rows → {report.output}"))
 
 
@@ -132,13 +140,14 @@ def verify_command(
             split=split,
             min_size_ratio=min_size_ratio,
             max_relative_loss=max_relative_loss,
-            providers=provider or CPU,
+            providers=_providers(provider),
             threads=threads,
             batch_size=batch_size,
             skip_malformed=skip_malformed,
         )
 
-        _say_skipped(speaker, report.skipped)
+        _say_left_out(speaker, report.skipped, report.n_truncated)
+        speaker.say(report.precision_note)
 
         def render(console: Console, report: VerificationReport = report) -> None:
             table = Table(
@@ -209,11 +218,19 @@ def _ready(*, as_json: bool, scoring: bool) -> Speaker:
     return Speaker(as_json=as_json)
 
 
-def _say_skipped(speaker: Speaker, skipped: tuple[str, ...]) -> None:
+def _providers(given: list[str] | None) -> "list[Provider]":
+    from q8bert.runtime.providers import CPU_PROVIDER, parse_provider  # noqa: PLC0415 - onnxruntime loads slowly
+
+    return [parse_provider(text) for text in given or (CPU_PROVIDER,)]
+
+
+def _say_left_out(speaker: Speaker, skipped: tuple[str, ...], n_truncated: int) -> None:
     for row in skipped:
         speaker.say(f"skipped: {row}")
     if skipped:
         speaker.say(f"{len(skipped)} malformed rows left out")
+    if n_truncated:
+        speaker.say(f"truncated rows, longer than the bundle's maximum length: {n_truncated}")
 
 
 def _score_table(title: str) -> Table:

@@ -10,7 +10,7 @@ from q8bert.glue.metrics import score
 from q8bert.glue.readers import read_split
 from q8bert.glue.tasks import Task
 from q8bert.runtime.classifier import Classifier
-from q8bert.runtime.session import CPU_PROVIDER
+from q8bert.runtime.providers import CPU_PROVIDER, Provider
 from q8bert.spec.errors import ConfigError
 
 __all__ = ["EvaluationReport", "evaluate", "score_split"]
@@ -23,13 +23,15 @@ class EvaluationReport:
     Attributes:
         task: Name of the task.
         split: Name of the split.
-        precision: ``int8`` or ``float32``.
+        precision: What the provider really multiplied in: ``int8``, ``float32`` or ``unknown``.
         main_metric: The metric that the gate compares.
         metrics: Every metric of the task, as a fraction.
         n_rows: Rows scored.
         n_skipped: Malformed rows left out.
         seconds: From text to label, loading excluded.
         skipped: The malformed rows, one line each.
+        n_truncated: Rows longer than the bundle's maximum length, which lost tokens.
+        precision_note: Why it is that precision.
     """
 
     task: str
@@ -41,6 +43,8 @@ class EvaluationReport:
     n_skipped: int
     seconds: float
     skipped: tuple[str, ...] = ()
+    n_truncated: int = 0
+    precision_note: str = ""
 
 
 def evaluate(
@@ -49,7 +53,7 @@ def evaluate(
     *,
     split: str = "dev",
     task: Task | None = None,
-    providers: Sequence[str] = (CPU_PROVIDER,),
+    providers: Sequence[Provider] = (CPU_PROVIDER,),
     threads: int = 0,
     batch_size: int = 32,
     skip_malformed: bool = False,
@@ -61,7 +65,7 @@ def evaluate(
         data_dir: Folder of the task's files, or ``hub:nyu-mll/glue``.
         split: Name of the split.
         task: Another task with the same labels, for example AX for a bundle of MNLI; default the bundle's own.
-        providers: Execution providers by full name.
+        providers: Execution providers by full name, or pairs of a name and its options.
         threads: CPU threads; 0 leaves the choice to ONNX Runtime.
         batch_size: Rows a batch.
         skip_malformed: Leave malformed rows out instead of stopping.
@@ -83,22 +87,37 @@ def evaluate(
     rows = read_split(chosen, data_dir, split, skip_malformed=skip_malformed)
     rows.labels()
     started = time.perf_counter()
-    metrics = score_split(classifier, rows, chosen, batch_size=batch_size)
+    metrics, n_truncated = score_split(classifier, rows, chosen, batch_size=batch_size)
     return EvaluationReport(
         task=chosen.name,
         split=split,
-        precision=classifier.bundle.manifest.precision,
+        precision=classifier.precision,
         main_metric=chosen.main_metric,
         metrics=metrics,
         n_rows=len(rows.examples),
         n_skipped=len(rows.skipped),
         seconds=round(time.perf_counter() - started, 3),
         skipped=tuple(str(row) for row in rows.skipped),
+        n_truncated=n_truncated,
+        precision_note=classifier.precision_note,
     )
 
 
-def score_split(classifier: Classifier, rows: Split, task: Task, *, batch_size: int = 32) -> dict[str, float]:
-    """Score a loaded classifier on labelled rows; see :func:`evaluate`."""
+def score_split(
+    classifier: Classifier, rows: Split, task: Task, *, batch_size: int = 32
+) -> tuple[dict[str, float], int]:
+    """Score a loaded classifier on labelled rows.
+
+    Args:
+        classifier: The classifier.
+        rows: Labelled rows.
+        task: The task whose metrics are wanted.
+        batch_size: Rows a batch.
+
+    Returns:
+        Every metric as a fraction, and the number of truncated rows.
+    """
     texts = [example.text for example in rows.examples]
     pairs = [example.text_pair or "" for example in rows.examples] if task.text_pair_column else None
-    return score(task, classifier.logits(texts, pairs, batch_size=batch_size), rows.labels())
+    encoded = classifier.encode(texts, pairs)
+    return score(task, classifier.run(encoded, batch_size=batch_size), rows.labels()), len(encoded.truncated)

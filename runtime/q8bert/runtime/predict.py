@@ -8,7 +8,7 @@ from pathlib import Path
 
 from q8bert.glue.readers import read_file
 from q8bert.runtime.classifier import Classifier, Prediction
-from q8bert.runtime.session import CPU_PROVIDER
+from q8bert.runtime.providers import CPU_PROVIDER, Provider
 from q8bert.spec.errors import InputError
 
 __all__ = ["PredictionReport", "predict_file"]
@@ -26,12 +26,14 @@ class PredictionReport:
         n_skipped: Malformed rows left out.
         output: The file written.
         skipped: The malformed rows, one line each.
+        n_truncated: Rows longer than the bundle's maximum length, which lost tokens.
     """
 
     n_rows: int
     n_skipped: int
     output: str
     skipped: tuple[str, ...] = ()
+    n_truncated: int = 0
 
 
 def predict_file(
@@ -39,10 +41,11 @@ def predict_file(
     source: Path,
     output: Path,
     *,
-    providers: Sequence[str] = (CPU_PROVIDER,),
+    providers: Sequence[Provider] = (CPU_PROVIDER,),
     threads: int = 0,
     batch_size: int = 32,
     skip_malformed: bool = False,
+    on_long: str = "truncate",
     show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> PredictionReport:
     """Predict every row of a file.
@@ -54,10 +57,11 @@ def predict_file(
         bundle: The bundle's folder.
         source: The task's TSV, labelled or not, or JSON lines with ``text`` and ``text_pair``.
         output: File to write.
-        providers: Execution providers by full name.
+        providers: Execution providers by full name, or pairs of a name and its options.
         threads: CPU threads; 0 leaves the choice to ONNX Runtime.
         batch_size: Rows a batch.
         skip_malformed: Leave malformed rows out instead of stopping; ``index`` then counts the rows read.
+        on_long: Rows longer than the bundle's maximum length: ``truncate`` and count them, or ``refuse`` the file.
         show_progress: Called with rows done and rows in all.
 
     Returns:
@@ -65,23 +69,28 @@ def predict_file(
 
     Raises:
         BundleError: If the bundle is incomplete or altered.
-        InputError: If the source cannot be read, or the output cannot be written.
+        InputError: If the source cannot be read, a row is too long and refused, or the output cannot be written.
     """
-    classifier = Classifier.load(bundle, providers=providers, threads=threads)
+    classifier = Classifier.load(bundle, providers=providers, threads=threads, on_long=on_long)
     if not output.parent.is_dir():
         raise InputError(f"cannot write {output}: the folder {output.parent} does not exist")
     if output.is_dir():
         raise InputError(f"cannot write {output}: it is a folder; give the name of a file")
     task = classifier.task
     split = read_file(task, source, labelled=False, skip_malformed=skip_malformed)
+    n_truncated = 0
     partial = output.with_name(output.name + ".partial")
     try:
         with partial.open("w", encoding="utf-8") as file:
             for start in range(0, len(split.examples), _CHUNK):
                 chunk = split.examples[start : start + _CHUNK]
                 pairs = [example.text_pair or "" for example in chunk] if task.text_pair_column else None
-                predictions = classifier([example.text for example in chunk], pairs, batch_size=batch_size)
-                file.writelines(_line(start + at, prediction) for at, prediction in enumerate(predictions))
+                answers = classifier.answers([example.text for example in chunk], pairs, batch_size=batch_size)
+                for index, answer in enumerate(answers, start):
+                    if isinstance(answer, InputError):
+                        raise InputError(f"{source}, index {index}: {answer}") from answer
+                    n_truncated += answer.truncated
+                    file.write(_line(index, answer))
                 show_progress(start + len(chunk), len(split.examples))
             file.flush()
             os.fsync(file.fileno())
@@ -89,7 +98,7 @@ def predict_file(
     finally:
         partial.unlink(missing_ok=True)
     skipped = tuple(str(row) for row in split.skipped)
-    return PredictionReport(len(split.examples), len(skipped), str(output), skipped)
+    return PredictionReport(len(split.examples), len(skipped), str(output), skipped, n_truncated)
 
 
 def _line(index: int, prediction: Prediction) -> str:

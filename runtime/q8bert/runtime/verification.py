@@ -8,7 +8,7 @@ from pathlib import Path
 from q8bert.glue.readers import read_split
 from q8bert.runtime.classifier import Classifier
 from q8bert.runtime.evaluation import score_split
-from q8bert.runtime.session import CPU_PROVIDER
+from q8bert.runtime.providers import CPU_PROVIDER, Provider
 from q8bert.spec.errors import ConfigError
 
 __all__ = ["VerificationReport", "verify"]
@@ -33,6 +33,9 @@ class VerificationReport:
         failures: Why it did not pass, in words; empty when it did.
         n_skipped: Malformed rows left out.
         skipped: Those rows, one line each.
+        n_truncated: Rows longer than the bundle's maximum length, which lost tokens.
+        precision: What the provider really multiplied in, for the bundle: ``int8``, ``float32`` or ``unknown``.
+        precision_note: Why it is that precision.
     """
 
     passed: bool
@@ -49,6 +52,9 @@ class VerificationReport:
     failures: tuple[str, ...]
     n_skipped: int = 0
     skipped: tuple[str, ...] = ()
+    n_truncated: int = 0
+    precision: str = ""
+    precision_note: str = ""
 
 
 def verify(
@@ -59,7 +65,7 @@ def verify(
     split: str = "dev",
     min_size_ratio: float = 3.9,
     max_relative_loss: float = 0.01,
-    providers: Sequence[str] = (CPU_PROVIDER,),
+    providers: Sequence[Provider] = (CPU_PROVIDER,),
     threads: int = 0,
     batch_size: int = 32,
     skip_malformed: bool = False,
@@ -73,7 +79,7 @@ def verify(
         split: Name of the split.
         min_size_ratio: Smallest size ratio that passes.
         max_relative_loss: Largest relative loss of the main metric that passes, as a fraction.
-        providers: Execution providers by full name.
+        providers: Execution providers by full name, or pairs of a name and its options.
         threads: CPU threads; 0 leaves the choice to ONNX Runtime.
         batch_size: Rows a batch.
         skip_malformed: Leave malformed rows out instead of stopping.
@@ -98,8 +104,8 @@ def verify(
         raise ConfigError([f"{bundle} is of task {ours.task.name}, the reference {reference} of {theirs.task.name}"])
     task = ours.task
     rows = read_split(task, data_dir, split, skip_malformed=skip_malformed)
-    metrics = score_split(ours, rows, task, batch_size=batch_size)
-    reference_metrics = score_split(theirs, rows, task, batch_size=batch_size)
+    metrics, n_truncated = score_split(ours, rows, task, batch_size=batch_size)
+    reference_metrics, _ = score_split(theirs, rows, task, batch_size=batch_size)
     base = reference_metrics[task.main_metric]
     if base <= 0:
         raise ConfigError([
@@ -128,4 +134,7 @@ def verify(
         failures=tuple(failures),
         n_skipped=len(rows.skipped),
         skipped=tuple(str(row) for row in rows.skipped),
+        n_truncated=n_truncated,
+        precision=ours.precision,
+        precision_note=ours.precision_note,
     )

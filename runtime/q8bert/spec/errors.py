@@ -11,7 +11,9 @@ __all__ = [
     "BundleError",
     "CalibrationError",
     "CheckpointError",
+    "ClosedError",
     "ConfigError",
+    "DeadlineError",
     "ExportError",
     "InputError",
     "MissingExtraError",
@@ -20,6 +22,7 @@ __all__ = [
     "ParityError",
     "ProviderError",
     "Q8BertError",
+    "QueueFullError",
 ]
 
 
@@ -78,3 +81,15 @@ class OrtBuildError(Q8BertError, RuntimeError):
 
 class MissingExtraError(Q8BertError, ImportError):
     """A package that belongs to an extra which is not installed."""
+
+
+class QueueFullError(Q8BertError, RuntimeError):
+    """A request that found the queue of a service full; the caller may come again later."""
+
+
+class DeadlineError(Q8BertError, TimeoutError):
+    """A request that was not answered by its deadline."""
+
+
+class ClosedError(Q8BertError, RuntimeError):
+    """A request to a service that is not open, or is closing."""
