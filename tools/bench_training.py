@@ -10,6 +10,7 @@ requantizing the weights. CPU seconds are of all threads of the process; ratios 
 
     python tools/bench_training.py --sizes minilm-l6 bert-base
     python tools/bench_training.py --data-dir GLUE/STS-B --task STS-B    # and real batches: by length, padded to 128
+    python tools/bench_training.py --variants                            # and the ONNX Runtime engine in other ways
 """
 
 import argparse
@@ -29,6 +30,13 @@ from typing import Any
 import numpy as np
 
 CONTENDERS = ("ort_qat", "torch_qat", "torch_fp32")
+# the ONNX Runtime engine with its gradient kernels left as they are, or with another session option
+VARIANTS: dict[str, tuple[str, Any]] = {
+    "ort_plain_kernels": ("", None),
+    "ort_no_arena": ("enable_cpu_mem_arena", False),
+    "ort_no_mem_pattern": ("enable_mem_pattern", False),
+    "ort_parallel_nodes": ("execution_mode", "ORT_PARALLEL"),
+}
 SIZES: dict[str, dict[str, int]] = {
     "minilm-l6": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
     "bert-base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
@@ -86,9 +94,13 @@ class Contender:
             self._engine = TorchEngine(self._model, sites, self._weights)
         else:
             names = ("input_ids", "attention_mask", "token_type_ids")
+            _apply_variant(kind)
+            # as for a GPU, the graph keeps ONNX Runtime's own kernels
+            device_type = "cuda" if kind == "ort_plain_kernels" else "cpu"
             self._engine = OrtEngine(
                 lambda *, quantize: build_programs(
-                    self._model, sites, quantize=quantize, input_names=names, regression=False
+                    self._model, sites, quantize=quantize, input_names=names, regression=False,
+                    device_type=device_type,
                 ),
                 self._weights, n_sites=len(sites), n_outputs=2, threads=threads,
             )  # fmt: skip
@@ -113,6 +125,23 @@ class Contender:
         clip_gradients_(self._weights.gradient, max_norm=1.0)
         self._optimizer.step()
         self._weights.refresh()
+
+
+def _apply_variant(kind: str) -> None:
+    """Make every session of this process one of a variant."""
+    import onnxruntime as ort
+
+    name, value = VARIANTS.get(kind, ("", None))
+    if not name:
+        return
+    make_options = ort.SessionOptions
+
+    def session_options() -> Any:
+        options = make_options()
+        setattr(options, name, getattr(ort.ExecutionMode, value) if isinstance(value, str) else value)
+        return options
+
+    ort.SessionOptions = session_options
 
 
 def serve(pipe: Connection, kind: str, size: str, threads: int) -> None:
@@ -161,11 +190,13 @@ class Field:
             process.join()
 
 
-def bench_steps(size: str, *, batch_size: int, length: int, n_steps: int, threads: int) -> dict[str, Any]:
-    """Time single steps on full-length batches; returns times by contender and the two ratios."""
-    field = Field(size, CONTENDERS, threads)
+def bench_steps(
+    size: str, *, kinds: tuple[str, ...], batch_size: int, length: int, n_steps: int, threads: int
+) -> dict[str, Any]:
+    """Time single steps on full-length batches; returns times by contender and ratios."""
+    field = Field(size, kinds, threads)
     draw = np.random.default_rng(0)
-    taken: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in CONTENDERS}
+    taken: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in kinds}
     for step in range(n_steps + 2):
         shape = (batch_size, length)
         arrays = {
@@ -173,7 +204,7 @@ def bench_steps(size: str, *, batch_size: int, length: int, n_steps: int, thread
             "token_type_ids": np.zeros(shape, dtype=np.int64),
         }  # fmt: skip
         labels = draw.integers(0, 2, batch_size)
-        for kind in CONTENDERS:
+        for kind in kinds:
             answer = field.step(kind, arrays, labels)
             if step >= 2:  # the first ones allocate
                 taken[kind].append(answer)
@@ -185,6 +216,7 @@ def bench_steps(size: str, *, batch_size: int, length: int, n_steps: int, thread
         "times": {kind: asdict(found) for kind, found in times.items()},
         "ratio_ort_to_torch_cpu": cpu["ort_qat"] / cpu["torch_qat"],
         "ratio_ort_to_fp32_cpu": cpu["ort_qat"] / cpu["torch_fp32"],
+        **{f"ratio_{kind}_to_ort_cpu": cpu[kind] / cpu["ort_qat"] for kind in VARIANTS if kind in cpu},
     }
 
 
@@ -240,12 +272,11 @@ def _times(answers: list[tuple[float, float, float]]) -> Times:
 def _print(report: dict[str, Any]) -> None:
     for size, found in report["sizes"].items():
         print(f"\n{size}, {report['batch_size']} x {report['length']}, {report['steps']} steps, interleaved")
-        print(f"{'':12s}{'wall min':>10s}{'median':>10s}{'CPU min':>10s}{'median':>10s}{'peak MB':>10s}")
+        print(f"{'':20s}{'wall min':>10s}{'median':>10s}{'CPU min':>10s}{'median':>10s}{'peak MB':>10s}")
         for kind, times in found["times"].items():
             values = (times["wall_min"], times["wall_median"], times["cpu_min"], times["cpu_median"])
-            print(f"{kind:12s}" + "".join(f"{value:10.3f}" for value in values) + f"{times['peak_memory_mb']:10.0f}")
-        for name in ("ratio_ort_to_torch_cpu", "ratio_ort_to_fp32_cpu"):
-            print(f"{name}: {found[name]:.3f}")
+            print(f"{kind:20s}" + "".join(f"{value:10.3f}" for value in values) + f"{times['peak_memory_mb']:10.0f}")
+        print("\n".join(f"{name}: {value:.3f}" for name, value in found.items() if name != "times"))
     if epoch := report.get("epoch"):
         print(f"\n{epoch['task']}, {epoch['n_rows']} rows of an epoch of {epoch['n_rows_of_epoch']}, minilm-l6")
         for kind in CONTENDERS:
@@ -266,6 +297,7 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--variants", action="store_true", help="time the ONNX Runtime engine in other ways too")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--data-dir", help="folder of a GLUE task, to time real batches too")
     parser.add_argument("--task", default="STS-B")
@@ -280,8 +312,9 @@ def main() -> None:
     }  # fmt: skip
     for size in args.sizes:
         report["sizes"][size] = bench_steps(
-            size, batch_size=args.batch_size, length=args.length, n_steps=args.steps, threads=args.threads
-        )
+            size, kinds=CONTENDERS + (tuple(VARIANTS) if args.variants else ()), batch_size=args.batch_size,
+            length=args.length, n_steps=args.steps, threads=args.threads,
+        )  # fmt: skip
     if args.data_dir:
         report["epoch"] = bench_epoch(
             args.data_dir, args.task, batch_size=args.batch_size, share=args.epoch_share, threads=args.threads,
