@@ -42,6 +42,17 @@ def test_an_old_bundle_is_replaced_and_anything_else_is_not(small: Any, tmp_path
     second, _ = export(run, tmp_path / "bundle", check_parity=False)
     assert not (second.path / "stray").exists()
     assert second.manifest.files == first.manifest.files  # the same run gives the same bytes
+    site = tmp_path / "site"  # of another program that has a manifest too
+    site.mkdir()
+    (site / "manifest.json").write_text('{"name": "app", "icons": []}')
+    with pytest.raises(ExportError, match="is no bundle; it is not overwritten"):
+        export(run, site, check_parity=False)
+    backup = tmp_path / "bundle.old"
+    backup.mkdir()
+    (tmp_path / "link").symlink_to(first.path)
+    export(run, tmp_path / "link", check_parity=False)
+    assert (tmp_path / "link").is_symlink()
+    assert backup.is_dir()
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("dear")
     with pytest.raises(ExportError, match="is no bundle; it is not overwritten"):

@@ -70,6 +70,9 @@ def test_without_a_defect_only_ties_differ(bert: Any) -> None:
         ("bert.encoder.layer.0.output.dense.weight_scale", lambda scale: scale * np.float32(1.02)),
         ("bert.encoder.layer.0.intermediate.dense.bias", lambda bias: bias + np.float32(0.05)),
         ("classifier.weight_codes", lambda codes: codes[:, ::-1]),
+        ("classifier.weight_scale", lambda scale: scale * np.float32(1.01)),
+        ("classifier.bias", lambda bias: bias + np.float32(0.01)),
+        ("classifier.input.dequantize_scale", lambda scale: scale * np.float32(1.02)),
     ],
 )
 def test_a_defect_of_the_graph_is_no_tie(bert: Any, ending: str, change: Any) -> None:

@@ -64,6 +64,15 @@ def test_a_graph_on_the_plain_grid_is_refused(bert: Any) -> None:
         prove_saturation_free(graph)
 
 
+def test_a_weight_of_another_operator_is_not_proven(bert: Any) -> None:
+    graph = type(bert.graph)()
+    graph.CopyFrom(bert.graph)
+    product = next(node for node in graph.graph.node if node.op_type == "MatMul")
+    product.op_type = "Gemm"
+    with pytest.raises(ExportError, match="weight_codes feeds Gemm; only second factors of MatMul can be proven"):
+        prove_saturation_free(graph)
+
+
 def test_logits_are_bit_equal_for_any_number_of_threads(bert: Any, run_graph: Any) -> None:
     logits = [run_graph(bert.graph, bert.batch.inputs, threads=n) for n in (1, 2, 3, 4)]
     for other in logits[1:]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from q8bert.glue.examples import Example
-from q8bert.glue.hub import examples_from_hub_rows
+from q8bert.glue.hub import split_from_hub_rows
 from q8bert.glue.readers import read_file, read_split
 from q8bert.glue.tasks import GLUE_TASKS, glue_task
 from q8bert.spec.errors import InputError
@@ -142,16 +142,46 @@ def test_rows_written_come_back_equal(
 
 
 def test_hub_rows_become_the_same_examples() -> None:
-    mnli = examples_from_hub_rows(
+    mnli = split_from_hub_rows(
         glue_task("MNLI"), [{"premise": "p", "hypothesis": "h", "label": 2, "idx": 0}], source="hub"
     )
-    assert mnli == (Example("p", "h", 2),)
-    test = examples_from_hub_rows(
-        glue_task("STS-B"), [{"sentence1": "a", "sentence2": "b", "label": -1.0}], source="hub"
-    )
-    assert test == (Example("a", "b", None),)
+    assert mnli.examples == (Example("p", "h", 2),)
+    test = split_from_hub_rows(glue_task("STS-B"), [{"sentence1": "a", "sentence2": "b", "label": -1.0}], source="hub")
+    assert test.examples == (Example("a", "b", None),)
     with pytest.raises(InputError, match="hub, line 1, column label: unknown label"):
-        examples_from_hub_rows(glue_task("SST-2"), [{"sentence": "a", "label": 5}], source="hub")
+        split_from_hub_rows(glue_task("SST-2"), [{"sentence": "a", "label": 5}], source="hub")
+    rows = [{"sentence": "a", "label": 5}, {"sentence": "b", "label": 1}]
+    kept = split_from_hub_rows(glue_task("SST-2"), rows, source="hub", skip_malformed=True)
+    assert kept.examples == (Example("b", None, 1),)
+    assert [(row.line, row.column, row.value) for row in kept.skipped] == [(1, "label", "5")]
+
+
+def test_a_needed_column_given_twice_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path / "dev.tsv", "sentence\tlabel\tsentence\na\t1\tb\n")
+    with pytest.raises(InputError, match="line 1: column sentence stands there more than once"):
+        read_file(glue_task("SST-2"), path, labelled=True)
+    path = write(tmp_path / "dev.tsv", "sentence\tlabel\tx\tx\na\t1\tb\tc\n")  # nobody needs those
+    assert read_file(glue_task("SST-2"), path, labelled=True).examples == (Example("a", None, 1),)
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ('{"sentence1": "own", "text": "other", "sentence2": "b", "score": 1}', "both text and sentence1 are given"),
+        ('{"text": "a", "text_pair": "b", "score": 4.5, "label": 0}', "both label and score are given"),
+        ('{"text": "a", "text_pair": "b", "score": ' + "9" * 5000 + "}", "not readable as JSON"),
+        ('{"text": "a", "text_pair": "b", "score": ' + "9" * 400 + "}", "expected a finite number"),
+        ("[" * 100_000, "not readable as JSON"),
+    ],
+    ids=["text twice", "label twice", "5000 digits", "400 digits", "deep"],
+)
+def test_rows_of_json_that_are_ambiguous_or_monstrous_are_malformed(tmp_path: Path, row: str, reason: str) -> None:
+    good = '{"text": "a", "text_pair": "b", "label": 2.5}'
+    path = write(tmp_path / "dev.jsonl", f"{row}\n{good}\n")
+    with pytest.raises(InputError, match=f"line 1.*{reason}"):
+        read_file(glue_task("STS-B"), path, labelled=True)
+    split = read_file(glue_task("STS-B"), path, labelled=True, skip_malformed=True)
+    assert (split.examples, len(split.skipped)) == ((Example("a", "b", 2.5),), 1)
 
 
 @pytest.mark.parametrize("name", list(ROWS))

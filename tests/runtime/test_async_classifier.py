@@ -535,3 +535,9 @@ def test_whatever_callers_do_the_counters_are_what_they_saw(sentiment: Classifie
     assert seen.keys() >= {"answered", "invalid", "expired"}
     assert (counters.pending, counters.queue_length) == (0, 0)
     assert_adds_up(counters)
+
+
+@pytest.mark.parametrize(("name", "value"), [("max_batch_size", 2.5), ("workers", True), ("max_queue", float("nan"))])
+def test_counts_must_be_whole_numbers(sentiment: Classifier, name: str, value: Any) -> None:
+    with pytest.raises(ConfigError, match=f"{name} must be a whole number, at least 1, got"):
+        AsyncClassifier(sentiment, **{name: value})

@@ -186,6 +186,23 @@ def test_an_output_in_no_folder_is_an_input_error(small: Any, tmp_path: Path) ->
     assert [path.name for path in tmp_path.iterdir()] == ["rows.jsonl"]
 
 
+def test_an_output_that_is_the_input_is_refused_and_a_link_is_followed(small: Any, tmp_path: Path) -> None:
+    source = tmp_path / "rows.jsonl"
+    source.write_text(json_lines([{"text": "a great and funny film"}]))
+    before = source.read_bytes()
+    (tmp_path / "same").symlink_to(source)
+    for output in (source, tmp_path / "same"):
+        with pytest.raises(InputError, match="it is the input; give another --output"):
+            predict_file(small.bundle("SST-2", "int8"), source, output, threads=1)
+    assert source.read_bytes() == before
+    target = tmp_path / "elsewhere.jsonl"
+    target.write_text("old")
+    (tmp_path / "link").symlink_to(target)
+    predict_file(small.bundle("SST-2", "int8"), source, tmp_path / "link", threads=1)
+    assert (tmp_path / "link").is_symlink()
+    assert len(read_lines(target)) == 1
+
+
 def test_an_output_that_is_a_folder_is_an_input_error(small: Any, tmp_path: Path) -> None:
     source, output = tmp_path / "rows.jsonl", tmp_path / "out"
     source.write_text('{"text": "good"}\n')

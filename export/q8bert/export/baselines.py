@@ -78,6 +78,7 @@ class _Batches(CalibrationDataReader):  # type: ignore[misc]
 @contextmanager
 def _in_files(graph: onnx.ModelProto) -> Iterator[tuple[Path, Path]]:
     # ONNX Runtime's tools work on files; they advise a preparation that export has already done, on every call
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
         with tempfile.TemporaryDirectory() as folder:
@@ -85,4 +86,4 @@ def _in_files(graph: onnx.ModelProto) -> Iterator[tuple[Path, Path]]:
             onnx.save_model(graph, str(source))
             yield source, Path(folder) / "int8.onnx"
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)

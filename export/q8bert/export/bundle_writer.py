@@ -22,9 +22,9 @@ from q8bert.spec.bundle import (
     open_bundle,
 )
 from q8bert.spec.errors import ExportError
-from q8bert.spec.files import new_folder, sha256_of, write_json, write_text
+from q8bert.spec.files import new_folder, read_json, sha256_of, write_json, write_text
 
-__all__ = ["write_bundle"]
+__all__ = ["check_target", "write_bundle"]
 
 # protobuf's own limit is 2 GiB; larger models keep their weights in a file beside
 _MAX_PROTO_BYTES = 2**31 - 2**20
@@ -53,8 +53,7 @@ def write_bundle(
     Raises:
         ExportError: If ``target`` holds something other than a bundle.
     """
-    if target.exists() and not (target.is_dir() and ((target / MANIFEST_FILE).is_file() or not any(target.iterdir()))):
-        raise ExportError(f"{target} exists and is no bundle; it is not overwritten. Give another --output-dir")
+    check_target(target)
     with new_folder(target) as folder:
         _save_graph(graph, folder)
         tokenizer.no_truncation()
@@ -67,6 +66,28 @@ def write_bundle(
         complete = dataclasses.replace(manifest, files=_records(folder))
         write_json(folder / MANIFEST_FILE, complete.to_json())
     return open_bundle(target)
+
+
+def check_target(target: Path) -> None:
+    """Check that a bundle may be written to a place.
+
+    Args:
+        target: The bundle's folder.
+
+    Raises:
+        ExportError: If something other than a bundle or an empty folder stands there.
+    """
+    if not target.exists() or (target.is_dir() and (not any(target.iterdir()) or _is_bundle(target))):
+        return
+    raise ExportError(f"{target} exists and is no bundle; it is not overwritten. Give another --output-dir")
+
+
+def _is_bundle(folder: Path) -> bool:
+    # other programs have a manifest.json too
+    try:
+        return {"format_version", "files", "precision"} <= read_json(folder / MANIFEST_FILE).keys()
+    except (OSError, ValueError):
+        return False
 
 
 def _save_graph(graph: onnx.ModelProto, folder: Path) -> None:

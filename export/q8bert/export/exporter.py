@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from q8bert.export.baselines import quantize_after_training_dynamic, quantize_after_training_static
-from q8bert.export.bundle_writer import write_bundle
+from q8bert.export.bundle_writer import check_target, write_bundle
 from q8bert.export.fusion import FusionReport, examine_fusion
 from q8bert.export.graph import OPSET, build_graph
 from q8bert.export.observed_codes import CodeObserver
@@ -100,6 +100,7 @@ def export(
         ExportError: If the graph cannot be made, or ``output_dir`` holds something else.
         ParityError: If the exported model is not the one that was trained.
     """
+    check_target(Path(output_dir))
     trained = _load(Path(run))
     method = _method(trained.config, quantization)
     data_dir = data_dir or trained.config.data_dir
@@ -115,6 +116,8 @@ def export(
     if method in {"dynamic", "static"}:
         report(f"quantizing after training, {method}")
         graph = _after_training(graph, method, trained, data_dir)
+    fusion = examine_fusion(graph)
+    _refuse_unfused(fusion, method, n_allowed=len(trained.float_layers))
     parity = None
     if check_parity and method in {"none", "qat"}:
         parity = _parity(graph, trained, _rows(trained, data_dir, "dev"), report)
@@ -134,7 +137,7 @@ def export(
         float_layers=trained.float_layers,
         float_layers_bytes=_bytes_of_float(trained.weights, trained.float_layers),
         metrics=trained.checkpoint.progress.metrics,
-        fusion=examine_fusion(graph),
+        fusion=fusion,
         saturation=what_it_took(trained.weights) if method == "qat" else None,
         parity=parity,
     )
@@ -193,6 +196,14 @@ def _method(config: TrainConfig, asked: str | None) -> str:
             f"quantization {asked} was asked for, but {config.output_dir} is a {kind} run; it can be exported as {fits}"
         ])  # fmt: skip
     return asked
+
+
+def _refuse_unfused(fusion: FusionReport, method: str, *, n_allowed: int) -> None:
+    if method == "qat" and fusion.n_float > n_allowed:
+        raise ExportError(
+            f"ONNX Runtime {fusion.onnxruntime} would run {fusion.n_float} products in float where {n_allowed} layers "
+            f"were to stay float: {', '.join(fusion.float_products)}"
+        )
 
 
 def _after_training(graph: onnx.ModelProto, method: str, trained: _Trained, data_dir: str) -> onnx.ModelProto:

@@ -86,9 +86,14 @@ def prove_saturation_free(graph: onnx.ModelProto) -> None:
         if node.op_type == "DequantizeLinear" and node.input[0] in constants
     }
     for node in graph.graph.node:
-        weight = dequantized.get(node.input[1]) if node.op_type == "MatMul" else None
-        if weight is not None and (n_unsafe := count_unsafe_pairs(numpy_helper.to_array(weight))):
-            raise ExportError(
-                f"{n_unsafe} pairs of {weight.name} add up to more than {MAX_PAIR_SUM}: their products can overflow on "
-                "CPUs without VNNI"
-            )
+        for place, name in enumerate(node.input):
+            weight = dequantized.get(name)
+            if weight is None:
+                continue
+            if (node.op_type, place) != ("MatMul", 1):
+                raise ExportError(f"{weight.name} feeds {node.op_type}; only second factors of MatMul can be proven")
+            if n_unsafe := count_unsafe_pairs(numpy_helper.to_array(weight)):
+                raise ExportError(
+                    f"{n_unsafe} pairs of {weight.name} add up to more than {MAX_PAIR_SUM}: their products can "
+                    "overflow on CPUs without VNNI"
+                )

@@ -20,7 +20,7 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from q8bert.spec.errors import ConfigError, Q8BertError
+from q8bert.spec.errors import ConfigError, ParityError, Q8BertError
 
 __all__ = ["Speaker", "exit_codes", "line", "progress_bar"]
 
@@ -75,6 +75,9 @@ def exit_codes() -> Iterator[None]:
     """
     try:
         yield
+    except ParityError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise typer.Exit(GATE_FAILED) from error
     except Q8BertError as error:
         lines = error.faults if isinstance(error, ConfigError) else (str(error),)
         for line in lines:

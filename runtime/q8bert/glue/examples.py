@@ -135,7 +135,7 @@ def is_unicode(text: str) -> bool:
 def _score(task: Task, value: object) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or isinstance(value, bool):
         raise CellError(task.label_column, value, "expected a finite number as score")

@@ -7,12 +7,12 @@ into the same examples as the files give.
 from collections.abc import Iterable, Mapping
 from typing import cast
 
-from q8bert.glue.examples import CellError, Example, MalformedRow, Split, example_from_cells
+from q8bert.glue.examples import CellError, MalformedRow, Split, example_from_cells
 from q8bert.glue.tasks import Task
 from q8bert.spec.environment import require
 from q8bert.spec.errors import InputError
 
-__all__ = ["HUB_PREFIX", "examples_from_hub_rows", "read_hub_split"]
+__all__ = ["HUB_PREFIX", "read_hub_split", "split_from_hub_rows"]
 
 HUB_PREFIX = "hub:"
 
@@ -30,13 +30,14 @@ _MNLI_SPLITS = {
 }
 
 
-def read_hub_split(task: Task, source: str, split: str) -> Split:
+def read_hub_split(task: Task, source: str, split: str, *, skip_malformed: bool = False) -> Split:
     """Fetch one split of a GLUE task from the hub (or from the hub's cache on disk).
 
     Args:
         task: A GLUE task.
         source: ``hub:<repository>``, for example ``hub:nyu-mll/glue``.
         split: ``train``, ``dev``, ``test``, and for MNLI ``dev_mismatched``.
+        skip_malformed: Leave malformed rows out and list them, instead of failing on the first.
 
     Returns:
         The examples, in the hub's order.
@@ -59,16 +60,21 @@ def read_hub_split(task: Task, source: str, split: str) -> Split:
             "give a folder of GLUE's TSV files as --data-dir"
         ) from error
     name = f"{source}/{task.hub_name}/{hub_split}"
-    return Split(examples_from_hub_rows(task, cast("Iterable[Mapping[str, object]]", rows), source=name), name)
+    return split_from_hub_rows(
+        task, cast("Iterable[Mapping[str, object]]", rows), source=name, skip_malformed=skip_malformed
+    )
 
 
-def examples_from_hub_rows(task: Task, rows: Iterable[Mapping[str, object]], *, source: str) -> tuple[Example, ...]:
+def split_from_hub_rows(
+    task: Task, rows: Iterable[Mapping[str, object]], *, source: str, skip_malformed: bool = False
+) -> Split:
     """Turn rows as the hub writes them into examples.
 
     Args:
         task: A GLUE task.
         rows: Objects with the hub's column names; ``label`` is an id or a score, −1 for "not given".
         source: Name of the split, for messages.
+        skip_malformed: Leave malformed rows out and list them, instead of failing on the first.
 
     Returns:
         One example a row.
@@ -77,7 +83,7 @@ def examples_from_hub_rows(task: Task, rows: Iterable[Mapping[str, object]], *, 
         InputError: If a row lacks a text or has an impossible label.
     """
     first, second = _PAIR_COLUMNS.get(task.hub_name, (task.text_column, task.text_pair_column))
-    examples = []
+    examples, skipped = [], []
     for number, row in enumerate(rows, start=1):
         cells = {task.text_column: row.get(first), task.label_column: row.get("label")}
         if task.text_pair_column and second:
@@ -88,5 +94,7 @@ def examples_from_hub_rows(task: Task, rows: Iterable[Mapping[str, object]], *, 
             examples.append(example_from_cells(task, cells, labelled=False))
         except CellError as error:
             row_fault = MalformedRow(source, number, error.column, error.value, error.reason)
-            raise InputError(str(row_fault)) from error
-    return tuple(examples)
+            if not skip_malformed:
+                raise InputError(str(row_fault)) from error
+            skipped.append(row_fault)
+    return Split(tuple(examples), source, tuple(skipped))

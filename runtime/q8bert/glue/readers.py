@@ -34,13 +34,13 @@ def read_split(task: Task, data_dir: str | Path, split: str, *, skip_malformed: 
         skip_malformed: Leave malformed rows out and list them, instead of failing on the first.
 
     Returns:
-        Examples, every one with a label.
+        Examples, every one with a label (but for the hub's test splits, which have none).
 
     Raises:
         InputError: If the folder, the file or a row is not as it should be.
     """
     if str(data_dir).startswith(HUB_PREFIX):
-        return read_hub_split(task, str(data_dir), split)
+        return read_hub_split(task, str(data_dir), split, skip_malformed=skip_malformed)
     folder = Path(data_dir)
     if not folder.is_dir():
         raise InputError(
@@ -114,6 +114,9 @@ def _columns(task: Task, path: Path, first_line: bytes, *, labelled: bool) -> tu
             f"{path}, line 1: the header lacks column {', '.join(missing)}; it has {', '.join(header)}. "
             f"Is this a tab-separated {task.name} file?"
         )
+    twice = [name for name in needed if name is not None and header.count(name) > 1]
+    if twice:
+        raise InputError(f"{path}, line 1: column {', '.join(twice)} stands there more than once; rename or remove one")
     return header, 1
 
 
@@ -140,8 +143,13 @@ def _json_line_parser(task: Task, *, labelled: bool) -> _ParseLine:
             row = json.loads(text)
         except json.JSONDecodeError as error:
             raise CellError(str(error.colno), text, f"not JSON ({error.msg})") from error
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
+            raise CellError("-", text, f"not readable as JSON ({error})") from error
         if not isinstance(row, Mapping):
             raise CellError("-", text, "expected a JSON object")
+        for alias, column in names.items():
+            if alias != column and alias in row and column in row:
+                raise CellError(alias, text, f"both {alias} and {column} are given, and they mean the same")
         cells: dict[str, object] = {names.get(str(key), str(key)): value for key, value in row.items()}
         if cells.get(task.label_column, 0) is None and not labelled:
             del cells[task.label_column]

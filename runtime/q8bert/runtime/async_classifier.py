@@ -65,7 +65,11 @@ class AsyncClassifier:
         workers: int = 1,
     ) -> None:
         least = {"max_batch_size": (max_batch_size, 1), "max_queue": (max_queue, 1), "workers": (workers, 1)}
-        faults = [f"{name} must be at least {low}, got {value}" for name, (value, low) in least.items() if value < low]
+        faults = [
+            f"{name} must be a whole number, at least {low}, got {value!r}"
+            for name, (value, low) in least.items()
+            if not isinstance(value, int) or isinstance(value, bool) or value < low
+        ]
         if not 0 <= max_delay_ms < float("inf"):
             faults.append(f"max_delay_ms must be 0 or more and finite, got {max_delay_ms}")
         if timeout_s is not None and not timeout_s > 0:

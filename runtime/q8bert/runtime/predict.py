@@ -10,6 +10,7 @@ from q8bert.glue.readers import read_file
 from q8bert.runtime.classifier import Classifier, Prediction
 from q8bert.runtime.providers import CPU_PROVIDER, Provider
 from q8bert.spec.errors import InputError
+from q8bert.spec.files import PARTIAL
 
 __all__ = ["PredictionReport", "predict_file"]
 
@@ -74,12 +75,15 @@ def predict_file(
     classifier = Classifier.load(bundle, providers=providers, threads=threads, on_long=on_long)
     if not output.parent.is_dir():
         raise InputError(f"cannot write {output}: the folder {output.parent} does not exist")
-    if output.is_dir():
-        raise InputError(f"cannot write {output}: it is a folder; give the name of a file")
+    if output.exists() and not output.is_file():
+        raise InputError(f"cannot write {output}: it is no ordinary file; give the name of a file")
+    if output.exists() and output.samefile(source):
+        raise InputError(f"cannot write {output}: it is the input; give another --output")
+    output = output.resolve()  # what a link points to is replaced, not the link
     task = classifier.task
     split = read_file(task, source, labelled=False, skip_malformed=skip_malformed)
     n_truncated = 0
-    partial = output.with_name(output.name + ".partial")
+    partial = output.with_name(f"{output.name}.{os.getpid()}{PARTIAL}")
     try:
         with partial.open("w", encoding="utf-8") as file:
             for start in range(0, len(split.examples), _CHUNK):

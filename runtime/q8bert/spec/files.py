@@ -81,6 +81,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     Yields:
         An empty folder beside ``target``.
     """
+    target = target.resolve()  # what a link points to is replaced, not the link
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.with_name(target.name + PARTIAL)
     shutil.rmtree(partial, ignore_errors=True)
@@ -89,8 +90,8 @@ def new_folder(target: Path) -> Iterator[Path]:
         yield partial
         _flush(partial)
         if target.exists():
-            # two renames: a crash between them leaves the old folder under the name *.old
-            old = target.with_name(target.name + ".old")
+            # two renames: a crash between them leaves the old folder under the name *.old.partial
+            old = target.with_name(f"{target.name}.old{PARTIAL}")
             shutil.rmtree(old, ignore_errors=True)
             target.rename(old)
             partial.rename(target)
