@@ -211,6 +211,7 @@ def test_a_gradient_that_always_overflows_ends_the_run(
         train(config(small, tmp_path / "single"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("engine", "precision"), [("torch", "bfloat16"), ("torch", "float16"), ("ort", "float16")])
 def test_half_precision_learns_what_float32_learns(small: Any, tmp_path: Path, engine: str, precision: str) -> None:
     result = train(config(small, tmp_path / "run", engine=engine, precision=precision, max_steps=76, eval_every=76))

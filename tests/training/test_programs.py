@@ -64,6 +64,7 @@ def test_weights_and_where_the_model_came_from_do_not_matter() -> None:
     assert name_of(first) == name_of(second)
 
 
+@pytest.mark.slow
 def test_a_second_run_finds_the_programs_and_a_damaged_entry_is_built_again(tmp_path: Path) -> None:
     model, folder = model_of(), tmp_path / "cache"
     built, said = cached(model, folder)

@@ -7,29 +7,22 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from tokenizers import Tokenizer
-from torch import Tensor
 
 from q8bert.export.baselines import quantize_after_training_dynamic, quantize_after_training_static
 from q8bert.export.bundle_writer import check_target, write_bundle
 from q8bert.export.fusion import FusionReport, examine_fusion
-from q8bert.export.graph import OPSET, build_graph
+from q8bert.export.graph import build_graph
+from q8bert.export.manifest import make_manifest
 from q8bert.export.observed_codes import CodeObserver
 from q8bert.export.parity import ParityReport, Simulation, compare
 from q8bert.export.saturation import SaturationReport, prove_saturation_free, what_it_took
-from q8bert.glue.readers import read_split
-from q8bert.glue.tokenizer import TextTokenizer
+from q8bert.export.trained_run import TrainedRun, load_trained_run
 from q8bert.runtime.session import Session
-from q8bert.spec.bundle import Bundle, Manifest
-from q8bert.spec.errors import ConfigError, ExportError, InputError
-from q8bert.training.batches import TokenizedSplit, tokenize_split
-from q8bert.training.checkpoint import TOKENIZER_FILE, Checkpoint, copy_weights
+from q8bert.spec.bundle import Bundle
+from q8bert.spec.errors import ConfigError, ExportError
+from q8bert.training.batches import TokenizedSplit
 from q8bert.training.config import TrainConfig
-from q8bert.training.fake_quantize import scale_from_amax, weight_scale
-from q8bert.training.model_source import SourceModel, count_parameters, load_source_model
-from q8bert.training.run_folder import best_checkpoint, library_versions, read_run
-from q8bert.training.sites import matching_layers
-from q8bert.training.weights import TrainableWeights, prepare_weights, quantized_parameters
+from q8bert.training.weights import TrainableWeights, prepare_weights
 
 __all__ = ["QUANTIZATIONS", "ExportReport", "export"]
 
@@ -101,7 +94,7 @@ def export(
         ParityError: If the exported model is not the one that was trained.
     """
     check_target(Path(output_dir))
-    trained = _load(Path(run))
+    trained = load_trained_run(Path(run))
     method = _method(trained.config, quantization)
     data_dir = data_dir or trained.config.data_dir
     report("building the ONNX graph (some ten seconds)")
@@ -120,12 +113,12 @@ def export(
     _refuse_unfused(fusion, method, n_allowed=len(trained.float_layers))
     parity = None
     if check_parity and method in {"none", "qat"}:
-        parity = _parity(graph, trained, _rows(trained, data_dir, "dev"), report)
+        parity = _parity(graph, trained, trained.rows(data_dir, "dev"), report)
     bundle = write_bundle(
         Path(output_dir),
         graph=graph,
-        tokenizer=_tokenizer(trained.checkpoint),
-        manifest=_manifest(trained, method),
+        tokenizer=trained.tokenizer(),
+        manifest=make_manifest(trained, method),
         parity=parity,
     )
     return bundle, ExportReport(
@@ -140,47 +133,6 @@ def export(
         fusion=fusion,
         saturation=what_it_took(trained.weights) if method == "qat" else None,
         parity=parity,
-    )
-
-
-@dataclass(frozen=True)
-class _Trained:
-    """A run's best checkpoint, loaded."""
-
-    config: TrainConfig
-    checkpoint: Checkpoint
-    source: SourceModel
-    float_layers: tuple[str, ...]
-    weights: TrainableWeights
-    amax: Tensor | None
-
-
-def _load(run: Path) -> _Trained:
-    config = read_run(run)
-    checkpoint = best_checkpoint(run)
-    task = config.task
-    source = load_source_model(
-        str(checkpoint.path),
-        n_outputs=task.n_outputs,
-        labels=task.labels,
-        max_length=config.max_length,
-        dropout=None,
-    )
-    copy_weights(source.model, checkpoint)
-    float_layers = matching_layers(source.model, config.keep_float)
-    # on grids without saturation, whether or not they were trained on them
-    quantized = (
-        quantized_parameters(source.model, per_channel=config.granularity == "per_channel", keep_float=float_layers)
-        if config.quantize
-        else {}
-    )
-    return _Trained(
-        config=config,
-        checkpoint=checkpoint,
-        source=source,
-        float_layers=float_layers,
-        weights=prepare_weights(source.model, quantized),
-        amax=checkpoint.ranges.amax() if checkpoint.sites else None,
     )
 
 
@@ -206,10 +158,10 @@ def _refuse_unfused(fusion: FusionReport, method: str, *, n_allowed: int) -> Non
         )
 
 
-def _after_training(graph: onnx.ModelProto, method: str, trained: _Trained, data_dir: str) -> onnx.ModelProto:
+def _after_training(graph: onnx.ModelProto, method: str, trained: TrainedRun, data_dir: str) -> onnx.ModelProto:
     if method == "dynamic":
         return quantize_after_training_dynamic(graph)
-    split = _rows(trained, data_dir, "train")
+    split = trained.rows(data_dir, "train")
     order = np.random.default_rng(trained.config.seed).permutation(len(split))[:_N_CALIBRATION_ROWS]
     size = trained.config.batch_size
     batches = (split.batch(order[at : at + size]).inputs for at in range(0, len(order), size))
@@ -219,7 +171,7 @@ def _after_training(graph: onnx.ModelProto, method: str, trained: _Trained, data
 
 
 def _parity(
-    graph: onnx.ModelProto, trained: _Trained, rows: TokenizedSplit, report: Callable[[str], None]
+    graph: onnx.ModelProto, trained: TrainedRun, rows: TokenizedSplit, report: Callable[[str], None]
 ) -> ParityReport:
     report(f"comparing the exported model with the simulation on {len(rows)} dev rows")
     config, sites, model = trained.config, trained.checkpoint.sites, trained.source.model
@@ -237,67 +189,3 @@ def _parity(
 def _bytes_of_float(weights: TrainableWeights, float_layers: Sequence[str]) -> int:
     # four bytes a weight instead of one
     return sum(3 * weights.masters[f"{name}.weight"].numel() for name in float_layers)
-
-
-def _tokenizer(checkpoint: Checkpoint) -> Tokenizer:
-    return Tokenizer.from_file(str(checkpoint.path / TOKENIZER_FILE))
-
-
-def _rows(trained: _Trained, data_dir: str, name: str) -> TokenizedSplit:
-    config, checkpoint = trained.config, trained.checkpoint
-    purpose = "to compare the exported model on" if name == "dev" else "to calibrate on"
-    try:
-        split = read_split(config.task, data_dir, name, skip_malformed=config.skip_malformed)
-    except InputError as error:
-        remedy = ", or leave the comparison out with --no-parity" if name == "dev" else ""
-        raise ExportError(
-            f"the {name} split {purpose} cannot be read: {error}. Give its folder with --data-dir{remedy}"
-        ) from error
-    return tokenize_split(
-        split,
-        config.task,
-        TextTokenizer(_tokenizer(checkpoint), max_length=config.max_length),
-        input_names=checkpoint.input_names,
-        pad_token_id=checkpoint.pad_token_id,
-    )
-
-
-def _manifest(trained: _Trained, method: str) -> Manifest:
-    config, checkpoint, model = trained.config, trained.checkpoint, trained.source.model
-    return Manifest(
-        precision="float32" if method == "none" else "int8",
-        task=config.task.to_json(),
-        max_length=config.max_length,
-        pad_token_id=checkpoint.pad_token_id,
-        input_names=checkpoint.input_names,
-        files={},
-        quantization=_quantization(trained, method),
-        metrics=checkpoint.progress.metrics,
-        versions=library_versions() | {"opset": str(OPSET)},
-        model={
-            "source": config.model,
-            "architecture": type(model).__name__,
-            "family": model.config.model_type,
-            "n_parameters": count_parameters(model),
-            "seed": config.seed,
-            "checkpoint_step": checkpoint.progress.step,
-        },
-    )
-
-
-def _quantization(trained: _Trained, method: str) -> dict[str, object]:
-    if trained.amax is None:
-        return {} if method == "none" else {"method": method, "num_bits": 8}
-    weights, sites = trained.weights, trained.checkpoint.sites
-    scales = scale_from_amax(trained.amax).tolist()
-    return {
-        "method": method,
-        "num_bits": 8,
-        "weight_granularity": trained.config.granularity,
-        "float_layers": list(trained.float_layers),
-        "activation_scales": {site.name: scale for site, scale in zip(sites, scales, strict=True)},
-        "weight_scales": {
-            name: weight_scale(weights.masters[name], grid).flatten().tolist()
-            for name, grid in weights.quantized.items()
-        },
-    }

@@ -1,0 +1,60 @@
+"""What a bundle says of the run that it came from."""
+
+from q8bert.export.graph import OPSET
+from q8bert.export.trained_run import TrainedRun
+from q8bert.spec.bundle import Manifest
+from q8bert.training.fake_quantize import scale_from_amax, weight_scale
+from q8bert.training.model_source import count_parameters
+from q8bert.training.run_folder import library_versions
+
+__all__ = ["make_manifest"]
+
+
+def make_manifest(trained: TrainedRun, method: str) -> Manifest:
+    """Describe a run's export.
+
+    Args:
+        trained: The run.
+        method: ``none``, ``dynamic``, ``static`` or ``qat``.
+
+    Returns:
+        The manifest, but for ``files``.
+    """
+    config, checkpoint, model = trained.config, trained.checkpoint, trained.source.model
+    return Manifest(
+        precision="float32" if method == "none" else "int8",
+        task=config.task.to_json(),
+        max_length=config.max_length,
+        pad_token_id=checkpoint.pad_token_id,
+        input_names=checkpoint.input_names,
+        files={},
+        quantization=_quantization(trained, method),
+        metrics=checkpoint.progress.metrics,
+        versions=library_versions() | {"opset": str(OPSET)},
+        model={
+            "source": config.model,
+            "architecture": type(model).__name__,
+            "family": model.config.model_type,
+            "n_parameters": count_parameters(model),
+            "seed": config.seed,
+            "checkpoint_step": checkpoint.progress.step,
+        },
+    )
+
+
+def _quantization(trained: TrainedRun, method: str) -> dict[str, object]:
+    if trained.amax is None:
+        return {} if method == "none" else {"method": method, "num_bits": 8}
+    weights, sites = trained.weights, trained.checkpoint.sites
+    scales = scale_from_amax(trained.amax).tolist()
+    return {
+        "method": method,
+        "num_bits": 8,
+        "weight_granularity": trained.config.granularity,
+        "float_layers": list(trained.float_layers),
+        "activation_scales": {site.name: scale for site, scale in zip(sites, scales, strict=True)},
+        "weight_scales": {
+            name: weight_scale(weights.masters[name], grid).flatten().tolist()
+            for name, grid in weights.quantized.items()
+        },
+    }

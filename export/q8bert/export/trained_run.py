@@ -1,0 +1,115 @@
+"""A run's best checkpoint, loaded to be exported."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from q8bert.glue.readers import read_split
+from q8bert.glue.tokenizer import TextTokenizer
+from q8bert.spec.errors import ExportError, InputError
+from q8bert.training.batches import TokenizedSplit, tokenize_split
+from q8bert.training.checkpoint import TOKENIZER_FILE, Checkpoint, copy_weights
+from q8bert.training.config import TrainConfig
+from q8bert.training.model_source import SourceModel, load_source_model
+from q8bert.training.run_folder import best_checkpoint, read_run
+from q8bert.training.sites import matching_layers
+from q8bert.training.weights import TrainableWeights, prepare_weights, quantized_parameters
+
+__all__ = ["TrainedRun", "load_trained_run"]
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run's options and its best checkpoint.
+
+    Attributes:
+        config: Options of the run.
+        checkpoint: The best checkpoint.
+        source: The float classifier with its weights.
+        float_layers: Layers left in float on request.
+        weights: The weights, quantized on grids without saturation, whether or not they were trained on them.
+        amax: Learned ranges, float32 ``(n_sites,)``; None for a float run.
+    """
+
+    config: TrainConfig
+    checkpoint: Checkpoint
+    source: SourceModel
+    float_layers: tuple[str, ...]
+    weights: TrainableWeights
+    amax: Tensor | None
+
+    def tokenizer(self) -> Tokenizer:
+        """Return the checkpoint's tokenizer as it came, without truncation."""
+        return Tokenizer.from_file(str(self.checkpoint.path / TOKENIZER_FILE))
+
+    def rows(self, data_dir: str, name: str) -> TokenizedSplit:
+        """Read and tokenize a split.
+
+        Args:
+            data_dir: Folder of the task's files, or ``hub:nyu-mll/glue``.
+            name: ``dev`` or ``train``.
+
+        Returns:
+            Its rows.
+
+        Raises:
+            ExportError: If it cannot be read.
+        """
+        config, checkpoint = self.config, self.checkpoint
+        purpose = "to compare the exported model on" if name == "dev" else "to calibrate on"
+        try:
+            split = read_split(config.task, data_dir, name, skip_malformed=config.skip_malformed)
+        except InputError as error:
+            remedy = ", or leave the comparison out with --no-parity" if name == "dev" else ""
+            raise ExportError(
+                f"the {name} split {purpose} cannot be read: {error}. Give its folder with --data-dir{remedy}"
+            ) from error
+        return tokenize_split(
+            split,
+            config.task,
+            TextTokenizer(self.tokenizer(), max_length=config.max_length),
+            input_names=checkpoint.input_names,
+            pad_token_id=checkpoint.pad_token_id,
+        )
+
+
+def load_trained_run(run: Path) -> TrainedRun:
+    """Load a run's best checkpoint.
+
+    Args:
+        run: Folder of the run.
+
+    Returns:
+        The run.
+
+    Raises:
+        CheckpointError: If the run has no whole checkpoint.
+    """
+    config = read_run(run)
+    checkpoint = best_checkpoint(run)
+    task = config.task
+    source = load_source_model(
+        str(checkpoint.path),
+        n_outputs=task.n_outputs,
+        labels=task.labels,
+        max_length=config.max_length,
+        dropout=None,
+    )
+    copy_weights(source.model, checkpoint)
+    float_layers = matching_layers(source.model, config.keep_float)
+    # on grids without saturation, whether or not they were trained on them
+    quantized = (
+        quantized_parameters(source.model, per_channel=config.granularity == "per_channel", keep_float=float_layers)
+        if config.quantize
+        else {}
+    )
+    return TrainedRun(
+        config=config,
+        checkpoint=checkpoint,
+        source=source,
+        float_layers=float_layers,
+        weights=prepare_weights(source.model, quantized),
+        amax=checkpoint.ranges.amax() if checkpoint.sites else None,
+    )
