@@ -3,7 +3,7 @@
 ``plain``          scales of the largest elements: the smallest error, and unsafe pairs
 ``pair scales``    what q8bert does: scales of the largest elements and sums of pairs; nothing is clamped
 ``shrink``         plain scales, every unsafe pair shrunk to the bound by the smallest change
-``best of both``   plain scales times the factor that suits each matrix best, what is then unsafe shrunk
+``best of both``   plain scales times the factor that suits each row (or matrix) best, what is then unsafe shrunk
 ``reorder``        input features paired large with small, what is then unsafe shrunk
 ``7 bits``         codes −64…64: the usual cure
 
@@ -44,6 +44,11 @@ def error(weight: Tensor, codes: Tensor, scale: Tensor) -> float:
     return float(((codes * scale - weight) ** 2).sum() / (weight**2).sum())
 
 
+def row_errors(weight: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    """Return the squared error of each row."""
+    return ((codes * scale - weight) ** 2).sum(dim=1)
+
+
 def reordered(weight: Tensor) -> Tensor:
     """Return a weight with its columns paired: the largest with the smallest, and so on."""
     order = weight.square().sum(dim=0).argsort()
@@ -57,8 +62,11 @@ def ways(weight: Tensor, *, per_channel: bool) -> dict[str, Callable[[], tuple[T
     pairs = weight_scale(weight, WeightGrid(per_channel=per_channel, saturation_free=True))
 
     def best() -> tuple[Tensor, Tensor, Tensor]:
-        tried = [(weight, shrunk(rounded(weight, plain * factor)), plain * factor) for factor in FACTORS]
-        return min(tried, key=lambda found: error(*found))
+        scales = torch.stack([plain * factor for factor in FACTORS])
+        errors = torch.stack([row_errors(weight, shrunk(rounded(weight, scale)), scale) for scale in scales])
+        errors = errors if per_channel else errors.sum(dim=1, keepdim=True)
+        scale = scales.gather(0, errors.argmin(dim=0)[None, :, None])[0]
+        return weight, shrunk(rounded(weight, scale)), scale
 
     other = reordered(weight)
     return {

@@ -141,6 +141,10 @@ def test_a_task_of_ones_own_is_read_from_a_file(tmp_path: Path) -> None:
     assert choose_task(None, path) == Task("t", "a", None, "l", ("x", "y"), ("accuracy",), files={"train": "t.tsv"})
     path.write_text('name = "t"\ntext_column = "a"\nlabel_column = "l"\n')
     assert choose_task(None, path).metrics == ("pearson", "spearman")
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as some editors save it
+    assert choose_task(None, path).text_column == "a"
+    with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
+        choose_task(None, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +162,15 @@ def test_a_task_of_ones_own_is_read_from_a_file(tmp_path: Path) -> None:
             "exactly two",
         ),
         ("name = ", "not valid TOML"),
+        ('name = "t"\ntext_column = "a"\nlabel_column = "a"', "label_column 'a' is a text column too"),
+        (
+            'name = "t"\ntext_column = "a"\nlabel_column = "l"\nlabels = ["0", "1"]\nlabel_codes = ["1", "0"]',
+            "label_codes: '1' stands for '0', but is the name of another label",
+        ),
+        (
+            'name = "t"\ntext_column = "a"\nlabel_column = "l"\nlabels = ["x", "y"]\nlabel_codes = ["1", "1"]',
+            "label_codes must be different",
+        ),
     ],
 )
 def test_faults_of_a_task_file_are_named(tmp_path: Path, content: str, message: str) -> None:

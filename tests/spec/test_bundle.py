@@ -49,6 +49,7 @@ def test_a_whole_bundle_is_read(copy: Path) -> None:
         (lambda m: m.pop("task"), "task must be dict, is None"),
         (lambda m: m["files"].pop("tokenizer.json"), "files: tokenizer.json is not listed"),
         (lambda m: m["files"]["model.onnx"].pop("sha256"), "'model.onnx' needs size_bytes and sha256"),
+        (lambda m: m["files"]["model.onnx"].update(sha256=5), "'model.onnx' needs size_bytes and sha256"),
         (lambda m: m["files"].update({"../x": {"size_bytes": 1, "sha256": ""}}), "plain file name"),
     ],
 )

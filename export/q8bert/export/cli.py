@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from q8bert.glue.command import Speaker, exit_codes
@@ -52,7 +53,7 @@ def export_command(
 
 
 def _table(report: "ExportReport") -> Table:
-    table = Table("", "value", title=f"{report.bundle}, {report.precision}")
+    table = Table("", "value", title=escape(f"{report.bundle}, {report.precision}"))
     table.add_row("ONNX model", f"{report.model_size_bytes / 1e6:.1f} MB, quantization {report.quantization}")
     if report.float_layers:
         more = report.float_layers_bytes

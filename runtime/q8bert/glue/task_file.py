@@ -38,9 +38,11 @@ def read_task_file(path: Path) -> Task:
         ConfigError: If the file is missing, is not TOML, or describes no possible task.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError([f"--task-file {path} does not exist"]) from error
+    except OSError as error:
+        raise ConfigError([f"--task-file {path} cannot be read: {error.strerror}"]) from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError([f"{path} is not valid TOML: {error}"]) from error
     if "labels" not in content and "metrics" not in content:

@@ -88,6 +88,13 @@ class Task:
             )
         if self.label_codes and len(self.label_codes) != len(self.labels):
             found.append(f"label_codes has {len(self.label_codes)} entries for {len(self.labels)} labels")
+        if len(set(self.label_codes)) != len(self.label_codes):
+            found.append(f"label_codes must be different from one another, got {list(self.label_codes)}")
+        for code, label in zip(self.label_codes, self.labels, strict=False):
+            if code in self.labels and code != label:
+                found.append(f"label_codes: {code!r} stands for {label!r}, but is the name of another label")
+        if self.label_column in {self.text_column, self.text_pair_column}:
+            found.append(f"label_column {self.label_column!r} is a text column too")
         if not self.metrics or not set(self.metrics) <= set(METRICS):
             found.append(f"metrics must be from {', '.join(METRICS)}, got {list(self.metrics)}")
         for metric in self.metrics:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from q8bert.glue.command import GATE_FAILED, Speaker, exit_codes, line, progress_bar
@@ -156,7 +157,7 @@ def verify_command(
                 "bundle",
                 "change",
                 "limit",
-                title=f"{report.task} {report.split}, {report.n_rows} rows",
+                title=escape(f"{report.task} {report.split}, {report.n_rows} rows"),
             )
             for name, value in report.metrics.items():
                 base = report.reference_metrics[name]
@@ -234,4 +235,4 @@ def _say_left_out(speaker: Speaker, skipped: tuple[str, ...], n_truncated: int) 
 
 
 def _score_table(title: str) -> Table:
-    return Table("metric", "points", title=title)
+    return Table("metric", "points", title=escape(title))

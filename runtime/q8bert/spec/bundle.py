@@ -186,10 +186,19 @@ def _value_faults(content: Mapping[str, object]) -> list[str]:
         faults += [
             f"files: {name!r} needs size_bytes and sha256 and a plain file name"
             for name, record in files.items()
-            if not isinstance(record, dict) or set(record) != {"size_bytes", "sha256"} or Path(name).name != name
+            if not _is_record(record) or Path(name).name != name
         ]
         faults += [f"files: {name} is not listed" for name in (MODEL_FILE, TOKENIZER_FILE) if name not in files]
     return faults
+
+
+def _is_record(record: object) -> bool:
+    return (
+        isinstance(record, dict)
+        and set(record) == {"size_bytes", "sha256"}
+        and isinstance(record["size_bytes"], int)
+        and isinstance(record["sha256"], str)
+    )
 
 
 def _are_input_names(names: object) -> bool:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from q8bert.glue.command import Speaker, exit_codes, progress_bar
@@ -44,7 +45,8 @@ def train_command(**given: Any) -> None:
             speaker.say(f"{len(result.skipped)} malformed rows left out")
         if result.n_skipped_steps:
             speaker.say(f"{result.n_skipped_steps} steps were left out: a float16 gradient overflowed")
-        table = Table("metric", "points", title=f"{config.task.name} dev, best checkpoint (step {result.best_step})")
+        title = escape(f"{config.task.name} dev, best checkpoint (step {result.best_step})")
+        table = Table("metric", "points", title=title)
         for name, value in result.metrics.items():
             table.add_row(name, f"{100 * value:.2f}")
         speaker.result(result, lambda console: console.print(table))
