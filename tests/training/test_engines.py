@@ -125,10 +125,18 @@ CASES = [
     pytest.param("bert", True, True, True, id="bert-regression-per_channel"),
     pytest.param("bert", False, False, True, id="bert-classification-per_tensor"),
     pytest.param("bert", False, False, False, id="bert-float"),
-    pytest.param("roberta", False, True, True, id="roberta"),
-    pytest.param("distilbert", False, True, True, id="distilbert"),
-    pytest.param("electra", False, True, True, id="electra"),
-    pytest.param("mpnet", True, True, True, id="mpnet-regression"),
+    *(
+        pytest.param(
+            family,
+            family == "mpnet",
+            per_channel,
+            True,
+            id=f"{family}-per_{'channel' if per_channel else 'tensor'}",
+            marks=[] if per_channel else pytest.mark.slow,
+        )
+        for family in ("roberta", "distilbert", "electra", "mpnet")
+        for per_channel in (True, False)
+    ),
 ]
 
 
