@@ -78,7 +78,7 @@ def test_a_second_run_finds_the_programs_and_a_damaged_entry_is_built_again(tmp_
     content = entry.read_bytes()
     middle = len(content) // 2
     flipped = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
-    for damaged in (content[:middle], b"", flipped):
+    for damaged in (content[:middle], b"", flipped, content[:5] + content):
         entry.write_bytes(damaged)
         again, said = cached(model, folder)
         assert said[0].startswith(f"warning: the cached training graph {entry} is damaged")

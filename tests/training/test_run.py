@@ -1,8 +1,10 @@
 """A run as a whole: resumed exactly, refused clearly, written atomically."""
 
 import json
+import os
 import random
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from q8bert.glue.tasks import glue_task
 from q8bert.spec.errors import CheckpointError, InputError, ModelError, ProviderError
 from q8bert.training import TrainConfig, train
+from q8bert.training import checkpoint as checkpoint_module
 from q8bert.training import device as device_module
 from q8bert.training.checkpoint import checkpoint_folders, load_checkpoint
 from q8bert.training.run_folder import best_checkpoint, read_run
@@ -122,6 +125,8 @@ def test_a_checkpoint_is_loadable_by_transformers_under_its_own_names(small: Any
         (lambda folder: (folder / "model.safetensors").write_bytes(b"\0" * 40), "incomplete or damaged"),
         (lambda folder: (folder / "optimizer.safetensors").unlink(), "incomplete or damaged"),
         (lambda folder: (folder / "state.json").write_text("{"), "incomplete or damaged"),
+        (lambda folder: (folder / "state.json").write_text("[]"), "incomplete or damaged"),
+        (lambda folder: (folder / "state.json").write_bytes(b"\xff\xfe"), "incomplete or damaged"),
         (
             lambda folder: (folder / "state.json").write_text('{"checkpoint_version": 99}'),
             "is of version 99; this release",
@@ -164,6 +169,87 @@ def test_a_checkpoint_of_another_model_is_refused(small: Any, tmp_path: Path) ->
     message = r"is of another model: missing \['classifier\.bias'\].*mis-shaped \['bert\.pooler\.dense\.bias \(3,\)"
     with pytest.raises(CheckpointError, match=message):
         train(config(small, run, epochs=1))
+
+
+def edited_state(folder: Path, change: Any) -> None:
+    state = json.loads((folder / "state.json").read_text())
+    change(state)
+    (folder / "state.json").write_text(json.dumps(state))
+
+
+def without_moments(folder: Path) -> None:
+    moments = load_file(folder / "optimizer.safetensors")
+    save_file(dict(list(moments.items())[:6]), folder / "optimizer.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (without_moments, "the optimizer's moments are not those of the model's parameters"),
+        (lambda folder: edited_state(folder, lambda s: s["sites"].reverse()), "has ranges of other activations"),
+        (
+            lambda folder: save_file({"average": torch.zeros(3, dtype=torch.float64)}, folder / "ranges.safetensors"),
+            "has ranges of other activations",
+        ),
+    ],
+)
+def test_a_checkpoint_that_does_not_fit_the_model_is_no_start(
+    small: Any, tmp_path: Path, damage: Any, message: str
+) -> None:
+    run = tmp_path / "run"
+    train(config(small, run, max_steps=2, eval_every=1))
+    damage(checkpoint_folders(run)[2])
+    with pytest.raises(CheckpointError, match=message):
+        train(config(small, run, max_steps=2, eval_every=1))
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_any_call_of_a_checkpoints_writing_ends_as_one_never_interrupted(
+    small: Any, tmp_path: Path
+) -> None:
+    options = {"max_steps": 4, "save_every": 2, "eval_every": 4, "calibration_batches": 1}
+    train(config(small, tmp_path / "expected", **options))
+    expected = checkpoint_folders(tmp_path / "expected")
+    for number in range(1, 40):
+        run = tmp_path / f"run{number}"
+        child = os.fork()
+        if child == 0:  # what is patched here is patched nowhere else
+            kill_at_call(number)
+            train(config(small, run, **options))
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if os.WIFEXITED(status):
+            assert os.WEXITSTATUS(status) == 0
+            break
+        assert os.WTERMSIG(status) == signal.SIGKILL
+        train(config(small, run, **options))
+        folders = checkpoint_folders(run)
+        assert list(folders) == list(expected)
+        assert not [path for path in (run / "checkpoints").iterdir() if path.name.endswith(".partial")]
+        for file in ("model.safetensors", "optimizer.safetensors", "ranges.safetensors", "state.json"):
+            assert (folders[4] / file).read_bytes() == (expected[4] / file).read_bytes(), (number, file)
+    assert 15 < number < 40, "two checkpoints are written in some ten calls each"
+
+
+def kill_at_call(number: int) -> None:
+    """End this process at the nth call that writes, renames or deletes."""
+    n_calls = 0
+
+    def counted(function: Any) -> Any:
+        def call(*args: Any, **more: Any) -> Any:
+            nonlocal n_calls
+            n_calls += 1
+            if n_calls == number:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **more)
+
+        return call
+
+    for owner, name in (
+        (checkpoint_module, "save_file"), (checkpoint_module, "write_json"), (Path, "rename"), (Path, "replace"),
+        (os, "fsync"), (shutil, "rmtree"), (Path, "mkdir"),
+    ):  # fmt: skip
+        setattr(owner, name, counted(getattr(owner, name)))
 
 
 @pytest.mark.slow

@@ -203,6 +203,34 @@ def test_a_run_of_another_number_of_processes_is_refused(
         train(config(small, run, max_steps=20, quantize=quantize))
 
 
+@pytest.mark.slow
+def test_a_refusal_of_the_first_process_is_no_defect_of_the_others(small: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(config(small, run, max_steps=1))
+    done = torchrun(2, small, run, max_steps=20, batch_size=16)
+    assert done.returncode != 0
+    assert "holds a run with other options" in done.stderr
+    assert "this is a defect of q8bert" not in done.stderr
+    assert "another process of this job ended or does not answer" in done.stderr
+
+
+@pytest.mark.slow
+def test_processes_that_do_not_share_the_folder_are_refused(small: Any, tmp_path: Path) -> None:
+    # a folder of its own for each process, as on machines without a common disk
+    script = (
+        "import os, sys; from q8bert.training.__main__ import main; "
+        "sys.argv[sys.argv.index('--output-dir') + 1] += os.environ['RANK']; main()"
+    )
+    command = torchrun_command(2, small, tmp_path / "run", max_steps=4, batch_size=16, engine="torch")
+    at = command.index("q8bert.training")
+    (tmp_path / "script.py").write_text(script)
+    command[at - 1 : at + 1] = [str(tmp_path / "script.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    assert "the processes do not agree on whether the run's folder is there" in done.stderr
+    assert "must be a folder that all share" in done.stderr
+
+
 def torchrun_command(n_processes: int, small: Any, run: Path, **more: Any) -> list[str]:
     values = {
         "task": "SST-2", "data-dir": small.data("SST-2"), "model": small.model, "output-dir": run, "dropout": 0.0,

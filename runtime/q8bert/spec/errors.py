@@ -16,6 +16,7 @@ __all__ = [
     "DeadlineError",
     "ExportError",
     "InputError",
+    "JobError",
     "MissingExtraError",
     "ModelError",
     "OrtBuildError",
@@ -48,6 +49,10 @@ class CalibrationError(Q8BertError, ValueError):
 
 class CheckpointError(Q8BertError, ValueError):
     """A run folder or checkpoint that is incomplete or does not fit the model."""
+
+
+class JobError(Q8BertError, RuntimeError):
+    """Processes that train together and cannot go on, because one of them ended or sees something else."""
 
 
 class ModelError(Q8BertError, ValueError):

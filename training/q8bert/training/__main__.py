@@ -1,14 +1,12 @@
 """``torchrun … -m q8bert.training`` is ``q8bert train`` in each of several processes; options are the same."""
 
 import typer
-from torch.distributed.elastic.multiprocessing.errors import record
 
 from q8bert.training.cli import register
 
 __all__ = ["main"]
 
 
-@record
 def main() -> None:
     """Run the command ``train``."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)

@@ -14,7 +14,6 @@ A checkpoint is a folder ``checkpoints/step-00000360``:
 The folder is filled under another name and renamed when complete, so a checkpoint that is there is whole.
 """
 
-import json
 import re
 import shutil
 from collections import defaultdict
@@ -197,7 +196,12 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     try:
         state: dict[str, Any] = read_json(path / STATE_FILE)
-        _check_version(state, path)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"checkpoint {path} is incomplete or damaged ({type(error).__name__}: {error})"
+        ) from error
+    _check_version(state, path)
+    try:
         average = load_file(path / _RANGES_FILE)["average"]
         return Checkpoint(
             path=path,
@@ -210,7 +214,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             input_names=tuple(state["input_names"]),
             pad_token_id=state["pad_token_id"],
         )
-    except (OSError, SafetensorError, json.JSONDecodeError, KeyError, TypeError) as error:
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"checkpoint {path} is incomplete or damaged ({type(error).__name__}: {error})"
         ) from error
@@ -231,9 +235,16 @@ def restore(model: PreTrainedModel, optimizer: torch.optim.Optimizer, checkpoint
     moments: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, value in checkpoint.optimizer.items():
         name, _, moment = key.rpartition(".")
-        moments[name][moment] = value.clone()
-    for name, parameter in model.named_parameters():
-        optimizer.state[parameter] = moments[name]
+        moments[name][moment] = value
+    parameters = dict(model.named_parameters())
+    # none at all where every step so far was left out
+    if moments and (set(moments) != set(parameters) or len({frozenset(found) for found in moments.values()}) > 1):
+        raise CheckpointError(f"{checkpoint.path}: the optimizer's moments are not those of the model's parameters")
+    for name, parameter in parameters.items():
+        # fused AdamW wants them beside the parameter
+        optimizer.state[parameter] = {
+            moment: value.to(parameter.device, copy=True) for moment, value in moments[name].items()
+        }
 
 
 def copy_weights(model: PreTrainedModel, checkpoint: Checkpoint) -> None:

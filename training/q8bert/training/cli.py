@@ -34,7 +34,7 @@ def train_command(**given: Any) -> None:
         config = TrainConfig(task=task, keep_float=tuple(given.pop("keep_float") or ()), **given)
         from q8bert.training import train  # noqa: PLC0415 - torch loads slowly
 
-        if os.environ.get("RANK", "0") != "0":
+        if os.environ.get("RANK", "0") != "0" and os.environ.get("WORLD_SIZE", "1") != "1":
             train(config, overwrite=overwrite)  # started by torchrun; the first process speaks for all
             return
         with progress_bar(speaker, "training") as show:
@@ -82,7 +82,13 @@ def _command_parameters() -> list[inspect.Parameter]:
     return [
         _option("task", str | None, None, "CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE or WNLI."),
         _option("task_file", Path | None, None, "TOML description of a task of your own, instead of --task."),
-        _option("overwrite", bool, False, "Delete a run of other options in --output-dir.", "--overwrite"),
+        _option(
+            "overwrite",
+            bool,
+            False,
+            "Delete the run in --output-dir, whatever its options, and start anew.",
+            "--overwrite",
+        ),
         _option("json", bool, False, "Print one JSON object on stdout, the rest on stderr.", "--json"),
     ]
 

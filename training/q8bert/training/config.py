@@ -18,7 +18,8 @@ ENGINES = ("ort", "torch")
 PRECISIONS = ("float32", "float16", "bfloat16")
 GRANULARITIES = ("per_channel", "per_tensor")
 
-# a run may be continued with other values of these, for they change nothing in its results
+# a run may be continued with other values of these: they change nothing that it learns, but for the order of float sums
+# in the case of threads
 _NOT_IDENTITY = ("output_dir", "threads", "log_every", "save_every", "keep_checkpoints", "cache_dir")
 
 
@@ -147,6 +148,7 @@ class TrainConfig:
         faults += out_of_range(shares, "at least 0 and below 1", lambda value: 0 <= value < 1)
         faults += out_of_range(("max_length",), "at least 8, special tokens included", lambda value: value >= 8)
         faults += out_of_range(("freeze_ranges_from",), "above 0 and at most 1", lambda value: 0 < value <= 1)
+        faults += out_of_range(("seed",), "below 2**63", lambda value: value < 2**63)
         if self.freeze_ranges_from <= self.quantize_from:
             faults.append(
                 f"freeze_ranges_from ({self.freeze_ranges_from}) must come after quantize_from ({self.quantize_from})"

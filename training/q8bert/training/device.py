@@ -1,5 +1,6 @@
 """Where training runs: ``cpu``, ``cuda`` or ``cuda:1``, checked before anything long begins."""
 
+import os
 import re
 
 import onnxruntime as ort
@@ -41,6 +42,8 @@ def resolve_device(name: str, *, engine: str) -> torch.device:
             f"device {name} was asked for, but {build.distribution} {build.version} has no {CUDA_PROVIDER}. Run: pip "
             f'uninstall -y {build.distribution} && pip install "q8bert[train-gpu]" (or train with --device cpu)'
         )
+    if name != "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
+        raise ConfigError([f"device {name} would be shared by all processes; give --device cuda, each takes its own"])
     index = int(name.partition(":")[2] or local_rank())
     n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if index >= n_devices:

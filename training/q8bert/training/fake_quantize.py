@@ -20,7 +20,6 @@ from torch import Tensor
 from q8bert.spec.quant import ACTIVATION_QMAX, ACTIVATION_QMIN, MIN_AMAX, WEIGHT_QMAX, WEIGHT_QMIN
 
 __all__ = [
-    "TABLE_GRID",
     "WeightGrid",
     "fake_quantize",
     "fake_quantize_weight_",
@@ -37,17 +36,14 @@ class WeightGrid:
     """How the scales of a weight follow from its values.
 
     Attributes:
-        per_channel: One scale a row of the weight (an output channel of a Linear), else one in all.
+        per_channel: One scale a row of the weight (an output channel of a Linear, an entry of a table), else one in
+            all.
         saturation_free: Whether sums of neighbouring pairs count as values too, so that no pair of products can
             overflow on CPUs without VNNI; see :mod:`q8bert.spec.saturation`.
     """
 
     per_channel: bool
     saturation_free: bool
-
-
-# rows of an embedding table are looked up, not multiplied
-TABLE_GRID = WeightGrid(per_channel=False, saturation_free=False)
 
 
 def scale_from_amax(amax: Tensor) -> Tensor:
@@ -111,6 +107,8 @@ def fake_quantize_weight_(out: Tensor, weight: Tensor, grid: WeightGrid) -> None
 
 
 def _rows_at_a_time(weight: Tensor) -> int:
+    if weight.device.type != "cpu":
+        return weight.shape[0]  # a GPU wants few large kernels
     return max(1, _CHUNK // weight.shape[1])
 
 

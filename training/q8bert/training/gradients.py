@@ -30,7 +30,7 @@ def step_seed(seed: int, *, step: int, rank: int, part: int) -> int:
         part: Number of the forward pass within the step, on this process.
 
     Returns:
-        A number below 2**31, large for almost all arguments: ONNX Runtime's dropout masks correlate at small seeds.
+        A number below 2**31.
     """
     return int(np.random.default_rng((seed, step, rank, part)).integers(_MAX_SEED))
 

@@ -60,6 +60,6 @@ class LossScale:
         if not self.is_dynamic or scale < _SMALLEST:
             raise CalibrationError(
                 f"the gradients are not finite at a loss scale of {self.scale:g}: training has diverged. Lower "
-                "--learning-rate, or train with --precision float32"
+                "--learning-rate" + (", or train with --precision float32" if self.is_dynamic else "")
             )
         return replace(self, scale=scale, steps_since_change=0, n_skipped=self.n_skipped + 1)

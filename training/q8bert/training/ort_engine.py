@@ -205,7 +205,8 @@ class _Session:
 
 def _provider(device: torch.device) -> Any:
     if device.type == "cuda":
-        return (CUDA_PROVIDER, {"device_id": str(device.index)})
+        # float32 means float32: ONNX Runtime would take TF32 by itself, torch does not
+        return (CUDA_PROVIDER, {"device_id": str(device.index), "use_tf32": "0"})
     return "CPUExecutionProvider"
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 
-from q8bert.spec.errors import ConfigError
+from q8bert.spec.errors import ConfigError, JobError
 
 __all__ = ["Processes", "default_threads", "joined_processes", "local_rank"]
 
@@ -42,17 +42,57 @@ class Processes:
     def sum_(self, tensor: Tensor) -> None:
         """Replace a tensor by its sum over all processes."""
         if self.count > 1:
-            dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
+            with _together():
+                dist.all_reduce(tensor, op=dist.ReduceOp.SUM)
 
     def max_(self, tensor: Tensor) -> None:
         """Replace a tensor by its elementwise maximum over all processes."""
         if self.count > 1:
-            dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+            with _together():
+                dist.all_reduce(tensor, op=dist.ReduceOp.MAX)
+
+    def take_first_(self, tensor: Tensor) -> None:
+        """Replace a tensor by that of the first process."""
+        if self.count > 1:
+            with _together():
+                dist.broadcast(tensor, src=0)
 
     def wait(self) -> None:
         """Wait until every process has come here."""
         if self.count > 1:
-            dist.barrier()
+            with _together():
+                dist.barrier()
+
+    def agree(self, number: int, *, on: str) -> None:
+        """Check that all processes have the same number.
+
+        Args:
+            number: This process's.
+            on: What it is, for the message.
+
+        Raises:
+            JobError: If they differ, on every process alike.
+        """
+        ends = torch.tensor([number, -number])
+        self.max_(ends)
+        largest, smallest = int(ends[0]), -int(ends[1])
+        if largest != smallest:
+            raise JobError(
+                f"the processes do not agree on {on} (from {smallest} to {largest}). With several machines, "
+                "--output-dir must be a folder that all share"
+            )
+
+
+@contextmanager
+def _together() -> Iterator[None]:
+    """Say in one sentence that another process is gone, rather than show how the connection to it broke."""
+    try:
+        yield
+    except RuntimeError as error:  # what torch.distributed raises, whatever the backend
+        raise JobError(
+            f"another process of this job ended or does not answer ({str(error).splitlines()[0][:120]}); its own "
+            "message says why. The same command goes on from the last checkpoint"
+        ) from error
 
 
 def local_rank() -> int:
@@ -83,7 +123,8 @@ def joined_processes(device: torch.device) -> Iterator[Processes]:
     on_cuda = device.type == "cuda"
     if on_cuda:
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if on_cuda else "gloo", timeout=_PATIENCE)
+    # scores are put together on the CPU, gradients on the devices
+    dist.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo", timeout=_PATIENCE)
     try:
         yield Processes(dist.get_rank(), dist.get_world_size())
     finally:

@@ -3,7 +3,7 @@
 Building them takes some ten seconds for a model of six layers. They hold no weights, only the model's structure,
 so one entry serves every run of that structure. An entry's name is a hash of all that decides its
 content: the model's modules and configuration, the sites, the options, the versions of every library that takes part,
-and q8bert's own source. An entry is a zip file, whose checksums find damage.
+and q8bert's own source. An entry is a SHA-256 and a zip file, which it is the sum of.
 """
 
 import copy
@@ -11,7 +11,6 @@ import hashlib
 import io
 import json
 import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from q8bert.spec import quant
 from q8bert.spec.files import write_bytes
 from q8bert.training.gradient_graph import append_gradients, evaluation_graph, export_forward
 from q8bert.training.run_folder import library_versions
@@ -114,7 +114,7 @@ def cached_programs(
     if path.is_file():
         try:
             programs = _unpacked(path.read_bytes())
-        except (OSError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+        except (OSError, ValueError) as error:
             report(f"warning: the cached training graph {path} is damaged ({error}) and is built again")
         else:
             report(f"training graph from the cache, {path}")
@@ -148,11 +148,14 @@ def entry_name(model: nn.Module, sites: Sequence[Site], options: Mapping[str, ob
         "sites": [[site.name, *site.linears] for site in sites],
         "options": dict(options),
         "versions": library_versions(),
-        "source": [
-            hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(Path(__file__).parent.glob("*.py"))
-        ],
+        "source": [hashlib.sha256(path.read_bytes()).hexdigest() for path in _sources()],
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _sources() -> list[Path]:
+    # the formula's constants stand in the graph too
+    return [*sorted(Path(__file__).parent.glob("*.py")), Path(quant.__file__)]
 
 
 def _packed(programs: Programs) -> bytes:
@@ -160,9 +163,13 @@ def _packed(programs: Programs) -> bytes:
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("training.onnx", programs.training)
         archive.writestr("evaluation.onnx", programs.evaluation)
-    return buffer.getvalue()
+    content = buffer.getvalue()
+    return hashlib.sha256(content).digest() + content
 
 
-def _unpacked(content: bytes) -> Programs:
+def _unpacked(entry: bytes) -> Programs:
+    digest, content = entry[:32], entry[32:]
+    if hashlib.sha256(content).digest() != digest:
+        raise ValueError("its checksum is another")
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         return Programs(archive.read("training.onnx"), archive.read("evaluation.onnx"))

@@ -127,5 +127,5 @@ def _largest(x: Tensor, mask: Tensor) -> Tensor:
     x = x.detach()
     largest = torch.maximum(x.amax(dim=-1), -x.amin(dim=-1))  # reads x twice; abs() would write a copy besides
     if x.dim() == 3:
-        largest = largest * mask  # magnitudes are >= 0, so a padded 0 never wins
+        largest = torch.where(mask.bool(), largest, 0.0)  # magnitudes are >= 0, so a padded 0 never wins
     return largest.max()

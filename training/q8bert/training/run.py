@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 from q8bert.glue.examples import Split
 from q8bert.glue.readers import read_split
 from q8bert.glue.tokenizer import TextTokenizer
+from q8bert.spec.errors import CheckpointError
 from q8bert.training.batches import TokenizedSplit, tokenize_split
 from q8bert.training.calibration import calibrate
 from q8bert.training.checkpoint import Checkpoint, Progress, prune_checkpoints, restore, save_checkpoint
@@ -26,7 +27,7 @@ from q8bert.training.processes import Processes, default_threads, joined_process
 from q8bert.training.programs import Programs, cached_programs
 from q8bert.training.quantized_model import QuantizedModel
 from q8bert.training.ranges import RangeState
-from q8bert.training.run_folder import best_checkpoint, newest_checkpoint, prepare_folder
+from q8bert.training.run_folder import RUN_FILE, best_checkpoint, newest_checkpoint, prepare_folder
 from q8bert.training.run_log import RunLog
 from q8bert.training.schedule import Schedule, make_schedule, rows_per_step
 from q8bert.training.sites import find_sites, matching_layers
@@ -134,6 +135,7 @@ class _Run:
         if self._processes.is_first:  # not before all that can be refused was checked
             prepare_folder(config, n_processes=self._processes.count, overwrite=overwrite)
         self._processes.wait()
+        self._processes.agree(int((config.output_dir / RUN_FILE).is_file()), on="whether the run's folder is there")
         quantized = (
             quantized_parameters(
                 self._model,
@@ -147,11 +149,15 @@ class _Run:
         weights = prepare_weights(self._model, quantized)
         optimizer = adamw(weights.masters, weight_decay=config.weight_decay)
         state = self._first_state(optimizer)
+        for master in weights.masters.values():
+            self._processes.take_first_(master.data)  # machines may hold other copies of a model
         schedule = make_schedule(config, self._train, n_processes=self._processes.count)
         if not schedule.is_over(state.progress):
             state = self._train_on(optimizer, weights, state, schedule, show_step)
         self._processes.wait()  # the last checkpoint is written
         best = best_checkpoint(config.output_dir)
+        if self._processes.is_first:  # a kill may have come between the last checkpoint and this
+            prune_checkpoints(config.output_dir, keep=config.keep_checkpoints, best_step=best.progress.step)
         return RunResult(
             path=config.output_dir,
             best_step=best.progress.step,
@@ -178,14 +184,20 @@ class _Run:
                 state,
                 schedule,
                 log=log.write if log is not None else lambda *_, **__: None,
-                save=lambda state: self._save(state, optimizer, schedule),
+                save=lambda state, *, is_evaluated: self._save(state, optimizer, schedule, is_evaluated=is_evaluated),
                 show_step=show_step,
             )
 
     def _first_state(self, optimizer: torch.optim.Optimizer) -> TrainingState:
         resume: Checkpoint | None = newest_checkpoint(self._config.output_dir)
+        self._processes.agree(0 if resume is None else resume.progress.step, on="the step to go on from")
         if resume is None:
             return TrainingState(self._first_ranges(), Progress(), _first_loss_scale(self._config))
+        if resume.sites != tuple(self._sites) or len(resume.ranges.average) != len(self._sites):
+            raise CheckpointError(
+                f"{resume.path} has ranges of other activations than this model; it was made with other versions of "
+                "transformers or q8bert. Start again with --overwrite"
+            )
         restore(self._model, optimizer, resume)
         self._report(f"going on from step {resume.progress.step}")
         return TrainingState(resume.ranges, resume.progress, resume.loss_scale)
@@ -238,9 +250,11 @@ class _Run:
             report=self._report,
         )
 
-    def _save(self, state: TrainingState, optimizer: torch.optim.Optimizer, schedule: Schedule) -> None:
+    def _save(
+        self, state: TrainingState, optimizer: torch.optim.Optimizer, schedule: Schedule, *, is_evaluated: bool
+    ) -> None:
         progress = state.progress
-        if progress.loss_count == 0:  # just evaluated
+        if is_evaluated:
             scores = ", ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
             mark = " (best so far)" if progress.best_step == progress.step else ""
             epoch = progress.step / schedule.steps_per_epoch

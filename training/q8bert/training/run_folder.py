@@ -146,7 +146,7 @@ def best_checkpoint(path: Path) -> Checkpoint:
 def library_versions() -> dict[str, str]:
     """Return the versions of what takes part in training, by distribution name."""
     build = installed_ort_build()
-    names = ("q8bert", "torch", "transformers", "tokenizers", "onnx", "onnxscript", "numpy")
+    names = ("q8bert", "torch", "transformers", "tokenizers", "onnx", "onnxscript", "onnx-ir", "numpy")
     return {"python": platform.python_version(), build.distribution: build.version} | {
         name: version(name) for name in names
     }

@@ -80,7 +80,7 @@ def train_steps(
     schedule: Schedule,
     *,
     log: Log,
-    save: Callable[[TrainingState], None],
+    save: Callable[..., None],
     show_step: Callable[[int, int, float], None],
 ) -> TrainingState:
     """Train the steps that remain; evaluate on the dev split and save as the schedule says.
@@ -90,7 +90,7 @@ def train_steps(
         state: Where to go on from.
         schedule: When what happens.
         log: Receives every event.
-        save: Called with the state where a checkpoint is due.
+        save: Called with the state, and with ``is_evaluated``, where a checkpoint is due.
         show_step: Called with step, number of steps and loss after each step.
 
     Returns:
@@ -112,7 +112,7 @@ def train_steps(
             )  # fmt: skip
             started = time.monotonic()
         if is_evaluated or (schedule.save_every and step % schedule.save_every == 0):
-            save(state)
+            save(state, is_evaluated=is_evaluated)
     return state
 
 
@@ -170,7 +170,11 @@ def _one_step(
     norm = clip_gradients_(parts.weights.gradient, max_norm=schedule.max_grad_norm)
     ranges, loss_scale = state.ranges, state.loss_scale
     progress = replace(progress, step=step + 1)
-    if np.isfinite(norm):
+    # under a loss scale a range may overflow though FakeQuant clamps what it belongs to
+    is_finite = np.isfinite(norm) and not (
+        loss_scale.is_dynamic and not bool(torch.isfinite(result.observations).all())
+    )
+    if is_finite:
         parts.optimizer.step()
         loss_scale = loss_scale.after_step()
         progress = replace(progress, loss_sum=progress.loss_sum + result.loss, loss_count=progress.loss_count + 1)
@@ -181,7 +185,7 @@ def _one_step(
         log("skipped", step=step + 1, loss_scale=loss_scale.scale, n_skipped=loss_scale.n_skipped)
     parts.weights.refresh(quantize=schedule.is_quantized(step + 1))
     show_step(step + 1, schedule.n_steps, result.loss)
-    if (step + 1) % schedule.log_every == 0 and np.isfinite(norm):
+    if (step + 1) % schedule.log_every == 0 and is_finite:
         scale = {"loss_scale": loss_scale.scale} if loss_scale.is_dynamic else {}
         log("train", step=step + 1, loss=result.loss, learning_rate=rate, grad_norm=norm, **scale)
     return TrainingState(ranges, progress, loss_scale)
