@@ -1,4 +1,4 @@
-"""Choose learning rate, epochs, batch size and range decay on a part of the training split, never on dev.
+"""Choose rates, epochs, batch size, range decay and start of quantization on a part of the training split, not dev.
 
 Holds out a part of a task's training rows, trains on the rest with every combination asked for, and prints the score
 of the best epoch on the held-out rows. Results are kept in a JSON file after every run, so an interrupted search
@@ -42,6 +42,7 @@ def main() -> None:
     parser.add_argument("--task", default="STS-B", choices=list(GLUE_TASKS))
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[5e-5, 1e-4])
     parser.add_argument("--range-decays", type=float, nargs="+", default=[0.99])
+    parser.add_argument("--quantize-from", type=float, nargs="+", default=[0.0])
     parser.add_argument("--precisions", nargs="+", default=["float32", "int8"], choices=["float32", "int8"])
     parser.add_argument("--epochs", type=int, nargs="+", default=[4])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16])
@@ -57,28 +58,30 @@ def main() -> None:
     results_file = args.work_dir / task.name / "results.json"
     results = json.loads(results_file.read_text())["runs"] if results_file.exists() else {}
     combinations = itertools.product(
-        args.precisions, args.learning_rates, args.epochs, args.batch_sizes, args.range_decays, args.seeds
-    )
-    for precision, rate, epochs, batch_size, decay, seed in combinations:
-        if precision == "float32" and decay != args.range_decays[0]:
+        args.precisions, args.learning_rates, args.epochs, args.batch_sizes, args.range_decays, args.quantize_from,
+        args.seeds,
+    )  # fmt: skip
+    for precision, rate, epochs, batch_size, decay, quantize_from, seed in combinations:
+        if precision == "float32" and (decay, quantize_from) != (args.range_decays[0], args.quantize_from[0]):
             continue  # a float model has no ranges
-        name = f"{precision} lr={rate:g} epochs={epochs} batch={batch_size} range_decay={decay:g} seed={seed}"
+        name = (
+            f"{args.engine} {args.share:g} {precision} lr={rate:g} epochs={epochs} batch={batch_size} "
+            f"range_decay={decay:g} quantize_from={quantize_from:g} seed={seed}"
+        )
         if name not in results:
             run = args.work_dir / task.name / "run"
             config = TrainConfig(
                 task=task, data_dir=str(data), model="minilm-l6", output_dir=run, engine=args.engine,
                 quantize=precision == "int8", learning_rate=rate, range_decay=decay, epochs=epochs,
                 batch_size=batch_size, seed=seed, threads=args.threads,
+                quantize_from=quantize_from if precision == "int8" else 0.0,
             )  # fmt: skip
             result = train(config, overwrite=True)
             results[name] = {"metrics": dict(result.metrics), "best_step": result.best_step}
-            content = {
-                "machine": platform.platform(), "engine": args.engine, "held_out_share": args.share, "runs": results,
-            }  # fmt: skip
-            write_json(results_file, content)
+            write_json(results_file, {"machine": platform.platform(), "runs": results})
             shutil.rmtree(run)
         print(
-            f"{name:66s} " + "  ".join(f"{key} {100 * value:.2f}" for key, value in results[name]["metrics"].items()),
+            f"{name:96s} " + "  ".join(f"{key} {100 * value:.2f}" for key, value in results[name]["metrics"].items()),
             flush=True,
         )
 
