@@ -300,8 +300,9 @@ def _print(report: dict[str, Any]) -> None:
         print("\n".join(f"{name}: {value:.3f}" for name, value in found.items() if name != "times"))
     if epoch := report.get("epoch"):
         print(
-            f"\n{epoch['task']}, {epoch['n_rows']} rows of an epoch of {epoch['n_rows_of_epoch']}, minilm-l6; tokenizing "
-            f"{epoch['tokenizing_seconds_once']:.2f} s once a run, batching {epoch['batching_ms_a_step']:.3f} ms a step"
+            f"\n{epoch['task']}, {epoch['n_rows']} rows of an epoch of {epoch['n_rows_of_epoch']}, minilm-l6; "
+            f"tokenizing {epoch['tokenizing_seconds_once']:.2f} s once a run, batching "
+            f"{epoch['batching_ms_a_step']:.3f} ms a step"
         )
         for kind in CONTENDERS:
             if kind in epoch:
