@@ -66,7 +66,10 @@ def make_data(folder: Path) -> None:
 
     for split, n_rows in (("train", 600), ("dev", 200)):
         texts = [sentence(rng.random()) for _ in range(n_rows)]
-        rows = [f"{text}\t{int(n_good(text) > sum(word in BAD for word in text.split()))}" for text in texts]
+        labels = [int(n_good(text) > sum(word in BAD for word in text.split())) for text in texts]
+        if split == "dev":  # a few wrong ones, so that no model gets all of them right
+            labels = [label ^ (number % 40 == 0) for number, label in enumerate(labels)]
+        rows = [f"{text}\t{label}" for text, label in zip(texts, labels, strict=True)]
         _write(folder / "SST-2" / f"{split}.tsv", "sentence\tlabel", rows)
         pairs = [(sentence(rng.random()), sentence(rng.random())) for _ in range(n_rows)]
         rows = [f"{a}\t{b}\t{5 - min(5, abs(n_good(a) - n_good(b))):.3f}" for a, b in pairs]
