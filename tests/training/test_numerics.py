@@ -19,7 +19,6 @@ from q8bert.training.fake_quantize import (
 )
 from q8bert.training.optimization import adamw, learning_rate_at
 from q8bert.training.ranges import RangeState
-from q8bert.training.weights import quantized_parameters
 
 
 @pytest.mark.parametrize("saturation_free", [True, False])
@@ -44,16 +43,6 @@ def test_weights_equal_the_numpy_oracle_bit_for_bit(per_channel: bool, kind: str
     np.testing.assert_array_equal(our_scale.numpy(), scale)
     np.testing.assert_array_equal(our_codes.numpy(), codes)
     np.testing.assert_array_equal(out.numpy(), quant.dequantize(codes, scale))
-
-
-def test_small_tables_have_a_scale_a_row_and_large_ones_one_in_all() -> None:
-    model = nn.ModuleDict({"words": nn.Embedding(5000, 4), "positions": nn.Embedding(512, 4), "dense": nn.Linear(4, 4)})
-    for per_channel in (True, False):
-        assert quantized_parameters(model, per_channel=per_channel) == {
-            "words.weight": WeightGrid(per_channel=False, saturation_free=False),
-            "positions.weight": WeightGrid(per_channel=True, saturation_free=False),
-            "dense.weight": WeightGrid(per_channel=per_channel, saturation_free=True),
-        }
 
 
 @given(

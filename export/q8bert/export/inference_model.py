@@ -6,8 +6,7 @@ construction and needs no pattern matching afterwards:
 - Linear → ``MatMul(x, DequantizeLinear(codes, scale))`` + bias, the codes already transposed to
   ``(in_features, out_features)``, for a Transpose between the pair and the MatMul keeps ONNX Runtime
   from fusing them;
-- Embedding → ``DequantizeLinear(Gather(codes, ids), scale)``, which dequantizes only the rows that occur; with a scale
-  a row, times ``Gather(scales, ids)``;
+- Embedding → ``DequantizeLinear(Gather(codes, ids), scale)``, which dequantizes only the rows that occur;
 - a site's activation → ``QuantizeLinear`` → ``DequantizeLinear`` with zero point 0.
 
 Biases stay float32: added after the MatMul, they cost nothing, and TensorRT refuses int32
@@ -21,7 +20,7 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from q8bert.training.fake_quantize import WeightGrid, quantize_weight, scale_from_amax
+from q8bert.training.fake_quantize import TABLE_GRID, WeightGrid, quantize_weight, scale_from_amax
 from q8bert.training.quantized_model import QuantizedModel
 from q8bert.training.sites import Site
 from q8bert.training.torch_engine import quantize_activation
@@ -126,29 +125,24 @@ class _FloatLinear(nn.Module):
 
 
 class _QuantizedEmbedding(nn.Module):
-    """Rows of an int8 table, dequantized after they were gathered; with a scale a row, those are gathered too."""
+    """Rows of an int8 table, dequantized after they were gathered."""
 
     table_codes: Tensor
     table_scale: Tensor
     table_zero_point: Tensor
-    row_scales: Tensor | None
 
-    def __init__(self, embedding: nn.Embedding, grid: WeightGrid) -> None:
+    def __init__(self, embedding: nn.Embedding) -> None:
         super().__init__()
-        codes, scale = quantize_weight(embedding.weight, grid)
+        codes, scale = quantize_weight(embedding.weight, TABLE_GRID)
         self.register_buffer("table_codes", codes)
-        # DequantizeLinear has no axis for what was gathered: codes come out as they are, and are multiplied
-        self.register_buffer("table_scale", torch.ones(()) if grid.per_channel else scale.reshape(()))
+        self.register_buffer("table_scale", scale.reshape(()))
         self.register_buffer("table_zero_point", torch.zeros((), dtype=torch.int8))
-        self.register_buffer("row_scales", scale if grid.per_channel else None)
 
     def forward(self, ids: Tensor) -> Tensor:
         codes = nn.functional.embedding(ids, self.table_codes)
         if torch.onnx.is_in_onnx_export():
-            rows = _dequantize(codes, self.table_scale, self.table_zero_point)
-        else:
-            rows = codes.float() * self.table_scale
-        return rows if self.row_scales is None else rows * nn.functional.embedding(ids, self.row_scales)
+            return _dequantize(codes, self.table_scale, self.table_zero_point)
+        return codes.float() * self.table_scale
 
 
 def _matmul(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -179,7 +173,7 @@ def _replace_layers(model: nn.Module, quantized: Mapping[str, WeightGrid]) -> nn
                 _QuantizedLinear(module, quantized[weight]) if weight in quantized else _FloatLinear(module)
             )  # type: ignore[misc]
         elif isinstance(module, nn.Embedding) and weight in quantized:
-            makers[name] = lambda module=module, weight=weight: _QuantizedEmbedding(module, quantized[weight])  # type: ignore[misc]
+            makers[name] = lambda module=module: _QuantizedEmbedding(module)  # type: ignore[misc]
     for name, make in makers.items():
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, make())

@@ -61,8 +61,8 @@ def _quantization_lines(quantization: Mapping[str, object]) -> list[str]:
         return []
     granularity = str(quantization.get("weight_granularity")).replace("_", " ")
     lines = [
-        f"- Quantization: symmetric int8, weights {granularity}, large tables per tensor and small ones per "
-        "row, activations with learned ranges; attention products, softmax, GELU, LayerNorm, biases, residuals float32",
+        f"- Quantization: symmetric int8, weights {granularity}, embeddings per tensor, activations with learned "
+        "ranges; attention products, softmax, GELU, LayerNorm, biases and residuals float32",
         "- Free of saturation: no product of weights and activations can overflow, on CPUs without VNNI either",
     ]
     float_layers = quantization.get("float_layers")

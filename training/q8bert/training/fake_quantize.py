@@ -20,6 +20,7 @@ from torch import Tensor
 from q8bert.spec.quant import ACTIVATION_QMAX, ACTIVATION_QMIN, MIN_AMAX, WEIGHT_QMAX, WEIGHT_QMIN
 
 __all__ = [
+    "TABLE_GRID",
     "WeightGrid",
     "fake_quantize",
     "fake_quantize_weight_",
@@ -36,14 +37,17 @@ class WeightGrid:
     """How the scales of a weight follow from its values.
 
     Attributes:
-        per_channel: One scale a row of the weight (an output channel of a Linear, an entry of a table), else one in
-            all.
+        per_channel: One scale a row of the weight (an output channel of a Linear), else one in all.
         saturation_free: Whether sums of neighbouring pairs count as values too, so that no pair of products can
             overflow on CPUs without VNNI; see :mod:`q8bert.spec.saturation`.
     """
 
     per_channel: bool
     saturation_free: bool
+
+
+# rows of an embedding table are looked up, not multiplied; with a scale a row, the graph would have to look that up too
+TABLE_GRID = WeightGrid(per_channel=False, saturation_free=False)
 
 
 def scale_from_amax(amax: Tensor) -> Tensor:

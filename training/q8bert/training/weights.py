@@ -12,14 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from q8bert.training.fake_quantize import WeightGrid, fake_quantize_weight_
+from q8bert.training.fake_quantize import TABLE_GRID, WeightGrid, fake_quantize_weight_
 
 __all__ = ["TrainableWeights", "prepare_weights", "quantized_parameters"]
 
-# Tables of positions and token types have single rows many times as large as the others; with one scale MiniLM's
-# positions lose 3 % of their energy, with one a row 0.01 %. For a word table that would make the file half a percent
-# larger.
-_MAX_ROWS_BY_ROW = 4096
 _ALIGNMENT = 16  # float32 values, 64 bytes: a cache line, and the widest vector of a CPU
 
 
@@ -28,8 +24,8 @@ def quantized_parameters(
 ) -> dict[str, WeightGrid]:
     """Return which parameters are quantized, and on which grid.
 
-    Embedding tables have one scale a row where they are small (positions, token types), and one in all where they are
-    large (words).
+    Embedding tables always have one scale: the graph gathers int8 rows and
+    then dequantizes the few it gathered, which costs nothing only while the scale is a scalar.
 
     Args:
         model: A float model.
@@ -47,9 +43,7 @@ def quantized_parameters(
         if isinstance(module, nn.Linear):
             found[f"{name}.weight"] = WeightGrid(per_channel, saturation_free)
         elif isinstance(module, nn.Embedding):
-            by_row = module.num_embeddings <= _MAX_ROWS_BY_ROW
-            # looked up, not multiplied: nothing can saturate
-            found[f"{name}.weight"] = WeightGrid(per_channel=by_row, saturation_free=False)
+            found[f"{name}.weight"] = TABLE_GRID
     return found
 
 
