@@ -24,6 +24,7 @@ from transformers import (
 )
 
 from q8bert.export.graph import build_graph
+from q8bert.export.observed_codes import CodeObserver
 from q8bert.runtime.session import Session
 from q8bert.training.quantized_model import QuantizedModel
 from q8bert.training.ranges import RangeState
@@ -75,7 +76,10 @@ def make(name: str, config: PretrainedConfig, target: Path, *, per_channel: bool
     stem = f"{name}-{'per_channel' if per_channel else 'per_tensor'}"
     (target / f"{stem}.onnx").write_bytes(graph.SerializeToString())
     logits, floats = (Session(proto.SerializeToString()).run(arrays) for proto in (graph, float_graph))
+    observed, codes = CodeObserver(graph, sites).run(arrays)
+    np.testing.assert_array_equal(observed, logits)
     results: dict[str, Any] = {"logits": logits, "floats": floats, "n_products": len(sites), **arrays}
+    results |= {f"codes of {site.name}": array.astype(np.int8) for site, array in zip(sites, codes, strict=True)}
     np.savez(target / f"{stem}.npz", **results)
 
 

@@ -68,8 +68,10 @@ class Exported:
     def float_graph(self) -> onnx.ModelProto:
         return build_graph(self.model, (), torch.zeros(0), {}, input_names=list(self.batch.inputs))
 
-    def parity(self, *, graph: onnx.ModelProto | None = None, is_float: bool = False) -> ParityReport:
-        """Compare the simulation with a graph, by default its own, on the batch's rows."""
+    def parity(
+        self, *, graph: onnx.ModelProto | None = None, is_float: bool = False, session: Any = None, observer: Any = None
+    ) -> ParityReport:
+        """Compare the simulation with a graph, by default its own, or with stand-ins, on the batch's rows."""
         graph = graph or (self.float_graph if is_float else self.graph)
         floats = prepare_weights(self.model, {})
         simulation = (
@@ -84,8 +86,8 @@ class Exported:
         return compare(
             simulation,
             floats,
-            Session(graph.SerializeToString()),
-            None if is_float else CodeObserver(graph, self.sites),
+            session or Session(graph.SerializeToString()),
+            None if is_float else observer or CodeObserver(graph, self.sites),
             split=TokenizedSplit(encoded, self.batch.labels, tuple(self.batch.inputs), pad),
             task=glue_task("MNLI"),
             batch_size=2,

@@ -1,5 +1,6 @@
 """Simulation against exported model: ties are told from defects."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -8,12 +9,15 @@ import pytest
 import torch
 from onnx import numpy_helper
 
+from q8bert.export import parity
 from q8bert.export.graph import build_graph
 from q8bert.export.observed_codes import CodeObserver
-from q8bert.export.parity import _TieResolver
+from q8bert.export.parity import MAX_TIE_DISTANCE
 from q8bert.runtime.session import Session
 from q8bert.spec.errors import ExportError, ParityError
 from q8bert.training.sites import Site
+from q8bert.training.torch_engine import TorchEngine
+from q8bert.training.weights import prepare_weights
 
 
 def changed(graph: onnx.ModelProto, ending: str, change: Any) -> onnx.ModelProto:
@@ -26,18 +30,55 @@ def changed(graph: onnx.ModelProto, ending: str, change: Any) -> onnx.ModelProto
     return copy
 
 
-def test_a_tie_is_resolved_the_other_models_way_and_a_defect_shows_its_distance() -> None:
-    resolver = _TieResolver()
-    scale = torch.tensor(0.5)
-    # in steps of the scale: 2.4999 (a tie within float error), 3.0, −130 (clamped)
-    x = torch.tensor([1.24995, 1.5, -65.0])
-    resolver.codes = [torch.tensor([3.0, 3.0, -128.0]), torch.tensor([2.0, 4.0, -128.0])]
-    torch.testing.assert_close(resolver(x, scale, 0), torch.tensor([1.5, 1.5, -64.0]))
-    assert (resolver.n_codes, resolver.n_ties) == (3, 1)
-    assert resolver.max_tie_distance == pytest.approx(1e-4, rel=0.01)
-    resolver(x, scale, 1)
-    assert (resolver.n_codes, resolver.n_ties) == (6, 2)
-    assert resolver.max_tie_distance == pytest.approx(0.5)  # 3.0 became 4: half a code past the border
+class OtherSideOfATie:
+    """Stands for an exported model that rounds one code, the nearest to a tie, to the other side."""
+
+    def __init__(self, bert: Any) -> None:
+        self.weights = prepare_weights(bert.model, bert.quantized)
+        self.bert, self.site, self.value, self.codes = bert, -1, 0.0, {}
+        self.run({name: tensor.numpy() for name, tensor in bert.batch.inputs.items()})
+        self.distance = 1.0
+        is_padding = bert.batch.inputs["attention_mask"] == 0
+        for site, steps in self.steps.items():
+            distances = (steps - steps.floor() - 0.5).abs().where(steps.abs() < 127, 1.0)
+            if distances.ndim == 3:
+                distances[is_padding] = 1.0
+            if distances.min() < self.distance:
+                self.distance = float(distances.min())
+                self.row = int(distances.flatten(1).min(dim=1).values.argmin())
+                self.site, self.value = site, float(steps.flatten()[distances.argmin()])
+
+    def quantize(self, x: torch.Tensor, scale: torch.Tensor, site: int, /) -> torch.Tensor:
+        self.steps[site] = steps = x / scale
+        codes = torch.round(steps).clamp(-128, 127)
+        if site == self.site:
+            # found by its value: batches put it elsewhere
+            codes = torch.where((steps - self.value).abs() < 1e-5, 2 * np.floor(self.value) + 1 - codes, codes)
+        self.codes[site] = codes
+        return codes * scale
+
+    def run(self, inputs: Any) -> Any:
+        self.steps: dict[int, torch.Tensor] = {}
+        engine = TorchEngine(self.bert.model, self.bert.sites, self.weights, quantize=self.quantize)
+        return engine.logits({name: torch.from_numpy(array) for name, array in inputs.items()}, self.bert.amax).numpy()
+
+
+def test_a_row_that_differs_names_its_first_tie(bert: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    exported = OtherSideOfATie(bert)
+    observer = SimpleNamespace(
+        run=lambda inputs: (exported.run(inputs), [exported.codes[i].numpy() for i in range(10)])
+    )
+    assert exported.distance < MAX_TIE_DISTANCE
+    # one code moves no label of four rows: call every logit that moved another prediction
+    monkeypatch.setattr(parity, "_differs", lambda a, b, task: np.abs(a - b).max(axis=1) > 1e-5)
+    monkeypatch.setattr(parity, "MAX_SHARE_OF_TIES", 1e-2)
+    report = bert.parity(session=exported, observer=observer)
+    assert (report.free.n_rows_differing, report.resolved.n_rows_differing, report.n_ties) == (1, 0, 1)
+    (found,) = report.differing_rows
+    assert (found.row, found.n_ties, found.first_tie) == (exported.row, 1, bert.sites[exported.site].name)
+    assert found.first_tie_distance == pytest.approx(exported.distance, abs=1e-5)
+    np.testing.assert_allclose(found.resolved, found.exported, atol=1e-6)
+    assert np.abs(np.subtract(found.simulated, found.exported)).max() > 1e-5
 
 
 def test_the_observed_model_is_the_exported_one(bert: Any) -> None:

@@ -8,12 +8,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from q8bert.glue.command import Speaker, exit_codes
+from q8bert.spec.bundle import PARITY_FILE
 
 if TYPE_CHECKING:
     from q8bert.export.exporter import ExportReport
-    from q8bert.export.parity import ParityReport
+    from q8bert.export.parity import DifferingRow, ParityReport
 
 __all__ = ["register"]
+
+_N_ROWS_SHOWN = 3
 
 
 def register(app: typer.Typer) -> None:
@@ -92,4 +95,15 @@ def _add_parity(table: Table, parity: "ParityReport", *, is_float: bool) -> None
             "rounding ties",
             f"{parity.n_ties:,} of {parity.n_codes:,} codes, at most {parity.max_tie_distance:.1g} codes from a border",
         )
+        for row in parity.differing_rows[:_N_ROWS_SHOWN]:
+            table.add_row(f"row {row.row} of the dev split", _why(row))
+        if len(parity.differing_rows) > _N_ROWS_SHOWN:
+            table.add_row("", f"… all {len(parity.differing_rows)} in {PARITY_FILE}")
         table.add_row("effect of quantization", f"logits by {parity.quantization_effect:.2g} on average")
+
+
+def _why(found: "DifferingRow") -> str:
+    exported, simulated = (" ".join(f"{value:.4f}" for value in run) for run in (found.exported, found.simulated))
+    ties = f"{found.n_ties} tie{'s' if found.n_ties > 1 else ''}" if found.n_ties else "no tie, float arithmetic alone"
+    first = f", the first at {found.first_tie}, {found.first_tie_distance:.1g} codes from a border"
+    return f"exported {exported}, simulation {simulated}: {ties}{first if found.first_tie else ''}"

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from q8bert.export.parity import ParityReport
-from q8bert.spec.bundle import EXTERNAL_DATA_FILE, MODEL_FILE, Manifest
+from q8bert.spec.bundle import EXTERNAL_DATA_FILE, MODEL_FILE, PARITY_FILE, Manifest
 
 __all__ = ["model_card"]
 
@@ -86,5 +86,6 @@ def _parity_lines(parity: ParityReport) -> list[str]:
         ),
         "",
         f"Ties: {parity.n_ties:,} of {parity.n_codes:,} activation codes, none farther than "
-        f"{parity.max_tie_distance:.2g} codes from the border.",
+        f"{parity.max_tie_distance:.2g} codes from the border. `{PARITY_FILE}` lists the rows that differ, "
+        "and where the first tie of each is.",
     ]  # fmt: skip

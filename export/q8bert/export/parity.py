@@ -11,7 +11,6 @@ takes the exported model's side at every tie, and only there; a code that differ
 Resolved, the two must give the same predictions, and that is the gate.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -21,17 +20,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from q8bert.export.observed_codes import CodeObserver
+from q8bert.export.rounding_ties import RowTies, TieResolver
 from q8bert.glue.metrics import score
 from q8bert.glue.tasks import Task
 from q8bert.runtime.session import Session
 from q8bert.spec.errors import ParityError
-from q8bert.spec.quant import ACTIVATION_QMAX, ACTIVATION_QMIN
 from q8bert.training.batches import TokenizedSplit
 from q8bert.training.sites import Site
 from q8bert.training.torch_engine import TorchEngine
 from q8bert.training.weights import TrainableWeights
 
-__all__ = ["Difference", "ParityReport", "Simulation", "compare"]
+__all__ = ["Difference", "DifferingRow", "ParityReport", "Simulation", "compare"]
 
 # In codes, how far from the border between two codes an activation may lie and still count as a tie. Sums of some
 # thousand float32 products differ by 1e-6 of their size or so, which at code 127 is 1e-4; the rest is margin, as it is
@@ -64,6 +63,29 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class DifferingRow:
+    """A row that the simulation by itself predicts otherwise than the exported model, and why.
+
+    Attributes:
+        row: Its place in the split, from 0.
+        simulated: Logits of the simulation by itself.
+        exported: Logits of the exported model.
+        resolved: Logits of the simulation with ties resolved as the exported model does.
+        n_ties: Codes of this row that fell to the other side of a tie; 0 means float arithmetic alone.
+        first_tie: Layer before which the first of these was rounded; all that differs later may follow from it.
+        first_tie_distance: How far from the border between two codes it lay, in codes.
+    """
+
+    row: int
+    simulated: tuple[float, ...]
+    exported: tuple[float, ...]
+    resolved: tuple[float, ...]
+    n_ties: int
+    first_tie: str | None
+    first_tie_distance: float
+
+
+@dataclass(frozen=True)
 class ParityReport:
     """How far the exported model is from the simulation.
 
@@ -78,6 +100,7 @@ class ParityReport:
         max_tie_distance: Farthest from the border between two codes that one of these lay, in codes.
         quantization_effect: Mean difference of a logit between the simulation and the same weights in float; 0 for a
             float model.
+        differing_rows: The rows that ``free.n_rows_differing`` counts, in the split's order.
     """
 
     n_rows: int
@@ -89,6 +112,7 @@ class ParityReport:
     n_ties: int
     max_tie_distance: float
     quantization_effect: float
+    differing_rows: tuple[DifferingRow, ...]
 
 
 @dataclass(frozen=True)
@@ -106,26 +130,6 @@ class Simulation:
     sites: tuple[Site, ...]
     weights: TrainableWeights
     amax: Tensor | None
-
-
-class _TieResolver:
-    """Quantizes as the exported model did, and notes where that is another code than its own."""
-
-    def __init__(self) -> None:
-        self.codes: list[Tensor] = []
-        self.n_codes = self.n_ties = 0
-        self.max_tie_distance = 0.0
-
-    def __call__(self, x: Tensor, scale: Tensor, site: int, /) -> Tensor:
-        steps, theirs = x / scale, self.codes[site]
-        other = torch.round(steps).clamp(ACTIVATION_QMIN, ACTIVATION_QMAX) != theirs
-        self.n_codes += theirs.numel()
-        if bool(other.any()):
-            self.n_ties += int(other.sum())
-            distance = float(((steps - theirs).abs()[other] - 0.5).max())
-            # max() would lose a NaN
-            self.max_tie_distance = max(self.max_tie_distance, math.inf if math.isnan(distance) else distance)
-        return theirs * scale
 
 
 def compare(
@@ -155,13 +159,14 @@ def compare(
     Raises:
         ParityError: If the exported model is not the one that was trained.
     """
-    resolver = _TieResolver()
+    resolver = TieResolver()
     amax, model, sites = simulation.amax, simulation.model, simulation.sites
     engine = TorchEngine(model, sites, simulation.weights)
     float_engine = TorchEngine(model, (), float_weights)
     resolving = TorchEngine(model, sites, simulation.weights, quantize=resolver)
     exported = np.zeros((len(split), task.n_outputs), dtype=np.float32)
     free, floats, resolved = np.zeros_like(exported), np.zeros_like(exported), np.zeros_like(exported)
+    ties: dict[int, RowTies] = {}
     for rows, batch in split.evaluation_batches(batch_size):
         inputs = {name: tensor.numpy() for name, tensor in batch.inputs.items()}
         exported[rows] = session.run(inputs)
@@ -171,20 +176,27 @@ def compare(
         floats[rows] = float_engine.logits(batch.inputs, None).numpy()
         observed, codes = observer.run(inputs)
         _check_observed(observed, exported[rows])
-        resolver.codes = [torch.from_numpy(array) for array in codes]
+        resolver.start_batch([torch.from_numpy(array) for array in codes], len(rows))
         resolved[rows] = resolving.logits(batch.inputs, amax).numpy()
+        ties.update(zip(rows.tolist(), resolver.rows, strict=True))
     labels = split.labels.tolist()
+    if observer is None:
+        resolved = free
     alone = _difference(free, exported, task, labels)
     report = ParityReport(
         n_rows=len(split),
         main_metric=task.main_metric,
         exported=score(task, exported, labels),
         free=alone,
-        resolved=alone if observer is None else _difference(resolved, exported, task, labels),
+        resolved=_difference(resolved, exported, task, labels),
         n_codes=resolver.n_codes,
         n_ties=resolver.n_ties,
         max_tie_distance=resolver.max_tie_distance,
         quantization_effect=0.0 if observer is None else float(np.abs(free - floats).mean()),
+        differing_rows=tuple(
+            _differing_row(row, (free, exported, resolved), ties.get(row, RowTies()), sites)
+            for row in np.nonzero(_differs(free, exported, task))[0].tolist()
+        ),
     )
     _refuse_defects(report)
     return report
@@ -209,6 +221,21 @@ def _difference(
         mean_abs_diff=float(difference.mean()),
         n_rows_differing=int(np.count_nonzero(_differs(simulated, exported, task))),
         metrics=score(task, simulated, labels),
+    )
+
+
+def _differing_row(
+    row: int, runs: tuple[NDArray[np.float32], ...], ties: RowTies, sites: tuple[Site, ...]
+) -> DifferingRow:
+    simulated, exported, resolved = (tuple(logits[row].tolist()) for logits in runs)
+    return DifferingRow(
+        row=row,
+        simulated=simulated,
+        exported=exported,
+        resolved=resolved,
+        n_ties=ties.count,
+        first_tie=None if ties.first_site is None else sites[ties.first_site].name,
+        first_tie_distance=ties.first_distance,
     )
 
 

@@ -1,0 +1,65 @@
+"""Take another model's side where an activation lies between two codes, and note how near to the border it lay."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from q8bert.spec.quant import ACTIVATION_QMAX, ACTIVATION_QMIN
+
+__all__ = ["RowTies", "TieResolver"]
+
+
+@dataclass
+class RowTies:
+    """Codes of one row that fell to the other side of a tie.
+
+    Attributes:
+        count: How many.
+        first_site: Number of the first site that has one; all that differs later may follow from it.
+        first_distance: How far from the border between two codes it lay, in codes.
+    """
+
+    count: int = 0
+    first_site: int | None = None
+    first_distance: float = 0.0
+
+
+class TieResolver:
+    """Quantizes as the exported model did, and notes where that is another code than its own.
+
+    Attributes:
+        rows: What was found in each row of the batch at hand.
+        n_codes: Codes taken over, of all batches.
+        n_ties: Codes among them that are not what plain rounding gives.
+        max_tie_distance: Farthest from the border between two codes that one of these lay, in codes; half a code and
+            more is no tie. Infinite where an activation is not a number.
+    """
+
+    def __init__(self) -> None:
+        self.codes: list[Tensor] = []
+        self.rows: list[RowTies] = []
+        self.n_codes = self.n_ties = 0
+        self.max_tie_distance = 0.0
+
+    def start_batch(self, codes: list[Tensor], n_rows: int) -> None:
+        """Take the exported model's codes, one tensor a site."""
+        self.codes, self.rows = codes, [RowTies() for _ in range(n_rows)]
+
+    def __call__(self, x: Tensor, scale: Tensor, site: int, /) -> Tensor:
+        """Return what the exported model's codes of a site stand for, in place of ``x`` rounded by plain rules."""
+        steps, theirs = x / scale, self.codes[site]
+        other = torch.round(steps).clamp(ACTIVATION_QMIN, ACTIVATION_QMAX) != theirs
+        self.n_codes += theirs.numel()
+        if bool(other.any()):
+            distances = torch.where(other, (steps - theirs).abs() - 0.5, 0.0).nan_to_num(nan=math.inf).flatten(1)
+            self.max_tie_distance = max(self.max_tie_distance, float(distances.max()))
+            counts = other.flatten(1).sum(dim=1)
+            self.n_ties += int(counts.sum())
+            for row in torch.nonzero(counts).flatten().tolist():
+                ties = self.rows[row]
+                ties.count += int(counts[row])
+                if ties.first_site is None:
+                    ties.first_site, ties.first_distance = site, float(distances[row].max())
+        return theirs * scale
