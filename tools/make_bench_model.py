@@ -48,7 +48,7 @@ def make_source(size: str, task: Task, *, seed: int) -> SourceModel:
     config.problem_type = minilm.model.config.problem_type
     factory: Any = AutoModelForSequenceClassification
     model = factory.from_config(config, attn_implementation="eager")
-    return SourceModel(model, minilm.tokenizer, minilm.pad_token_id, minilm.input_names, ())
+    return SourceModel(model, minilm.tokenizer, minilm.pad_token_id, minilm.input_names)
 
 
 def observe(source: SourceModel, sites: tuple[Site, ...]) -> torch.Tensor:

@@ -158,17 +158,21 @@ def test_of_a_damaged_newest_checkpoint_an_older_whole_one_is_offered(small: Any
     assert (checkpoint_folders(run)[19] / "model.safetensors").read_bytes() == content
 
 
-def test_a_checkpoint_of_another_model_is_refused(small: Any, tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_model_is_refused_and_an_older_one_offered(small: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    train(config(small, run, epochs=1))
+    options = {"epochs": 1, "save_every": 5, "keep_checkpoints": 3}
+    train(config(small, run, **options))
     path = checkpoint_folders(run)[19] / "model.safetensors"
     weights = load_file(path)
     del weights["classifier.bias"]
     weights["bert.pooler.dense.bias"] = torch.zeros(3)
     save_file(weights, path)
-    message = r"is of another model: missing \['classifier\.bias'\].*mis-shaped \['bert\.pooler\.dense\.bias \(3,\)"
+    message = (
+        r"is of another model: missing \['classifier\.bias'\].*mis-shaped \['bert\.pooler\.dense\.bias \(3,\)"
+        r".*The one of step 15 is whole"
+    )
     with pytest.raises(CheckpointError, match=message):
-        train(config(small, run, epochs=1))
+        train(config(small, run, **options))
 
 
 def edited_state(folder: Path, change: Any) -> None:

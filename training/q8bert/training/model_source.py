@@ -34,14 +34,12 @@ class SourceModel:
         tokenizer: Its fast tokenizer.
         pad_token_id: Id that fills shorter rows.
         input_names: Inputs the model takes, in order.
-        new_parameters: Parameters that the source did not have, drawn at random (the head, usually).
     """
 
     model: PreTrainedModel
     tokenizer: Tokenizer
     pad_token_id: int
     input_names: tuple[str, ...]
-    new_parameters: tuple[str, ...]
 
 
 def resolve_model(name: str) -> str:
@@ -89,7 +87,7 @@ def load_source_model(
     config = _load_config(source, n_outputs=n_outputs, labels=labels)
     if dropout is not None:
         _set_dropout(config, dropout)
-    model, new = _load_weights(source, config)
+    model = _load_weights(source, config)
     refuse_float_layers(model)
     limit = _position_limit(config)
     if max_length > limit:
@@ -97,7 +95,7 @@ def load_source_model(
     tokenizer, pad_token_id = _load_tokenizer(source)
     has_types = getattr(config, "type_vocab_size", 0) > 1
     names = ("input_ids", "attention_mask", *(("token_type_ids",) if has_types else ()))
-    return SourceModel(model, tokenizer, pad_token_id, names, new)
+    return SourceModel(model, tokenizer, pad_token_id, names)
 
 
 def _load_config(source: str, *, n_outputs: int, labels: tuple[str, ...]) -> Any:
@@ -122,7 +120,7 @@ def _load_config(source: str, *, n_outputs: int, labels: tuple[str, ...]) -> Any
     return config
 
 
-def _load_weights(source: str, config: Any) -> tuple[PreTrainedModel, tuple[str, ...]]:
+def _load_weights(source: str, config: Any) -> PreTrainedModel:
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # a new head is expected
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -145,7 +143,8 @@ def _load_weights(source: str, config: Any) -> tuple[PreTrainedModel, tuple[str,
             f"{source!r} lacks weights of the encoder itself ({', '.join(body[:3])}"
             f"{f' and {len(body) - 3} more' if len(body) > 3 else ''}); it is not a {config.model_type} checkpoint"
         )
-    return model.float(), tuple(sorted(new))
+    floats: PreTrainedModel = model.float()
+    return floats
 
 
 def _load_tokenizer(source: str) -> tuple[Tokenizer, int]:

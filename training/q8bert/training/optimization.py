@@ -7,8 +7,6 @@ from torch import nn
 
 __all__ = ["adamw", "learning_rate_at"]
 
-_NO_DECAY = ("bias", "LayerNorm.weight", "layer_norm.weight")
-
 
 def adamw(masters: Mapping[str, nn.Parameter], *, weight_decay: float) -> torch.optim.AdamW:
     """Return AdamW with decoupled decay on every weight but biases and LayerNorm.
@@ -28,7 +26,7 @@ def adamw(masters: Mapping[str, nn.Parameter], *, weight_decay: float) -> torch.
 
 def is_undecayed(name: str) -> bool:
     """Whether a parameter is a bias or belongs to a LayerNorm, by its Hugging Face name."""
-    return name.endswith(_NO_DECAY) or "layernorm" in name.lower() or "layer_norm" in name.lower()
+    return name.endswith("bias") or "layernorm" in name.lower() or "layer_norm" in name.lower()
 
 
 def learning_rate_at(step: int, *, peak: float, end: float, n_steps: int, warmup_ratio: float, power: float) -> float:

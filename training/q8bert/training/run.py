@@ -12,10 +12,9 @@ from tokenizers import Tokenizer
 from q8bert.glue.examples import Split
 from q8bert.glue.readers import read_split
 from q8bert.glue.tokenizer import TextTokenizer
-from q8bert.spec.errors import CheckpointError
 from q8bert.training.batches import TokenizedSplit, tokenize_split
 from q8bert.training.calibration import calibrate
-from q8bert.training.checkpoint import Checkpoint, Progress, prune_checkpoints, restore, save_checkpoint
+from q8bert.training.checkpoint import Progress, prune_checkpoints, restore, save_checkpoint
 from q8bert.training.config import TrainConfig
 from q8bert.training.device import resolve_device
 from q8bert.training.engine import Engine
@@ -189,15 +188,10 @@ class _Run:
             )
 
     def _first_state(self, optimizer: torch.optim.Optimizer) -> TrainingState:
-        resume: Checkpoint | None = newest_checkpoint(self._config.output_dir)
+        resume = newest_checkpoint(self._config.output_dir, self._model, self._sites)
         self._processes.agree(0 if resume is None else resume.progress.step, on="the step to go on from")
         if resume is None:
             return TrainingState(self._first_ranges(), Progress(), _first_loss_scale(self._config))
-        if resume.sites != tuple(self._sites) or len(resume.ranges.average) != len(self._sites):
-            raise CheckpointError(
-                f"{resume.path} has ranges of other activations than this model; it was made with other versions of "
-                "transformers or q8bert. Start again with --overwrite"
-            )
         restore(self._model, optimizer, resume)
         self._report(f"going on from step {resume.progress.step}")
         return TrainingState(resume.ranges, resume.progress, resume.loss_scale)

@@ -15,11 +15,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from transformers import PreTrainedModel
+
 from q8bert.spec.environment import installed_ort_build
 from q8bert.spec.errors import CheckpointError
 from q8bert.spec.files import PARTIAL, read_json, write_json
-from q8bert.training.checkpoint import Checkpoint, checkpoint_folders, load_checkpoint
+from q8bert.training.checkpoint import Checkpoint, check_fits, checkpoint_folders, load_checkpoint
 from q8bert.training.config import TrainConfig
+from q8bert.training.sites import Site
 
 __all__ = ["RUN_FILE", "best_checkpoint", "library_versions", "newest_checkpoint", "prepare_folder", "read_run"]
 
@@ -90,25 +93,28 @@ def read_run(path: Path) -> TrainConfig:
     return TrainConfig.from_identity(options, output_dir=path)
 
 
-def newest_checkpoint(path: Path) -> Checkpoint | None:
+def newest_checkpoint(path: Path, model: PreTrainedModel, sites: tuple[Site, ...]) -> Checkpoint | None:
     """Read the checkpoint from which a run goes on.
 
     Args:
         path: Folder of the run.
+        model: What is to be trained on.
+        sites: Where its activations are quantized.
 
     Returns:
         The newest checkpoint; None when there is none yet.
 
     Raises:
-        CheckpointError: If it is damaged or of another version; the message offers an older one that is whole.
+        CheckpointError: If it is damaged, of another version or of another model; the message offers an older one
+            that is whole.
     """
     folders = list(checkpoint_folders(path).items())
     if not folders:
         return None
     try:
-        return load_checkpoint(folders[-1][1])
+        return _usable(folders[-1][1], model, sites)
     except CheckpointError as error:
-        whole = next((step for step, folder in reversed(folders[:-1]) if _is_whole(folder)), None)
+        whole = next((step for step, folder in reversed(folders[:-1]) if _is_whole(folder, model, sites)), None)
         remedy = (
             "No older one is whole; start again with --overwrite"
             if whole is None
@@ -152,9 +158,15 @@ def library_versions() -> dict[str, str]:
     }
 
 
-def _is_whole(folder: Path) -> bool:
+def _usable(folder: Path, model: PreTrainedModel, sites: tuple[Site, ...]) -> Checkpoint:
+    checkpoint = load_checkpoint(folder)
+    check_fits(checkpoint, model, sites)
+    return checkpoint
+
+
+def _is_whole(folder: Path, model: PreTrainedModel, sites: tuple[Site, ...]) -> bool:
     try:
-        load_checkpoint(folder)
+        _usable(folder, model, sites)
     except CheckpointError:
         return False
     return True
