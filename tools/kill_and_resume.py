@@ -2,7 +2,8 @@
 
 Trains once without interruption. Then starts the same run in another folder, kills it with SIGKILL after a random time,
 starts it again with the same options, and so on; after the last kill it may finish. Weights, ranges, scores and log
-(times apart) must equal those of the first run bit for bit. With ``--save-every 1`` most kills fall into the
+(times apart) must equal those of the first run bit for bit. The run starts in float, goes on quantized, and ends with
+frozen ranges; a step has two micro-batches. With ``--save-every 1`` most kills fall into the
 writing of a checkpoint.
 
     python tools/kill_and_resume.py --model build/test-bundles/model --data-dir build/test-bundles/data/SST-2 --kills 50
@@ -117,7 +118,8 @@ def main() -> None:
 
         def config(name: str) -> TrainConfig:
             return TrainConfig(
-                task=glue_task(args.task), data_dir=args.data_dir, model=args.model, engine=args.engine, batch_size=32,
+                task=glue_task(args.task), data_dir=args.data_dir, model=args.model, engine=args.engine, batch_size=16,
+                gradient_accumulation=2, quantize_from=0.3, freeze_ranges_from=0.8, keep_checkpoints=2,
                 learning_rate=1e-3, max_length=32, max_steps=args.max_steps, eval_every=10, save_every=args.save_every,
                 log_every=1, threads=1, output_dir=Path(folder, name), cache_dir=Path(folder, "cache"),
             )  # fmt: skip

@@ -10,8 +10,10 @@ import onnx
 import pytest
 
 from q8bert.export import export
+from q8bert.glue.tasks import glue_task
 from q8bert.runtime import evaluate
 from q8bert.spec.errors import CheckpointError, ConfigError, ExportError
+from q8bert.training import TrainConfig, train
 from q8bert.training.run_folder import best_checkpoint
 
 
@@ -103,3 +105,24 @@ def test_a_method_that_does_not_fit_the_run_is_refused(
     with pytest.raises(ConfigError, match=message):
         export(small.run("SST-2", precision), tmp_path / "bundle", quantization=method)
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.slow
+def test_layers_left_in_float_are_reported_with_what_they_cost(small: Any, tmp_path: Path) -> None:
+    float_layers = ("bert.embeddings.token_type_embeddings", "bert.encoder.layer.0.output.dense", "classifier")
+    options = TrainConfig(
+        task=glue_task("SST-2"), data_dir=str(small.data("SST-2")), model=str(small.model), output_dir=tmp_path / "run",
+        engine="torch", max_steps=2, max_length=32, threads=1, keep_float=float_layers,
+    )  # fmt: skip
+    train(options)
+    bundle, report = export(tmp_path / "run", tmp_path / "bundle")
+    whole, _ = export(small.run("SST-2", "int8"), tmp_path / "whole", check_parity=False)
+    assert report.float_layers == float_layers
+    assert "Layers left in float32 on request: " + ", ".join(float_layers) in (bundle.path / "README.md").read_text()
+    # the two Linear among them, and nothing else
+    assert (report.fusion.n_float, report.fusion.n_integer) == (2, 8)
+    # scales, zero points and two fewer pairs of nodes weigh little beside three bytes a weight
+    grown = bundle.model_size_bytes - whole.model_size_bytes
+    assert grown == pytest.approx(report.float_layers_bytes, abs=4096)
+    assert report.parity is not None
+    assert report.parity.resolved.n_rows_differing == 0

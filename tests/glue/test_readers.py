@@ -61,10 +61,10 @@ def test_labels_are_codes_names_or_ids_and_scores_are_numbers(tmp_path: Path) ->
     assert read_file(glue_task("STS-B"), sts, labelled=True).labels() == [2.0]
 
 
-def test_labels_are_optional_for_prediction_and_needed_for_scores(tmp_path: Path) -> None:
-    path = write(tmp_path / "x.jsonl", '{"text": "a"}\n{"text": "b", "label": null}\n{"text": "c", "label": "1"}\n')
+def test_labels_are_ignored_for_prediction_and_needed_for_scores(tmp_path: Path) -> None:
+    path = write(tmp_path / "x.jsonl", '{"text": "a"}\n{"text": "b", "label": "what?"}\n{"text": "c", "label": "1"}\n')
     split = read_file(glue_task("SST-2"), path, labelled=False)
-    assert [example.label for example in split.examples] == [None, None, 1]
+    assert [example.label for example in split.examples] == [None, None, None]
     with pytest.raises(InputError, match="rows without labels"):
         split.labels()
     with pytest.raises(InputError, match=r"x\.jsonl, line 1, column label: the label is missing"):

@@ -9,9 +9,6 @@ from q8bert.spec.errors import InputError
 
 __all__ = ["CellError", "Example", "MalformedRow", "Split", "example_from_cells", "is_unicode"]
 
-# what stands in the label's place of a row that has none: nothing, JSON's null, or -1 as in the hub's test splits
-_NO_LABEL = (None, "", -1, "-1")
-
 
 @dataclass(frozen=True)
 class Example:
@@ -95,22 +92,21 @@ def example_from_cells(task: Task, cells: Mapping[str, object], *, labelled: boo
     Args:
         task: Says which cells hold texts and label.
         cells: Values by column name: texts from TSV, JSON values from JSON lines.
-        labelled: Whether the label cell has to be there.
+        labelled: Whether to read the label, which then has to be there.
 
     Returns:
-        The example; its label is None only if ``labelled`` is false and the cell is missing, empty or -1, which is how
-        the hub's copies of GLUE mark a row without one.
+        The example; its label is None if ``labelled`` is false, whatever stands in that cell.
 
     Raises:
         CellError: If a cell is missing or holds no possible value.
     """
     text = _text(cells, task.text_column)
     pair = _text(cells, task.text_pair_column) if task.text_pair_column else None
-    value = cells.get(task.label_column)
-    if not labelled and value in _NO_LABEL:
+    if not labelled:
         return Example(text, pair)
     if task.label_column not in cells:
         raise CellError(task.label_column, None, "the label is missing")
+    value = cells[task.label_column]
     return Example(text, pair, _score(task, value) if task.is_regression else _label(task, value))
 
 

@@ -88,10 +88,9 @@ def split_from_hub_rows(
         cells = {task.text_column: row.get(first), task.label_column: row.get("label")}
         if task.text_pair_column and second:
             cells[task.text_pair_column] = row.get(second)
-        if cells[task.label_column] == -1:  # the hub's mark for "not given"; no GLUE score is negative
-            del cells[task.label_column]
+        is_labelled = cells[task.label_column] != -1  # the hub's mark for "not given"; no GLUE score is negative
         try:
-            examples.append(example_from_cells(task, cells, labelled=False))
+            examples.append(example_from_cells(task, cells, labelled=is_labelled))
         except CellError as error:
             row_fault = MalformedRow(source, number, error.column, error.value, error.reason)
             if not skip_malformed:

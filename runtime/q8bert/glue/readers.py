@@ -63,7 +63,7 @@ def read_file(task: Task, path: Path, *, labelled: bool, skip_malformed: bool = 
     Args:
         task: The task whose columns the file has.
         path: The file.
-        labelled: Whether every row must have a label; otherwise labels are read where they stand.
+        labelled: Whether labels are read, which every row must then have.
         skip_malformed: Leave malformed rows out and list them, instead of failing on the first.
 
     Returns:
@@ -151,8 +151,6 @@ def _json_line_parser(task: Task, *, labelled: bool) -> _ParseLine:
             if alias != column and alias in row and column in row:
                 raise CellError(alias, text, f"both {alias} and {column} are given, and they mean the same")
         cells: dict[str, object] = {names.get(str(key), str(key)): value for key, value in row.items()}
-        if cells.get(task.label_column, 0) is None and not labelled:
-            del cells[task.label_column]
         return example_from_cells(task, cells, labelled=labelled)
 
     return parse
