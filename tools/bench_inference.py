@@ -7,7 +7,8 @@ by default: `…_bf16` lines let it, the others ask for float32. `static` lines 
 lines take any, as ours does; `throughput` lines split the batch over one stream a thread.
 
 *Dev splits*, with `--dev`: texts to labels. Ours in INT8, the same padded to the maximum length, ours in float32, and
-the Hugging Face pipeline; ONNX Runtime's quantizations where bundles of them are given.
+the Hugging Face pipeline; ONNX Runtime's quantizations where bundles of them are given. `torch_…` and `openvino_…` have
+no texts to labels of their own; they get q8bert's tokenizer and batches by length, the best that they can have.
 
 Each contender is a process in an environment of its own, with the same number of threads, which spin or sleep as its
 library has it by default. They take turns in random order, so that they meet the same noise. CPU seconds are of all
@@ -72,10 +73,16 @@ TENSOR_CONTENDERS = (
     *(who for how in product(("static", "dynamic"), ("latency", "throughput"), ("f32",)) for who in _openvino(*how)),
     *(who for how in product(("static",), ("latency", "throughput"), ("bf16",)) for who in _openvino(*how)),
 )
+_OPENVINO_BATCHES = {"tensors": "openvino", "shapes": "dynamic", "hint": "LATENCY", "precision": "f32"}
 TEXT_CONTENDERS = (
-    Contender("ours_int8", "classifier", "int8"), Contender("ours_int8_padded", "padded_classifier", "int8"),
+    Contender("ours_int8", "classifier", "int8"),
+    Contender("ours_int8_padded", "batches", "int8/model.onnx", options={"tensors": "q8bert", "padded": "yes"}),
     Contender("ours_float32", "classifier", "float32"),
     Contender("ort_dynamic", "classifier", "dynamic"), Contender("ort_static", "classifier", "static"),
+    Contender("torch_float32", "batches", "huggingface", "train", {"tensors": "torch"}),
+    Contender("torch_dynamic_int8", "batches", "huggingface", "train", {"tensors": "torch", "dynamic": "yes"}),
+    Contender("openvino_float32", "batches", "float32/model.onnx", options=_OPENVINO_BATCHES),
+    Contender("openvino_int8", "batches", "int8/model.onnx", options=_OPENVINO_BATCHES),
     Contender("huggingface_pipeline", "pipeline", "huggingface", "train"),
 )  # fmt: skip
 
@@ -183,8 +190,13 @@ def bench_split(folders: Mapping[str, Path], data_dir: str, *, n_rounds: int, se
     """Time a dev split from texts to labels; returns times and versions."""
     manifest = json.loads((folders["int8"] / "manifest.json").read_text(encoding="utf-8"))
     told = {**settings.told, "task": manifest["task"], "max_length": manifest["max_length"]}
-    contenders = [contender for contender in TEXT_CONTENDERS if contender.path in folders]
-    paths = {contender.name: folders[contender.path] for contender in contenders}
+    told["bundle"] = str(folders["int8"])
+    paths = {}
+    for contender in TEXT_CONTENDERS:
+        name, _, file = contender.path.partition("/")
+        if name in folders:
+            paths[contender.name] = folders[name] / file
+    contenders = [contender for contender in TEXT_CONTENDERS if contender.name in paths]
     contest = Field(contenders, paths, replace(settings, told=told))
     records = contest.rounds([{"data_dir": data_dir, "warm_up": number == 0} for number in range(n_rounds + 1)])
     contest.close()

@@ -42,6 +42,7 @@ class Order:
     threads: int
     options: dict[str, str] = field(default_factory=dict)
     task: dict[str, Any] = field(default_factory=dict)  # as the bundle's manifest has it
+    bundle: str = ""  # whose tokenizer is used where the model has none
     max_length: int = 128
     batch_size: int = 32
 
@@ -155,37 +156,37 @@ def classifier(order: Order) -> TextModel:
     return run
 
 
-def padded_classifier(order: Order) -> TextModel:
-    """Run a bundle as one would without batches by length: in order, padded to the maximum."""
-    from q8bert.glue.batching import model_inputs
+def batches_of_tensors(order: Order) -> TextModel:
+    """Run the tensor contender of option ``tensors`` on texts, in batches by length or ``padded`` to the maximum."""
+    from q8bert.glue.batching import model_inputs, sorted_batches
     from q8bert.glue.tokenizer import TextTokenizer
-    from q8bert.runtime.session import Session
     from q8bert.spec.bundle import open_bundle
 
-    bundle = open_bundle(order.path)
-    manifest = bundle.manifest
-    session = Session(bundle.model_path, threads=order.threads)
-    tokenizer = TextTokenizer.load(bundle.tokenizer_path, max_length=manifest.max_length)
-    fill = {"input_ids": manifest.pad_token_id}
+    bundle = open_bundle(order.bundle)
+    names, pad = bundle.manifest.input_names, bundle.manifest.pad_token_id
+    tokenizer = TextTokenizer.load(bundle.tokenizer_path, max_length=order.max_length)
+    model = TENSOR_KINDS[order.options["tensors"]](order)
+    is_padded = "padded" in order.options
+
+    def padded(arrays: Arrays) -> Arrays:
+        missing = order.max_length - arrays["input_ids"].shape[1]
+        fill = {"input_ids": pad}
+        return {
+            name: np.pad(array, ((0, 0), (0, missing)), constant_values=fill.get(name, 0))
+            for name, array in arrays.items()
+        }
 
     def run(texts: Sequence[str], pairs: Sequence[str] | None) -> Answers:
         encoded = tokenizer.encode(texts, pairs)
-        answers: Answers = []
-        for start in range(0, len(texts), order.batch_size):
-            rows = np.arange(start, min(start + order.batch_size, len(texts)))
-            short = model_inputs(encoded, rows, manifest.input_names, pad_token_id=manifest.pad_token_id)
-            missing = manifest.max_length - short["input_ids"].shape[1]
-            logits = session.run(
-                {
-                    name: np.pad(array, ((0, 0), (0, missing)), constant_values=fill.get(name, 0))
-                    for name, array in short.items()
-                }
-            )
-            labels = order.task["labels"]
-            answers += (
-                [labels[i] for i in logits.argmax(axis=1)] if labels else [float(value) for value in logits[:, 0]]
-            )
-        return answers
+        lengths = np.array([len(ids) for ids in encoded.input_ids])
+        logits = np.zeros((len(texts), len(order.task["labels"] or [""])), dtype=np.float32)
+        batches = sorted_batches(lengths * (not is_padded), order.batch_size)  # of equal lengths the order stays
+        for rows in batches:
+            arrays = model_inputs(encoded, rows, names, pad_token_id=pad)
+            logits[rows] = model(padded(arrays) if is_padded else arrays)
+        if labels := order.task["labels"]:
+            return [labels[i] for i in logits.argmax(axis=1)]
+        return [float(value) for value in logits[:, 0]]
 
     return run
 
@@ -213,7 +214,7 @@ TENSOR_KINDS: dict[str, Callable[[Order], TensorModel]] = {
     "q8bert": q8bert_session, "onnxruntime": onnxruntime_session, "torch": torch_model, "openvino": OpenVinoModel,
 }  # fmt: skip
 TEXT_KINDS: dict[str, Callable[[Order], TextModel]] = {
-    "classifier": classifier, "padded_classifier": padded_classifier, "pipeline": huggingface_pipeline,
+    "classifier": classifier, "batches": batches_of_tensors, "pipeline": huggingface_pipeline,
 }  # fmt: skip
 
 
