@@ -61,8 +61,8 @@ def build_graph(
     _name_initializers(graph, sites)
     for graph_pass in (
         ir_passes.IdentityEliminationPass(),
-        ir_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         ir_passes.CommonSubexpressionEliminationPass(),
+        ir_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         FuseSharedMatMulsPass(),
         ir_passes.RemoveUnusedNodesPass(),
         ir_passes.RemoveUnusedOpsetsPass(),
