@@ -71,6 +71,8 @@ def _table(report: "ExportReport") -> Table:
             "pairs that can overflow",
             f"{found.n_unsafe} of {found.n_pairs:,} (were {found.n_unsafe_before:,}; {growth})",
         )
+    if report.quantization in {"dynamic", "static"}:
+        table.add_row("pairs that can overflow", "not cured: results may differ on CPUs without VNNI")
     for name, value in report.metrics.items():
         table.add_row(f"dev {name}, in training", f"{100 * value:.2f}")
     if report.parity is not None:
