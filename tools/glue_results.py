@@ -23,7 +23,6 @@ from typing import Any
 from q8bert.glue.tasks import GLUE_TASKS
 from q8bert.spec.files import write_json
 
-# whose training files in a GLUE folder are official and whole is for the user of this script to say
 COLUMNS = (
     "task",
     "engine",

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import onnx
 import pytest
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from transformers import (
     RobertaConfig,
 )
 
+from q8bert.training.dropout import read_dropout_inputs
 from q8bert.training.engine import Batch
 from q8bert.training.ort_engine import OrtEngine
 from q8bert.training.programs import Programs, build_programs
@@ -220,3 +222,37 @@ def test_hooks_are_gone_after_a_forward_pass_that_failed() -> None:
     with pytest.raises(RuntimeError, match="stop"):
         QuantizedModel(case.model, case.sites, fail)(**case.batch.inputs, amax=case.amax)
     assert not any(module._forward_pre_hooks for module in case.model.modules())
+
+
+# ---- dropout ------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", list(CONFIGS))
+def test_the_training_graph_drops_out_what_the_model_drops_out(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = Case(family, regression=False, per_channel=True, quantize=False)
+    for module in case.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.25
+        if hasattr(module, "dropout_prob"):  # of attention, which calls the function
+            module.dropout_prob = 0.25
+    expected: list[tuple[float, tuple[int, ...]]] = []
+
+    def dropout(x: Tensor, p: float = 0.5, training: bool = True, inplace: bool = False) -> Tensor:
+        if training and p > 0:
+            expected.append((p, tuple(x.shape)))
+        return x
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.functional, "dropout", dropout)
+        case.model.train()(**case.batch.inputs)
+    programs = build_programs(case.model, (), quantize=False, input_names=list(case.batch.inputs), regression=False)
+    metadata = {entry.key: entry.value for entry in onnx.load_from_string(programs.training).metadata_props}
+    n_rows, length = case.batch.inputs["input_ids"].shape
+    sizes = {"batch": n_rows, "seq": length}
+    found = [
+        (mask.probability, tuple(sizes.get(size, size) for size in mask.shape))
+        for mask in read_dropout_inputs(metadata)
+    ]
+    assert len(expected) >= 5
+    assert sorted(found) == sorted(expected)

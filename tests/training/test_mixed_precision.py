@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 import torch
@@ -225,4 +224,3 @@ def test_bfloat16_is_the_torch_engines(small: Any, tmp_path: Path) -> None:
         config(small, tmp_path, engine="ort", precision="bfloat16")
     with pytest.raises(ConfigError, match="loss_scale_factor must be above 1"):
         config(small, tmp_path, loss_scale_factor=1.0)
-    assert np.isfinite(TrainConfig.loss_scale)

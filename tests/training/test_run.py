@@ -142,13 +142,16 @@ def test_a_damaged_checkpoint_is_refused_with_the_remedy(small: Any, tmp_path: P
         load_checkpoint(folders[max(folders)])
 
 
-def test_of_a_damaged_newest_checkpoint_an_older_whole_one_is_offered(small: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("file", ["model.safetensors", "state.json"])
+def test_of_a_damaged_newest_checkpoint_an_older_whole_one_is_offered(small: Any, tmp_path: Path, file: str) -> None:
     run, options = tmp_path / "run", {"epochs": 1, "save_every": 5, "keep_checkpoints": 3}
     expected = train(config(small, run, **options))
     folders = checkpoint_folders(run)
     newest, older = folders[19], sorted(folders)[-2]
     content = (newest / "model.safetensors").read_bytes()
-    (newest / "model.safetensors").write_bytes(content[:-100])
+    (newest / file).write_bytes((newest / file).read_bytes()[:-100])
+    if file == "state.json":
+        (newest / file).unlink()
     with pytest.raises(
         CheckpointError, match=rf"step-00000019 is incomplete.*The one of step {older} is whole: delete"
     ):
@@ -218,9 +221,13 @@ def test_a_run_killed_at_any_call_of_a_checkpoints_writing_ends_as_one_never_int
         run = tmp_path / f"run{number}"
         child = os.fork()
         if child == 0:  # what is patched here is patched nowhere else
-            kill_at_call(number)
-            train(config(small, run, **options))
-            os._exit(0)
+            status = 1
+            try:
+                kill_at_call(number)
+                train(config(small, run, **options))
+                status = 0
+            finally:
+                os._exit(status)
         _, status = os.waitpid(child, 0)
         if os.WIFEXITED(status):
             assert os.WEXITSTATUS(status) == 0
@@ -261,14 +268,15 @@ def kill_at_call(number: int) -> None:
 @pytest.mark.parametrize("save_every", [1, 5])
 def test_a_run_killed_at_any_moment_ends_as_one_never_interrupted(small: Any, engine: str, save_every: int) -> None:
     tool = Path(__file__).parents[2] / "tools" / "kill_and_resume.py"
+    seed = random.randrange(10**6)
     done = subprocess.run(
         [
             sys.executable, tool, "--model", small.model, "--data-dir", small.data("SST-2"), "--engine", engine,
-            "--kills", "4", "--save-every", str(save_every), "--seed", str(random.randrange(10**6)),
+            "--kills", "4", "--save-every", str(save_every), "--seed", str(seed),
         ],
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == 0, f"seed {seed}: {done.stdout}{done.stderr}"
     assert f"{engine}: 4 kills" in done.stdout
 
 

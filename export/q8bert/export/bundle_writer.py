@@ -10,7 +10,6 @@ from tokenizers import Tokenizer
 from q8bert.export.model_card import model_card
 from q8bert.export.parity import ParityReport
 from q8bert.spec.bundle import (
-    EXTERNAL_DATA_FILE,
     MANIFEST_FILE,
     MODEL_CARD_FILE,
     MODEL_FILE,
@@ -25,9 +24,6 @@ from q8bert.spec.errors import ExportError
 from q8bert.spec.files import new_folder, read_json, sha256_of, write_json, write_text
 
 __all__ = ["check_target", "write_bundle"]
-
-# protobuf's own limit is 2 GiB; larger models keep their weights in a file beside
-_MAX_PROTO_BYTES = 2**31 - 2**20
 
 
 def write_bundle(
@@ -55,7 +51,7 @@ def write_bundle(
     """
     check_target(target)
     with new_folder(target) as folder:
-        _save_graph(graph, folder)
+        onnx.save_model(graph, str(folder / MODEL_FILE))
         tokenizer.no_truncation()
         tokenizer.no_padding()
         tokenizer.save(str(folder / TOKENIZER_FILE))
@@ -75,11 +71,27 @@ def check_target(target: Path) -> None:
         target: The bundle's folder.
 
     Raises:
-        ExportError: If something other than a bundle or an empty folder stands there.
+        ExportError: If something other than a bundle or an empty folder stands there, or a bundle with other files.
     """
-    if not target.exists() or (target.is_dir() and (not any(target.iterdir()) or _is_bundle(target))):
+    parent = next(folder for folder in target.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise ExportError(f"{target} cannot be made: {parent} is a file. Give another --output-dir")
+    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return
+    if target.is_dir() and _is_bundle(target):
+        strays = {path.name for path in target.iterdir()} - {MANIFEST_FILE, *_listed_files(target)}
+        if not strays:
+            return
+        raise ExportError(
+            f"{target} is a bundle that also holds {', '.join(sorted(strays))}, which would be lost; move it away, or "
+            "give another --output-dir"
+        )
     raise ExportError(f"{target} exists and is no bundle; it is not overwritten. Give another --output-dir")
+
+
+def _listed_files(folder: Path) -> set[str]:
+    files = read_json(folder / MANIFEST_FILE)["files"]
+    return {str(name) for name in files} if isinstance(files, Mapping) else set()
 
 
 def _is_bundle(folder: Path) -> bool:
@@ -88,13 +100,6 @@ def _is_bundle(folder: Path) -> bool:
         return {"format_version", "files", "precision"} <= read_json(folder / MANIFEST_FILE).keys()
     except (OSError, ValueError):
         return False
-
-
-def _save_graph(graph: onnx.ModelProto, folder: Path) -> None:
-    if graph.ByteSize() < _MAX_PROTO_BYTES:
-        onnx.save_model(graph, str(folder / MODEL_FILE))
-    else:
-        onnx.save_model(graph, str(folder / MODEL_FILE), save_as_external_data=True, location=EXTERNAL_DATA_FILE)
 
 
 def _records(folder: Path) -> Mapping[str, FileRecord]:

@@ -73,8 +73,9 @@ def _table(report: "ExportReport") -> Table:
         )
     if report.quantization in {"dynamic", "static"}:
         table.add_row("pairs that can overflow", "not cured: results may differ on CPUs without VNNI")
+    of_whom = ", in training" if report.parity or report.quantization in {"none", "qat"} else " of the float model"
     for name, value in report.metrics.items():
-        table.add_row(f"dev {name}, in training", f"{100 * value:.2f}")
+        table.add_row(f"dev {name}{of_whom}", f"{100 * value:.2f}")
     if report.parity is not None:
         _add_parity(table, report.parity, is_float=report.precision == "float32")
     return table

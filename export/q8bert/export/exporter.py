@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from torch import nn
 
 from q8bert.export.baselines import quantize_after_training_dynamic, quantize_after_training_static
 from q8bert.export.bundle_writer import check_target, write_bundle
@@ -110,7 +111,9 @@ def export(
         report(f"quantizing after training, {method}")
         graph = _after_training(graph, method, trained, data_dir)
     fusion = examine_fusion(graph)
-    _refuse_unfused(fusion, method, n_allowed=len(trained.float_layers))
+    if method == "qat":
+        _refuse_unfused(fusion, trained)
+    saturation = what_it_took(trained.weights) if method == "qat" else None
     parity = None
     if check_parity and method in {"none", "qat"}:
         parity = _parity(graph, trained, trained.rows(data_dir, "dev"), report)
@@ -118,7 +121,7 @@ def export(
         Path(output_dir),
         graph=graph,
         tokenizer=trained.tokenizer(),
-        manifest=make_manifest(trained, method),
+        manifest=make_manifest(trained, method, fusion=fusion, saturation=saturation),
         parity=parity,
     )
     return bundle, ExportReport(
@@ -131,7 +134,7 @@ def export(
         float_layers_bytes=_bytes_of_float(trained.weights, trained.float_layers),
         metrics=trained.checkpoint.progress.metrics,
         fusion=fusion,
-        saturation=what_it_took(trained.weights) if method == "qat" else None,
+        saturation=saturation,
         parity=parity,
     )
 
@@ -150,11 +153,13 @@ def _method(config: TrainConfig, asked: str | None) -> str:
     return asked
 
 
-def _refuse_unfused(fusion: FusionReport, method: str, *, n_allowed: int) -> None:
-    if method == "qat" and fusion.n_float > n_allowed:
+def _refuse_unfused(fusion: FusionReport, trained: TrainedRun) -> None:
+    n_float = sum(isinstance(trained.source.model.get_submodule(name), nn.Linear) for name in trained.float_layers)
+    n_integer = len(trained.checkpoint.sites)
+    if (fusion.n_integer, fusion.n_float) != (n_integer, n_float):
         raise ExportError(
-            f"ONNX Runtime {fusion.onnxruntime} would run {fusion.n_float} products in float where {n_allowed} layers "
-            f"were to stay float: {', '.join(fusion.float_products)}"
+            f"ONNX Runtime {fusion.onnxruntime} would run {fusion.n_integer} products in integers and {fusion.n_float} "
+            f"in float ({', '.join(fusion.float_products) or 'none'}); it should be {n_integer} and {n_float}"
         )
 
 

@@ -23,6 +23,7 @@ from q8bert.training.sites import Site
 __all__ = ["OPSET", "build_graph"]
 
 OPSET = 20
+_MAX_BYTES = 2**31 - 2**24  # protobuf's limit, less room for the nodes
 _CLASSIFIER_PREFIX = "_quantized.model."
 
 
@@ -90,6 +91,13 @@ def _checked(graph: ir.Model) -> onnx.ModelProto:
     foreign = sorted({node.op_type for node in graph.graph if node.domain not in {"", "ai.onnx"}})
     if foreign:
         raise ExportError(f"the graph holds operators outside standard ONNX: {', '.join(foreign)}")
+    tensors = (value.const_value for value in graph.graph.initializers.values())
+    n_bytes = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    if n_bytes > _MAX_BYTES:
+        raise ExportError(
+            f"the model's weights take {n_bytes / 2**30:.1f} GiB, and one ONNX file holds 2 GiB at most. A float32 "
+            "model of more than 500 million parameters cannot be exported; in INT8 it can have four times as many"
+        )
     proto = ir.serde.serialize_model(graph)
     for node in proto.graph.node:
         node.name = ""

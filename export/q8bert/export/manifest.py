@@ -1,6 +1,10 @@
 """What a bundle says of the run that it came from."""
 
+from dataclasses import asdict
+
+from q8bert.export.fusion import FusionReport
 from q8bert.export.graph import OPSET
+from q8bert.export.saturation import SaturationReport
 from q8bert.export.trained_run import TrainedRun
 from q8bert.spec.bundle import Manifest
 from q8bert.training.fake_quantize import scale_from_amax, weight_scale
@@ -10,12 +14,16 @@ from q8bert.training.run_folder import library_versions
 __all__ = ["make_manifest"]
 
 
-def make_manifest(trained: TrainedRun, method: str) -> Manifest:
+def make_manifest(
+    trained: TrainedRun, method: str, *, fusion: FusionReport, saturation: SaturationReport | None
+) -> Manifest:
     """Describe a run's export.
 
     Args:
         trained: The run.
         method: ``none``, ``dynamic``, ``static`` or ``qat``.
+        fusion: Which products ONNX Runtime runs in integers.
+        saturation: What it took to be free of it; None but for ``qat``.
 
     Returns:
         The manifest, but for ``files``.
@@ -28,8 +36,9 @@ def make_manifest(trained: TrainedRun, method: str) -> Manifest:
         pad_token_id=checkpoint.pad_token_id,
         input_names=checkpoint.input_names,
         files={},
-        quantization=_quantization(trained, method),
-        metrics=checkpoint.progress.metrics,
+        quantization=_quantization(trained, method, fusion, saturation),
+        # what was quantized after training was not scored by it
+        metrics=checkpoint.progress.metrics if method in {"none", "qat"} else {},
         versions=library_versions() | {"opset": str(OPSET)},
         model={
             "source": config.model,
@@ -42,14 +51,19 @@ def make_manifest(trained: TrainedRun, method: str) -> Manifest:
     )
 
 
-def _quantization(trained: TrainedRun, method: str) -> dict[str, object]:
-    if trained.amax is None:
-        return {} if method == "none" else {"method": method, "num_bits": 8}
+def _quantization(
+    trained: TrainedRun, method: str, fusion: FusionReport, saturation: SaturationReport | None
+) -> dict[str, object]:
+    if method == "none":
+        return {}
+    found: dict[str, object] = {"method": method, "num_bits": 8, "products": asdict(fusion)}
+    if trained.amax is None or saturation is None:
+        return found
     weights, sites = trained.weights, trained.checkpoint.sites
     scales = scale_from_amax(trained.amax).tolist()
-    return {
-        "method": method,
-        "num_bits": 8,
+    return found | {
+        "quantize_from": trained.config.quantize_from,
+        "saturation": asdict(saturation),
         "weight_granularity": trained.config.granularity,
         "float_layers": list(trained.float_layers),
         "activation_scales": {site.name: scale for site, scale in zip(sites, scales, strict=True)},

@@ -1,6 +1,7 @@
 """The bundle's README: what the model is, how to use it, what it scored."""
 
 from collections.abc import Mapping
+from typing import Any
 
 from q8bert.export.parity import ParityReport
 from q8bert.spec.bundle import EXTERNAL_DATA_FILE, MODEL_FILE, PARITY_FILE, Manifest
@@ -21,7 +22,7 @@ def model_card(manifest: Manifest, parity: ParityReport | None) -> str:
     task = manifest.task
     labels = task.get("labels")
     size = sum(manifest.files[name].size_bytes for name in (MODEL_FILE, EXTERNAL_DATA_FILE) if name in manifest.files)
-    kind = "INT8 (QDQ, weights and embeddings int8)" if manifest.precision == "int8" else "float32"
+    kind = "INT8" if manifest.precision == "int8" else "float32"
     pairs = task.get("text_pair_column")
     call = '[("a first text", "a second text")]' if pairs else '["a text"]'
     named = [str(label) for label in labels] if isinstance(labels, list | tuple) else []
@@ -39,9 +40,7 @@ def model_card(manifest: Manifest, parity: ParityReport | None) -> str:
     lines += ["", "## Use", "", "```python", "from q8bert.runtime import Classifier", ""]
     lines += ['classifier = Classifier.load("path/of/this/folder")', f"print(classifier({call}))", "```"]
     lines += ["", "## Scores on the dev split", ""]
-    lines += ["The dev split also picked this checkpoint, so the scores flatter it a little.", ""]
-    lines += ["| metric | simulation in training |", "|---|---|"]
-    lines += [f"| {name} | {100 * value:.2f} |" for name, value in manifest.metrics.items()]
+    lines += _score_lines(manifest)
     if parity is not None:
         lines += _parity_lines(parity)
     lines += [
@@ -53,20 +52,40 @@ def model_card(manifest: Manifest, parity: ParityReport | None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _quantization_lines(quantization: Mapping[str, object]) -> list[str]:
-    method = quantization.get("method")
-    if method in {"dynamic", "static"}:
-        return [f"- Quantization: after training, by ONNX Runtime's own tools, {method}"]
+def _score_lines(manifest: Manifest) -> list[str]:
+    if not manifest.metrics:
+        return ["Not measured: the model was quantized after training. `q8bert evaluate` measures it."]
+    return [
+        "The dev split also picked this checkpoint, so the scores flatter it a little.", "",
+        "| metric | simulation in training |", "|---|---|",
+        *(f"| {name} | {100 * value:.2f} |" for name, value in manifest.metrics.items()),
+    ]  # fmt: skip
+
+
+def _quantization_lines(quantization: Mapping[str, Any]) -> list[str]:
     if not quantization:
         return []
-    granularity = str(quantization.get("weight_granularity")).replace("_", " ")
+    products = quantization["products"]
+    fused = (
+        f"- Products with weights: {products['n_integer']} in integers, {products['n_float']} in float "
+        f"(ONNX Runtime {products['onnxruntime']}, CPU)"
+    )
+    method = quantization["method"]
+    if method in {"dynamic", "static"}:
+        return [
+            f"- Quantization: after training, by ONNX Runtime's own tools, {method}", fused,
+            "- Not free of saturation: results may differ on CPUs without VNNI",
+        ]  # fmt: skip
+    granularity = str(quantization["weight_granularity"]).replace("_", " ")
     lines = [
-        f"- Quantization: symmetric int8, weights {granularity}, embeddings per tensor, activations with learned "
+        f"- Quantization: quantization-aware training, symmetric int8 QDQ, weights {granularity}, embeddings per "
+        "tensor, activations with learned "
         "ranges; attention products, softmax, GELU, LayerNorm, biases and residuals float32",
-        "- Free of saturation: no product of weights and activations can overflow, on CPUs without VNNI either",
+        "- Free of saturation: none of {n_pairs:,} pairs of weights can overflow, on CPUs without VNNI either "
+        "({n_unsafe_before:,} could have)".format_map(quantization["saturation"]),
+        fused,
     ]
-    float_layers = quantization.get("float_layers")
-    if isinstance(float_layers, list) and float_layers:
+    if float_layers := quantization["float_layers"]:
         lines.append(f"- Layers left in float32 on request: {', '.join(float_layers)}")
     return lines
 

@@ -10,9 +10,10 @@ from q8bert.glue.readers import read_split
 from q8bert.glue.tokenizer import TextTokenizer
 from q8bert.spec.errors import ExportError, InputError
 from q8bert.training.batches import TokenizedSplit, tokenize_split
-from q8bert.training.checkpoint import TOKENIZER_FILE, Checkpoint, copy_weights
+from q8bert.training.checkpoint import TOKENIZER_FILE, Checkpoint
 from q8bert.training.config import TrainConfig
 from q8bert.training.model_source import SourceModel, load_source_model
+from q8bert.training.resume import copy_weights
 from q8bert.training.run_folder import best_checkpoint, read_run
 from q8bert.training.sites import matching_layers
 from q8bert.training.weights import TrainableWeights, prepare_weights, quantized_parameters

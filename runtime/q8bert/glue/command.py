@@ -1,11 +1,11 @@
 """How every command talks: one JSON object on stdout or words on stderr, and exit codes that mean something.
 
-===  ===========================================================
+===  ==============================================================================================
 0    done
 1    a gate failed
-2    wrong use or bad input, with a message that says what to do
+2    wrong use, bad input or a file that cannot be read or written, with a message that says what to do
 3    an unexpected failure, with its traceback
-===  ===========================================================
+===  ==============================================================================================
 """
 
 import dataclasses
@@ -85,6 +85,10 @@ def exit_codes() -> Iterator[None]:
         raise typer.Exit(BAD_INPUT) from error
     except (typer.Exit, typer.Abort, KeyboardInterrupt):
         raise
+    except OSError as error:  # no permission, no space, no such folder: the machine's, not a defect
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"error: {where}{error.strerror or error}\n")
+        raise typer.Exit(BAD_INPUT) from error
     except Exception as error:
         traceback.print_exc()
         sys.stderr.write(f"error: unexpected {type(error).__name__}; this is a defect of q8bert, please report it\n")

@@ -138,11 +138,16 @@ def _score(task: Task, value: object) -> float:
     return number
 
 
+def _has_numbers(task: Task) -> bool:
+    return any(label.lstrip("-").isdigit() for label in task.labels)
+
+
 def _label(task: Task, value: object) -> int:
     found = task.label_id(value) if isinstance(value, str) else None
     if isinstance(value, int) and not isinstance(value, bool):
         found = task.label_id(str(value))
-        if found is None and 0 <= value < len(task.labels):
+        # an id, but where labels are numbers themselves: there 0 would be taken for the first of 1, 2, 3
+        if found is None and 0 <= value < len(task.labels) and not _has_numbers(task):
             found = value
     if found is None:
         allowed = ", ".join(dict.fromkeys((*task.label_codes, *task.labels)))

@@ -6,6 +6,8 @@ Names are loaded when first asked for, so that the command line can list its com
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from q8bert.spec.environment import installed_ort_build
+
 if TYPE_CHECKING:
     from q8bert.runtime.async_classifier import AsyncClassifier
     from q8bert.runtime.classifier import Classifier, Prediction
@@ -44,4 +46,5 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    installed_ort_build()
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -51,7 +51,7 @@ def evaluate_command(
     split: SplitName = "dev",
     task: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="Another GLUE task with the same labels, e.g. AX for a bundle of MNLI."),
+        typer.Option(help="Another GLUE task with the same labels, e.g. QNLI for a bundle of RTE."),
     ] = None,
     provider: Providers = None,
     threads: Threads = 0,

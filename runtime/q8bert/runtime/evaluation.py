@@ -64,7 +64,7 @@ def evaluate(
         bundle: The bundle's folder.
         data_dir: Folder of the task's files, or ``hub:nyu-mll/glue``.
         split: Name of the split.
-        task: Another task with the same labels, for example AX for a bundle of MNLI; default the bundle's own.
+        task: Another task with the same labels, for example QNLI for a bundle of RTE; default the bundle's own.
         providers: Execution providers by full name, or pairs of a name and its options.
         threads: CPU threads; 0 leaves the choice to ONNX Runtime.
         batch_size: Rows a batch.

@@ -77,7 +77,7 @@ def predict_file(
         raise InputError(f"cannot write {output}: the folder {output.parent} does not exist")
     if output.exists() and not output.is_file():
         raise InputError(f"cannot write {output}: it is no ordinary file; give the name of a file")
-    if output.exists() and output.samefile(source):
+    if output.exists() and source.exists() and output.samefile(source):
         raise InputError(f"cannot write {output}: it is the input; give another --output")
     output = output.resolve()  # what a link points to is replaced, not the link
     task = classifier.task

@@ -62,14 +62,16 @@ class Manifest:
     """What a bundle says of itself.
 
     Attributes:
-        precision: ``int8`` (QDQ graph, INT8 weights and embeddings) or ``float32``.
+        precision: ``int8`` (quantized, whatever the method) or ``float32``.
         task: The task as a JSON object; :func:`q8bert.glue.tasks.task_from_json` reads it.
         max_length: Longest input in tokens, special tokens included; longer ones are truncated.
         pad_token_id: Id that fills up shorter rows.
         input_names: Inputs of the graph, a subset of ``input_ids``, ``attention_mask``, ``token_type_ids``.
         files: Every other file of the bundle by name.
-        quantization: Granularity, activation scales by site, weight scales; empty for ``float32``.
-        metrics: Scores of the checkpoint on the dev split, measured in training, as fractions.
+        quantization: Method, and which products ONNX Runtime ran in integers; for ``qat`` granularity, activation
+            scales by site, weight scales, and what it took to be free of saturation. Empty for ``float32``.
+        metrics: Scores of the checkpoint on the dev split, measured in training, as fractions; empty for a model that
+            was quantized after it.
         versions: Versions of what made the bundle.
         model: Where the model came from: architecture, family, source.
     """

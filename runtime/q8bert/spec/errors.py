@@ -2,7 +2,8 @@
 
 Each child also inherits the builtin that a caller would expect, so that
 ``except ValueError`` keeps working. A message says what is wrong, what was given,
-what is allowed and what to do. The command line turns every one of them into exit code 2.
+what is allowed and what to do. The command line turns :class:`ParityError` into exit code 1, a
+gate that failed, and every other one into exit code 2.
 """
 
 from collections.abc import Sequence

@@ -80,21 +80,27 @@ def new_folder(target: Path) -> Iterator[Path]:
 
     Yields:
         An empty folder beside ``target``.
+
+    Raises:
+        OSError: If it cannot be written, or not renamed.
     """
     target = target.resolve()  # what a link points to is replaced, not the link
     target.parent.mkdir(parents=True, exist_ok=True)
-    partial = target.with_name(target.name + PARTIAL)
+    partial = target.with_name(f"{target.name}.{os.getpid()}{PARTIAL}")  # another process may write the same
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     try:
         yield partial
         _flush(partial)
         if target.exists():
-            # two renames: a crash between them leaves the old folder under the name *.old.partial
-            old = target.with_name(f"{target.name}.old{PARTIAL}")
-            shutil.rmtree(old, ignore_errors=True)
+            # two renames: a crash between them leaves the old folder under the name *.old.*.partial
+            old = target.with_name(f"{target.name}.old.{os.getpid()}{PARTIAL}")
             target.rename(old)
-            partial.rename(target)
+            try:
+                partial.rename(target)
+            except OSError:
+                old.rename(target)
+                raise
             shutil.rmtree(old)
         else:
             partial.rename(target)

@@ -1,6 +1,8 @@
 """Rows of a split as tensors: tokenized once, batched by length every epoch."""
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +16,7 @@ from q8bert.glue.tasks import Task
 from q8bert.glue.tokenizer import Encoded, TextTokenizer
 from q8bert.training.engine import Batch
 
-__all__ = ["TokenizedSplit", "shared_out", "tokenize_split"]
+__all__ = ["TokenizedSplit", "fingerprint", "shared_out", "tokenize_split"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,25 @@ def shared_out(rows: NDArray[np.int64], batch_size: int, *, rank: int, n_process
     """
     own = rows[rank::n_processes]
     return [own[at : at + batch_size] for at in range(0, len(own), batch_size)]
+
+
+def fingerprint(options: Mapping[str, object], splits: Sequence[TokenizedSplit]) -> int:
+    """Return a number that two processes share if they have the same options and rows.
+
+    Args:
+        options: A run's identity; paths in it may differ from machine to machine and do not count.
+        splits: Training and dev rows.
+
+    Returns:
+        Seven bytes of a SHA-256.
+    """
+    counted = {name: value for name, value in options.items() if name not in {"data_dir", "model"}}
+    found = hashlib.sha256(json.dumps(counted, sort_keys=True).encode())
+    for split in splits:
+        found.update(split.labels.numpy().tobytes())
+        for ids, types in zip(split.encoded.input_ids, split.encoded.token_type_ids, strict=True):
+            found.update(ids.tobytes() + types.tobytes())
+    return int.from_bytes(found.digest()[:7])
 
 
 def tokenize_split(

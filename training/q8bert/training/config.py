@@ -53,7 +53,7 @@ class TrainConfig:
         max_length: Longest row in tokens, special tokens included; the runtime obeys it too.
         range_decay: Decay of the moving average of activation ranges.
         calibration_batches: Float batches observed before training, for the first ranges.
-        quantize_from: Share of all steps after which quantization starts; 0 quantizes from the first step.
+        quantize_from: Share of all steps after which quantization starts; before it the run is its FP32 twin.
         freeze_ranges_from: Share of all steps after which the learned ranges stay as they are; 1 learns to the end.
         precision: float32, float16 (with dynamic loss scaling) or bfloat16 (torch engine) for the forward pass.
         loss_scale: What the loss is multiplied by at first in float16, so that small gradients are not lost.
@@ -64,7 +64,7 @@ class TrainConfig:
         eval_every: Steps between two evaluations on the dev split. 0: after each epoch.
         save_every: Steps between two checkpoints besides those at evaluations. 0: only at evaluations.
         keep_checkpoints: Newest checkpoints to keep; the best one is kept besides.
-        patience: Evaluations without a better score after which training stops early. 0: never.
+        patience: Evaluations, of those with quantization, without a better score after which training stops. 0: never.
         seed: Seed of everything drawn at random.
         skip_malformed: Leave malformed rows out, list and count them, instead of stopping.
         threads: CPU threads of each process. 0: the engine's choice.
@@ -105,7 +105,7 @@ class TrainConfig:
     eval_batch_size: int = 64
     eval_every: int = 0
     save_every: int = 0
-    keep_checkpoints: int = 1
+    keep_checkpoints: int = 2
     patience: int = 0
     seed: int = 11
     skip_malformed: bool = False
@@ -149,9 +149,10 @@ class TrainConfig:
         faults += out_of_range(("max_length",), "at least 8, special tokens included", lambda value: value >= 8)
         faults += out_of_range(("freeze_ranges_from",), "above 0 and at most 1", lambda value: 0 < value <= 1)
         faults += out_of_range(("seed",), "below 2**63", lambda value: value < 2**63)
-        if self.freeze_ranges_from <= self.quantize_from:
+        if self.quantize and self.freeze_ranges_from <= self.quantize_from:
             faults.append(
-                f"freeze_ranges_from ({self.freeze_ranges_from}) must come after quantize_from ({self.quantize_from})"
+                f"freeze_ranges_from ({self.freeze_ranges_from}) must come after quantize_from ({self.quantize_from}, "
+                "where quantization starts); give an earlier quantize_from too"
             )
         if self.engine == "ort" and self.precision == "bfloat16":
             faults.append("the engine ort trains in float32 or float16; bfloat16 needs --engine torch")
@@ -159,7 +160,7 @@ class TrainConfig:
             faults.append("keep_float names layers to leave out of quantization, but quantize is False")
         if not self.task.has_training_data:
             name = self.task.name
-            faults.append(f"task {name} has no training data; train MNLI and evaluate it with --task {name}")
+            faults.append(f"task {name} has no training data; train MNLI and predict its rows with the bundle")
         return faults
 
     def identity(self) -> dict[str, object]:

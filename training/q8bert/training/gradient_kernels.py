@@ -1,7 +1,7 @@
-"""Slow gradient kernels of ONNX Runtime, written out in operators that it runs several times faster.
+"""Gradient kernels of ONNX Runtime that are slow on some CPUs, written out in elementary operators.
 
-On the CPU, ``LayerNormalizationGrad``, ``GeluGrad`` and ``SoftmaxGrad`` of release 1.19.2 take up to three times as
-long as the elementary operators below. The formulas are the operators' own derivatives:
+They replace ``LayerNormalizationGrad``, ``GeluGrad`` and ``SoftmaxGrad`` of release 1.19.2, and take less memory for
+it; `tools/bench_training.py --variants` says what they gain in time. The formulas are the operators' own derivatives:
 
 - LayerNormalization, ``y = x̂ γ + β`` with ``x̂ = (x − mean) · inv_std``, over the last axis:
   ``dx = inv_std · (g − mean(g) − x̂ · mean(g · x̂))`` with ``g = dy · γ``;

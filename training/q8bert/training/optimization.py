@@ -1,4 +1,4 @@
-"""AdamW groups, the learning-rate schedule, and gradient clipping."""
+"""AdamW groups and the learning-rate schedule."""
 
 from collections.abc import Mapping
 

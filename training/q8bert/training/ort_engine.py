@@ -148,7 +148,7 @@ class _Session:
         options = ort.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = threads
-        # nodes as soon as their inputs are there, not level by level: a twentieth faster, for inputs are still hot
+        # nodes as soon as their inputs are there, not level by level: inputs are still in the cache
         options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
         self._device = device
         session = ort.InferenceSession(model, options, providers=[_provider(device)])

@@ -63,12 +63,19 @@ class Processes:
             with _together():
                 dist.barrier()
 
-    def agree(self, number: int, *, on: str) -> None:
+    def agree(
+        self,
+        number: int,
+        *,
+        on: str,
+        remedy: str = "With several machines, --output-dir must be a folder that all share",
+    ) -> None:
         """Check that all processes have the same number.
 
         Args:
             number: This process's.
             on: What it is, for the message.
+            remedy: What to do where they differ.
 
         Raises:
             JobError: If they differ, on every process alike.
@@ -77,10 +84,7 @@ class Processes:
         self.max_(ends)
         largest, smallest = int(ends[0]), -int(ends[1])
         if largest != smallest:
-            raise JobError(
-                f"the processes do not agree on {on} (from {smallest} to {largest}). With several machines, "
-                "--output-dir must be a folder that all share"
-            )
+            raise JobError(f"the processes do not agree on {on} (from {smallest} to {largest}). {remedy}")
 
 
 @contextmanager

@@ -12,9 +12,9 @@ from tokenizers import Tokenizer
 from q8bert.glue.examples import Split
 from q8bert.glue.readers import read_split
 from q8bert.glue.tokenizer import TextTokenizer
-from q8bert.training.batches import TokenizedSplit, tokenize_split
+from q8bert.training.batches import TokenizedSplit, fingerprint, tokenize_split
 from q8bert.training.calibration import calibrate
-from q8bert.training.checkpoint import Progress, prune_checkpoints, restore, save_checkpoint
+from q8bert.training.checkpoint import Progress, prune_checkpoints, save_checkpoint
 from q8bert.training.config import TrainConfig
 from q8bert.training.device import resolve_device
 from q8bert.training.engine import Engine
@@ -26,6 +26,7 @@ from q8bert.training.processes import Processes, default_threads, joined_process
 from q8bert.training.programs import Programs, cached_programs
 from q8bert.training.quantized_model import QuantizedModel
 from q8bert.training.ranges import RangeState
+from q8bert.training.resume import restore
 from q8bert.training.run_folder import RUN_FILE, best_checkpoint, newest_checkpoint, prepare_folder
 from q8bert.training.run_log import RunLog
 from q8bert.training.schedule import Schedule, make_schedule, rows_per_step
@@ -145,11 +146,15 @@ class _Run:
             if config.quantize
             else {}
         )
+        self._processes.agree(
+            fingerprint(config.identity(), (self._train, self._dev)),
+            on="options and data", remedy="Give every process the same options and the same data",
+        )  # fmt: skip
         weights = prepare_weights(self._model, quantized)
-        optimizer = adamw(weights.masters, weight_decay=config.weight_decay)
-        state = self._first_state(optimizer)
         for master in weights.masters.values():
             self._processes.take_first_(master.data)  # machines may hold other copies of a model
+        optimizer = adamw(weights.masters, weight_decay=config.weight_decay)
+        state = self._first_state(optimizer)
         schedule = make_schedule(config, self._train, n_processes=self._processes.count)
         if not schedule.is_over(state.progress):
             state = self._train_on(optimizer, weights, state, schedule, show_step)
@@ -176,6 +181,7 @@ class _Run:
         show_step: ShowStep,
     ) -> TrainingState:
         config, is_first = self._config, self._processes.is_first
+        self._build_programs(state.progress.step, schedule)
         parts = Parts(self._engine(weights), optimizer, weights, config.task, self._train, self._dev, self._processes)
         with RunLog(config.output_dir, resume_step=state.progress.step) if is_first else nullcontext() as log:
             return train_steps(
@@ -191,7 +197,7 @@ class _Run:
         resume = newest_checkpoint(self._config.output_dir, self._model, self._sites)
         self._processes.agree(0 if resume is None else resume.progress.step, on="the step to go on from")
         if resume is None:
-            return TrainingState(self._first_ranges(), Progress(), _first_loss_scale(self._config))
+            return TrainingState(self._first_ranges(), Progress(), self._first_loss_scale())
         restore(self._model, optimizer, resume)
         self._report(f"going on from step {resume.progress.step}")
         return TrainingState(resume.ranges, resume.progress, resume.loss_scale)
@@ -213,15 +219,16 @@ class _Run:
             processes=self._processes,
         )
 
+    def _first_loss_scale(self) -> LossScale:
+        config = self._config
+        if config.precision != "float16":
+            return LossScale()
+        return LossScale(config.loss_scale, config.loss_scale_factor, config.loss_scale_window)
+
     def _engine(self, weights: TrainableWeights) -> Engine:
         config = self._config
         if config.engine == "torch":
             return TorchEngine(self._model, self._sites, weights, precision=config.precision)
-        if self._processes.count > 1:  # one builds, the others find the programs in the cache
-            for quantize in {config.quantize, config.quantize and config.quantize_from == 0}:
-                if self._processes.is_first:
-                    self._programs(quantize=quantize)
-            self._processes.wait()
         return OrtEngine(
             self._programs,
             weights,
@@ -230,6 +237,13 @@ class _Run:
             precision=config.precision,
             threads=self._threads,
         )
+
+    def _build_programs(self, step: int, schedule: Schedule) -> None:
+        """Build what the steps to come need, into the cache: nothing fails half-way, and one process builds for all."""
+        if self._config.engine == "ort" and self._processes.is_first:
+            for at in {step, schedule.n_steps - 1}:
+                self._programs(quantize=self._config.quantize and schedule.is_quantized(at))
+        self._processes.wait()
 
     def _programs(self, *, quantize: bool) -> Programs:
         return cached_programs(
@@ -251,6 +265,8 @@ class _Run:
         if is_evaluated:
             scores = ", ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
             mark = " (best so far)" if progress.best_step == progress.step else ""
+            if not schedule.has_trained_quantized(progress.step):
+                mark = f" (float; quantization starts at step {schedule.quantize_from})"
             epoch = progress.step / schedule.steps_per_epoch
             self._report(f"step {progress.step}/{schedule.n_steps}, epoch {epoch:.4g}, dev: {scores}{mark}")
         if not self._processes.is_first:
@@ -279,9 +295,3 @@ class _Run:
             input_names=self._source.input_names,
             pad_token_id=self._source.pad_token_id,
         )
-
-
-def _first_loss_scale(config: TrainConfig) -> LossScale:
-    if config.precision != "float16":
-        return LossScale()
-    return LossScale(config.loss_scale, config.loss_scale_factor, config.loss_scale_window)

@@ -20,8 +20,9 @@ from transformers import PreTrainedModel
 from q8bert.spec.environment import installed_ort_build
 from q8bert.spec.errors import CheckpointError
 from q8bert.spec.files import PARTIAL, read_json, write_json
-from q8bert.training.checkpoint import Checkpoint, check_fits, checkpoint_folders, load_checkpoint
+from q8bert.training.checkpoint import Checkpoint, checkpoint_folders, load_checkpoint
 from q8bert.training.config import TrainConfig
+from q8bert.training.resume import check_fits
 from q8bert.training.sites import Site
 
 __all__ = ["RUN_FILE", "best_checkpoint", "library_versions", "newest_checkpoint", "prepare_folder", "read_run"]
@@ -47,7 +48,8 @@ def prepare_folder(config: TrainConfig, *, n_processes: int, overwrite: bool) ->
     if overwrite and (folder / RUN_FILE).is_file():
         _empty(folder)
     if (folder / RUN_FILE).is_file():
-        there = {"processes": read_json(folder / RUN_FILE).get("processes"), **read_run(folder).identity()}
+        options = read_run(folder).identity()
+        there = {"processes": read_json(folder / RUN_FILE).get("processes"), **options}
         differences = _differences(there, {"processes": n_processes, **config.identity()})
         if differences:
             raise CheckpointError(
@@ -142,7 +144,8 @@ def best_checkpoint(path: Path) -> Checkpoint:
     best_step = load_checkpoint(folders[max(folders)]).progress.best_step
     if best_step == 0:
         raise CheckpointError(
-            f"{path}: no checkpoint was evaluated quantized yet; train on until the dev split is scored"
+            f"{path}: no checkpoint was evaluated quantized yet: quantization starts later in the run "
+            "(--quantize-from). Give the same command again to train on"
         )
     if best_step not in folders:
         raise CheckpointError(f"{path}: the best checkpoint, of step {best_step}, is missing")

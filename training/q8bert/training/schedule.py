@@ -16,7 +16,7 @@ class Schedule:
     Attributes:
         n_steps: Steps in all.
         steps_per_epoch: Steps that pass over the training split once.
-        quantize_from: First step with quantization.
+        quantize_from: First step with quantization; 0 in a float run.
         freeze_ranges_from: First step whose observations are no longer learned from.
         eval_every: Steps between evaluations.
         save_every: Steps between checkpoints besides those at evaluations; 0 for none.
@@ -48,6 +48,10 @@ class Schedule:
     def is_quantized(self, step: int) -> bool:
         """Whether a step, counted from 0, runs quantized."""
         return step >= self.quantize_from
+
+    def has_trained_quantized(self, step: int) -> bool:
+        """Whether one of the first ``step`` steps ran quantized; before, a score is that of a float model."""
+        return step > self.quantize_from
 
 
 def rows_per_step(config: TrainConfig, *, n_processes: int) -> int:

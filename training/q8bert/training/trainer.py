@@ -108,6 +108,7 @@ def train_steps(
             state = _evaluated(parts, state, schedule)
             log(
                 "dev", step=step, epoch=round(step / schedule.steps_per_epoch, 3), train_loss=train_loss,
+                quantized=state.amax is not None and schedule.has_trained_quantized(step),
                 seconds=round(time.monotonic() - started, 2), **state.progress.metrics,
             )  # fmt: skip
             started = time.monotonic()
@@ -206,22 +207,26 @@ def _set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -
 
 
 def _evaluated(parts: Parts, state: TrainingState, schedule: Schedule) -> TrainingState:
-    # the weights now stand where the next step would start
-    is_quantized = schedule.is_quantized(state.progress.step)
+    step = state.progress.step
+    counts = schedule.has_trained_quantized(step)
+    if not counts:  # at the step where quantization starts, the weights are quantized already
+        parts.weights.refresh(quantize=False)
     metrics = evaluate_split(
         parts.engine,
         parts.dev,
         parts.task,
-        state.amax if is_quantized else None,
+        state.amax if counts else None,
         batch_size=schedule.eval_batch_size,
         processes=parts.processes,
     )
+    if not counts:
+        parts.weights.refresh(quantize=schedule.is_quantized(step))
     progress = replace(state.progress, metrics=metrics, loss_sum=0.0, loss_count=0)
     main = metrics[parts.task.main_metric]
-    if not is_quantized:
+    if not counts:
         pass  # a float score is no rival to a quantized one
     elif main > progress.best_metric or progress.best_step == 0:
-        progress = replace(progress, best_step=progress.step, best_metric=main, evaluations_since_best=0)
+        progress = replace(progress, best_step=step, best_metric=main, evaluations_since_best=0)
     else:
         progress = replace(progress, evaluations_since_best=progress.evaluations_since_best + 1)
     return replace(state, progress=progress)
