@@ -194,10 +194,8 @@ def bench_split(folders: Mapping[str, Path], data_dir: str, *, n_rounds: int, se
     paths = {}
     for contender in TEXT_CONTENDERS:
         name, _, file = contender.path.partition("/")
-        if name in folders:
-            paths[contender.name] = folders[name] / file
-    contenders = [contender for contender in TEXT_CONTENDERS if contender.name in paths]
-    contest = Field(contenders, paths, replace(settings, told=told))
+        paths[contender.name] = folders.get(name, Path(f"--bundle {name}=…")) / file
+    contest = Field(TEXT_CONTENDERS, paths, replace(settings, told=told))
     records = contest.rounds([{"data_dir": data_dir, "warm_up": number == 0} for number in range(n_rounds + 1)])
     contest.close()
     n_rows = max((record.pop("n_rows") for record in records.values()), default=0)

@@ -53,7 +53,7 @@ def pair(task: str, engine: str, seed: int, args: argparse.Namespace) -> dict[st
     """Train, export and verify one pair of twins."""
     q8bert = str(Path(sys.executable).with_name("q8bert"))
     data = str(args.glue_dir / task)
-    folder = args.work_dir / f"{task}-{engine}-seed{seed}"
+    folder = args.work_dir / "-".join([task, engine, f"seed{seed}", *args.train_options]).replace("/", "_")
     result: dict[str, Any] = {"task": task, "engine": engine, "seed": seed}
     for precision, flag in (("float32", "--no-quantize"), ("int8", "--quantize")):
         started, cpu = time.monotonic(), os.times().children_user
@@ -127,7 +127,7 @@ def main() -> None:
     kept = args.work_dir / "results.json"
     results = json.loads(kept.read_text())["results"] if kept.exists() else {}
     for task, engine, seed in itertools.product(args.tasks, args.engines, args.seeds):
-        name = f"{task}-{engine}-seed{seed}"
+        name = " ".join([f"{task}-{engine}-seed{seed}", *args.train_options])
         if name not in results:
             results[name] = pair(task, engine, seed, args)
             write_json(kept, {"machine": platform.platform(), "cpus": os.cpu_count(), "results": results})

@@ -1,5 +1,6 @@
 """Run → bundle, whole or not at all."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -8,10 +9,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from typer.testing import CliRunner
 
-from q8bert.export import export
+from q8bert.export import export, exporter
+from q8bert.export.fusion import FusionReport, examine_fusion
 from q8bert.glue.tasks import glue_task
 from q8bert.runtime import evaluate
+from q8bert.runtime.cli import build_app
 from q8bert.spec.errors import CheckpointError, ConfigError, ExportError
 from q8bert.training import TrainConfig, train
 from q8bert.training.run_folder import best_checkpoint
@@ -30,6 +34,9 @@ def test_a_bundle_says_what_it_is(small: Any, tmp_path: Path) -> None:
     np.testing.assert_allclose(list(scales.values()), expected, rtol=1e-6)  # type: ignore[attr-defined]
     card = (bundle.path / "README.md").read_text()
     assert "SST-2 classifier, INT8" in card
+    assert f"- Products with weights: {report.fusion.n_integer} in integers, 0 in float" in card
+    assert report.saturation is not None
+    assert f"none of {report.saturation.n_pairs:,} pairs of weights can overflow" in card
     assert "negative, positive" in card
     assert report.parity is not None
     assert json.loads((bundle.path / "parity.json").read_text())["n_rows"] == report.parity.n_rows == 200
@@ -40,9 +47,11 @@ def test_an_old_bundle_is_replaced_and_anything_else_is_not(small: Any, tmp_path
     run = small.run("SST-2", "float32")
     first, _ = export(run, tmp_path / "bundle", check_parity=False)
     assert not (first.path / "parity.json").exists()
-    (first.path / "stray").write_text("x")
+    (first.path / "notes.txt").write_text("x")
+    with pytest.raises(ExportError, match=r"is a bundle that also holds notes\.txt, which would be lost"):
+        export(run, tmp_path / "bundle", check_parity=False)
+    (first.path / "notes.txt").unlink()
     second, _ = export(run, tmp_path / "bundle", check_parity=False)
-    assert not (second.path / "stray").exists()
     assert second.manifest.files == first.manifest.files  # the same run gives the same bytes
     site = tmp_path / "site"  # of another program that has a manifest too
     site.mkdir()
@@ -55,6 +64,9 @@ def test_an_old_bundle_is_replaced_and_anything_else_is_not(small: Any, tmp_path
     export(run, tmp_path / "link", check_parity=False)
     assert (tmp_path / "link").is_symlink()
     assert backup.is_dir()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ExportError, match=r"cannot be made: .*file is a file"):
+        export(run, tmp_path / "file" / "bundle", check_parity=False)
     (tmp_path / "letters").mkdir()
     (tmp_path / "letters" / "a.txt").write_text("dear")
     with pytest.raises(ExportError, match="is no bundle; it is not overwritten"):
@@ -82,6 +94,11 @@ def test_baselines_are_bundles_of_the_same_form(small: Any, tmp_path: Path, meth
     assert report.fusion.n_integer == 14  # six Linear layers in each of two layers, pooler and classifier
     assert report.fusion.n_float == 0
     assert bundle.manifest.quantization["method"] == method
+    assert bundle.manifest.metrics == {}  # the float model's are not its own
+    card = (bundle.path / "README.md").read_text()
+    assert "Not measured: the model was quantized after training" in card
+    assert "- Products with weights: 14 in integers, 0 in float" in card
+    assert "results may differ on CPUs without VNNI" in card
     operators = {node.op_type for node in onnx.load(bundle.model_path).graph.node}
     assert n_integer_ops in operators
     scores = (
@@ -119,10 +136,35 @@ def test_layers_left_in_float_are_reported_with_what_they_cost(small: Any, tmp_p
     whole, _ = export(small.run("SST-2", "int8"), tmp_path / "whole", check_parity=False)
     assert report.float_layers == float_layers
     assert "Layers left in float32 on request: " + ", ".join(float_layers) in (bundle.path / "README.md").read_text()
-    # the two Linear among them, and nothing else
+    # the two Linear among them, and nothing else; the embedding has no product
     assert (report.fusion.n_float, report.fusion.n_integer) == (2, 8)
     # scales, zero points and two fewer pairs of nodes weigh little beside three bytes a weight
     grown = bundle.model_size_bytes - whole.model_size_bytes
     assert grown == pytest.approx(report.float_layers_bytes, abs=4096)
     assert report.parity is not None
     assert report.parity.resolved.n_rows_differing == 0
+
+
+@pytest.mark.slow
+def test_a_product_left_in_float_stops_the_export(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def without_one(graph: onnx.ModelProto) -> FusionReport:
+        found = examine_fusion(graph)
+        return dataclasses.replace(found, n_integer=found.n_integer - 1)
+
+    monkeypatch.setattr(exporter, "examine_fusion", without_one)
+    with pytest.raises(ExportError, match=r"would run 9 products in integers and 0 in float \(none\); it should be 10"):
+        export(small.run("SST-2", "int8"), tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.slow
+def test_the_command_shows_people_what_scripts_read(small: Any, tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        build_app(), ["export", str(small.run("STS-B", "int8")), "--output-dir", str(tmp_path / "bundle")]
+    )
+    assert done.exit_code == 0
+    words = " ".join(done.stdout.replace("│", " ").split())
+    parity = json.loads((tmp_path / "bundle" / "parity.json").read_text())
+    assert "10 in integers, 0 in float" in words
+    assert f"{parity['n_ties']:,} of {parity['n_codes']:,} codes" in words
+    assert f"dev pearson, exported {100 * parity['exported']['pearson']:.2f}" in words

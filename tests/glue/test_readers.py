@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from q8bert.glue.examples import Example
 from q8bert.glue.hub import split_from_hub_rows
 from q8bert.glue.readers import read_file, read_split
-from q8bert.glue.tasks import GLUE_TASKS, glue_task
+from q8bert.glue.tasks import GLUE_TASKS, Task, glue_task
 from q8bert.spec.errors import InputError
 
 # rows of the files as their sources give them (train files of QQP, MNLI and QNLI are partial or on a split of their own)
@@ -98,6 +98,14 @@ def test_malformed_input_is_named_by_file_line_column_and_value(
 ) -> None:
     with pytest.raises(InputError, match=message):
         read_file(glue_task("STS-B"), write(tmp_path / name, content), labelled=True)
+
+
+def test_labels_that_are_numbers_are_names_and_never_ids(tmp_path: Path) -> None:
+    task = Task("stars", "text", None, "stars", ("1", "2", "3"), ("accuracy",))
+    rows = "".join(f'{{"text": "a", "stars": {stars}}}\n' for stars in (1, 3, '"2"'))
+    assert read_file(task, write(tmp_path / "a.jsonl", rows), labelled=True).labels() == [0, 2, 1]
+    with pytest.raises(InputError, match=r"line 1, column stars: unknown label \(allowed: 1, 2, 3\), got 0"):
+        read_file(task, write(tmp_path / "b.jsonl", '{"text": "a", "stars": 0}\n'), labelled=True)
 
 
 def test_unknown_label_names_what_is_allowed(tmp_path: Path) -> None:

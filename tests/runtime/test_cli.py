@@ -1,5 +1,6 @@
-"""The command line: five commands, one JSON object, exit codes that mean something."""
+"""The command line: one JSON object, exit codes that mean something."""
 
+import errno
 import importlib
 import importlib.util
 import json
@@ -198,6 +199,24 @@ def test_an_unexpected_failure_exits_3_with_its_traceback(
     assert (result.exit_code, result.stdout) == (3, "")
     assert "ZeroDivisionError: no such luck" in result.stderr
     assert "Traceback" in result.stderr
+
+
+def test_files_that_cannot_be_used_are_no_defect_of_the_program(
+    small: Any, tmp_path: Path, command: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, output = small.bundle("SST-2", "int8"), tmp_path / "out.jsonl"
+    output.write_text("from yesterday")
+    result = command("predict", bundle, "--input", tmp_path / "none.tsv", "--output", output)
+    assert (result.exit_code, output.read_text()) == (2, "from yesterday")
+    assert "none.tsv does not exist or is not a file" in result.stderr
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output))
+
+    monkeypatch.setattr("q8bert.runtime.predict.predict_file", full)
+    result = command("predict", bundle, "--input", "a", "--output", output)
+    assert result.exit_code == 2
+    assert result.stderr.strip() == f"error: {output}: No space left on device"
 
 
 def test_an_interruption_is_not_taken_for_a_failed_gate(

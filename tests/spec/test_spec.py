@@ -1,7 +1,9 @@
 """The quantization formula, atomic files, the environment's ORT build."""
 
+import importlib
 import json
 import math
+import os
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +82,39 @@ def test_a_new_folder_replaces_the_old_one_whole(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["folder"]
 
 
+def test_a_new_folder_touches_nothing_of_a_like_name_and_comes_back_when_a_rename_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, other = tmp_path / "folder", tmp_path / "folder.partial"
+    other.mkdir()
+    with new_folder(target) as folder:
+        (folder / "a").write_text("old")
+    rename = Path.rename
+
+    def fail(path: Path, new: Path) -> Path:
+        if new == target and ".old." not in path.name:
+            raise PermissionError("no")
+        return rename(path, new)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(PermissionError), new_folder(target) as folder:
+        (folder / "a").write_text("new")
+    assert (target / "a").read_text() == "old"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "folder.partial"]
+
+
+def test_two_writers_of_one_folder_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = tmp_path / "folder"
+    with new_folder(target) as first:
+        (first / "a").write_text("first")
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "getpid", lambda: 1)
+            with new_folder(target) as second:
+                (second / "a").write_text("second")
+        assert (target / "a").read_text() == "second"
+    assert (target / "a").read_text() == "first"
+
+
 def test_json_with_nan_is_refused_and_the_old_file_kept(tmp_path: Path) -> None:
     path = tmp_path / "x.json"
     write_json(path, {"a": 1})
@@ -120,3 +155,9 @@ def test_the_one_build_is_named_and_known_to_train_or_not(monkeypatch: pytest.Mo
 def test_a_missing_package_names_the_extra() -> None:
     with pytest.raises(MissingExtraError, match=r'scoring needs no_such_module.*pip install "q8bert\[evaluate\]"'):
         require("json", "no_such_module", extra="evaluate", purpose="scoring")
+
+
+def test_a_name_of_the_runtime_without_a_build_says_which_command_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(environment, "_version_of", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r'pip install "q8bert\[runtime\]"'):
+        importlib.import_module("q8bert.runtime").Classifier  # noqa: B018 - the access itself is what is tested

@@ -7,7 +7,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from q8bert.glue.command import Speaker, exit_codes
+from q8bert.glue.command import Speaker, exit_codes, progress_bar
 from q8bert.spec.bundle import PARITY_FILE
 
 if TYPE_CHECKING:
@@ -48,9 +48,11 @@ def export_command(
         speaker = Speaker(as_json=json)
         from q8bert.export import export  # noqa: PLC0415 - torch loads slowly
 
-        _, report = export(
-            run, output_dir, quantization=quantization, data_dir=data_dir, check_parity=parity, report=speaker.say
-        )
+        with progress_bar(speaker, "comparing") as show:
+            _, report = export(
+                run, output_dir, quantization=quantization, data_dir=data_dir, check_parity=parity, report=speaker.say,
+                show_progress=show,
+            )  # fmt: skip
         table = _table(report)
         speaker.result(report, lambda console: console.print(table))
 

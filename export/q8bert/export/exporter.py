@@ -72,6 +72,7 @@ def export(
     data_dir: str | None = None,
     check_parity: bool = True,
     report: Callable[[str], None] = lambda _: None,
+    show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Bundle, ExportReport]:
     """Export the best checkpoint of a run as a bundle.
 
@@ -84,6 +85,7 @@ def export(
             default the run's own.
         check_parity: False leaves the comparison with the simulation out.
         report: Called with a sentence at every stage.
+        show_progress: Called with rows compared and rows in all.
 
     Returns:
         The bundle, and what was measured.
@@ -116,7 +118,9 @@ def export(
     saturation = what_it_took(trained.weights) if method == "qat" else None
     parity = None
     if check_parity and method in {"none", "qat"}:
-        parity = _parity(graph, trained, trained.rows(data_dir, "dev"), report)
+        rows = trained.rows(data_dir, "dev")
+        report(f"comparing the exported model with the simulation on {len(rows)} dev rows")
+        parity = _parity(graph, trained, rows, show_progress)
     bundle = write_bundle(
         Path(output_dir),
         graph=graph,
@@ -176,9 +180,8 @@ def _after_training(graph: onnx.ModelProto, method: str, trained: TrainedRun, da
 
 
 def _parity(
-    graph: onnx.ModelProto, trained: TrainedRun, rows: TokenizedSplit, report: Callable[[str], None]
+    graph: onnx.ModelProto, trained: TrainedRun, rows: TokenizedSplit, show_progress: Callable[[int, int], None]
 ) -> ParityReport:
-    report(f"comparing the exported model with the simulation on {len(rows)} dev rows")
     config, sites, model = trained.config, trained.checkpoint.sites, trained.source.model
     return compare(
         Simulation(model, sites, trained.weights, trained.amax),
@@ -188,6 +191,7 @@ def _parity(
         split=rows,
         task=config.task,
         batch_size=config.eval_batch_size,
+        show_progress=show_progress,
     )
 
 

@@ -11,7 +11,7 @@ takes the exported model's side at every tie, and only there; a code that differ
 Resolved, the two must give the same predictions, and that is the gate.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,6 +141,7 @@ def compare(
     split: TokenizedSplit,
     task: Task,
     batch_size: int,
+    show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> ParityReport:
     """Run simulation, float model and exported model on the same batches.
 
@@ -152,6 +153,7 @@ def compare(
         split: Labelled rows.
         task: Names the metrics.
         batch_size: Rows a batch.
+        show_progress: Called after each batch with rows done and rows in all.
 
     Returns:
         The differences.
@@ -167,10 +169,13 @@ def compare(
     exported = np.zeros((len(split), task.n_outputs), dtype=np.float32)
     free, floats, resolved = np.zeros_like(exported), np.zeros_like(exported), np.zeros_like(exported)
     ties: dict[int, RowTies] = {}
+    n_done = 0
     for rows, batch in split.evaluation_batches(batch_size):
         inputs = {name: tensor.numpy() for name, tensor in batch.inputs.items()}
         exported[rows] = session.run(inputs)
         free[rows] = engine.logits(batch.inputs, amax).numpy()
+        n_done += len(rows)
+        show_progress(n_done, len(split))
         if observer is None:
             continue
         floats[rows] = float_engine.logits(batch.inputs, None).numpy()

@@ -97,7 +97,7 @@ def exit_codes() -> Iterator[None]:
 
 @contextmanager
 def progress_bar(speaker: Speaker, label: str) -> Iterator[Callable[..., None]]:
-    """Show a bar on stderr while something long runs.
+    """Show a bar while something long runs, where stderr is a terminal.
 
     Args:
         speaker: Owner of stderr.
@@ -113,7 +113,10 @@ def progress_bar(speaker: Speaker, label: str) -> Iterator[Callable[..., None]]:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
     )
-    with Progress(*columns, console=speaker.console, transient=True) as progress:
+    # where stderr is no terminal a bar would leave an empty line
+    with Progress(
+        *columns, console=speaker.console, transient=True, disable=not speaker.console.is_terminal
+    ) as progress:
         row = progress.add_task(label, total=None, note="")
 
         def show(done: int, total: int, loss: float | None = None) -> None:

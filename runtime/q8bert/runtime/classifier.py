@@ -1,6 +1,6 @@
 """Texts in, labels and probabilities (or scores) out."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -194,12 +194,15 @@ class Classifier:
             raise self._too_long(f"row {row}" + (f" (and {more} more)" if more else ""))
         return encoded
 
-    def run(self, encoded: Encoded, *, batch_size: int = 32) -> NDArray[np.float32]:
+    def run(
+        self, encoded: Encoded, *, batch_size: int = 32, show_progress: Callable[[int, int], None] = lambda *_: None
+    ) -> NDArray[np.float32]:
         """Compute the logits of rows that :meth:`encode` gave.
 
         Args:
             encoded: Ids of n rows.
             batch_size: Rows a batch.
+            show_progress: Called after each batch with rows done and rows in all.
 
         Returns:
             Float32 ``(n, n_outputs)``, in order.
@@ -212,6 +215,7 @@ class Classifier:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         manifest = self.bundle.manifest
         logits = np.zeros((len(encoded), self.task.n_outputs), dtype=np.float32)
+        n_done = 0
         for rows in sorted_batches(encoded.lengths, batch_size):
             inputs = model_inputs(encoded, rows, manifest.input_names, pad_token_id=manifest.pad_token_id)
             output = self._session.run(inputs)
@@ -221,6 +225,8 @@ class Classifier:
                     f"{self.task.name} needs a width of {self.task.n_outputs}"
                 )
             logits[rows] = output
+            n_done += len(rows)
+            show_progress(n_done, len(encoded))
         if not np.all(np.isfinite(logits)):
             raise BundleError(f"{self.bundle.path}: the model gave logits that are not finite (NaN or infinity)")
         return logits

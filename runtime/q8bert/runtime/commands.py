@@ -64,16 +64,18 @@ def evaluate_command(
         speaker = _ready(as_json=json, scoring=True)
         from q8bert.runtime.evaluation import evaluate  # noqa: PLC0415 - onnxruntime loads slowly
 
-        report = evaluate(
-            bundle,
-            data_dir,
-            split=split,
-            task=choose_task(task, None) if task else None,
-            providers=_providers(provider),
-            threads=threads,
-            batch_size=batch_size,
-            skip_malformed=skip_malformed,
-        )
+        with progress_bar(speaker, "evaluating") as show:
+            report = evaluate(
+                bundle,
+                data_dir,
+                split=split,
+                task=choose_task(task, None) if task else None,
+                providers=_providers(provider),
+                threads=threads,
+                batch_size=batch_size,
+                skip_malformed=skip_malformed,
+                show_progress=show,
+            )
         _say_left_out(speaker, report.skipped, report.n_truncated)
         table = _score_table(f"{report.task} {report.split}, {report.n_rows} rows, {report.precision}")
         for name, value in report.metrics.items():
@@ -134,19 +136,20 @@ def verify_command(
         speaker = _ready(as_json=json, scoring=True)
         from q8bert.runtime.verification import VerificationReport, verify  # noqa: PLC0415 - onnxruntime loads slowly
 
-        report = verify(
-            bundle,
-            reference,
-            data_dir,
-            split=split,
-            min_size_ratio=min_size_ratio,
-            max_relative_loss=max_relative_loss,
-            providers=_providers(provider),
-            threads=threads,
-            batch_size=batch_size,
-            skip_malformed=skip_malformed,
-        )
-
+        with progress_bar(speaker, "evaluating") as show:
+            report = verify(
+                bundle,
+                reference,
+                data_dir,
+                split=split,
+                min_size_ratio=min_size_ratio,
+                max_relative_loss=max_relative_loss,
+                providers=_providers(provider),
+                threads=threads,
+                batch_size=batch_size,
+                skip_malformed=skip_malformed,
+                show_progress=show,
+            )
         _say_left_out(speaker, report.skipped, report.n_truncated)
         speaker.say(report.precision_note)
 

@@ -1,7 +1,7 @@
 """The score of a bundle on labelled rows."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,6 +57,7 @@ def evaluate(
     threads: int = 0,
     batch_size: int = 32,
     skip_malformed: bool = False,
+    show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> EvaluationReport:
     """Score a bundle on one split.
 
@@ -69,6 +70,7 @@ def evaluate(
         threads: CPU threads; 0 leaves the choice to ONNX Runtime.
         batch_size: Rows a batch.
         skip_malformed: Leave malformed rows out instead of stopping.
+        show_progress: Called with rows done and rows in all.
 
     Returns:
         The scores.
@@ -87,7 +89,7 @@ def evaluate(
     rows = read_split(chosen, data_dir, split, skip_malformed=skip_malformed)
     rows.labels()
     started = time.perf_counter()
-    metrics, n_truncated = score_split(classifier, rows, chosen, batch_size=batch_size)
+    metrics, n_truncated = score_split(classifier, rows, chosen, batch_size=batch_size, show_progress=show_progress)
     return EvaluationReport(
         task=chosen.name,
         split=split,
@@ -104,7 +106,12 @@ def evaluate(
 
 
 def score_split(
-    classifier: Classifier, rows: Split, task: Task, *, batch_size: int = 32
+    classifier: Classifier,
+    rows: Split,
+    task: Task,
+    *,
+    batch_size: int = 32,
+    show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[dict[str, float], int]:
     """Score a loaded classifier on labelled rows.
 
@@ -113,6 +120,7 @@ def score_split(
         rows: Labelled rows.
         task: The task whose metrics are wanted.
         batch_size: Rows a batch.
+        show_progress: Called with rows done and rows in all.
 
     Returns:
         Every metric as a fraction, and the number of truncated rows.
@@ -120,4 +128,5 @@ def score_split(
     texts = [example.text for example in rows.examples]
     pairs = [example.text_pair or "" for example in rows.examples] if task.text_pair_column else None
     encoded = classifier.encode(texts, pairs)
-    return score(task, classifier.run(encoded, batch_size=batch_size), rows.labels()), len(encoded.truncated)
+    logits = classifier.run(encoded, batch_size=batch_size, show_progress=show_progress)
+    return score(task, logits, rows.labels()), len(encoded.truncated)

@@ -1,6 +1,6 @@
 """The gate: is the INT8 bundle four times smaller, and as good as its float twin?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -69,6 +69,7 @@ def verify(
     threads: int = 0,
     batch_size: int = 32,
     skip_malformed: bool = False,
+    show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> VerificationReport:
     """Compare a bundle with its float twin in size and accuracy.
 
@@ -83,6 +84,7 @@ def verify(
         threads: CPU threads; 0 leaves the choice to ONNX Runtime.
         batch_size: Rows a batch.
         skip_malformed: Leave malformed rows out instead of stopping.
+        show_progress: Called with rows done and rows in all, of both bundles.
 
     Returns:
         The findings; ``passed`` is the gate.
@@ -104,8 +106,13 @@ def verify(
         raise ConfigError([f"{bundle} is of task {ours.task.name}, the reference {reference} of {theirs.task.name}"])
     task = ours.task
     rows = read_split(task, data_dir, split, skip_malformed=skip_malformed)
-    metrics, n_truncated = score_split(ours, rows, task, batch_size=batch_size)
-    reference_metrics, _ = score_split(theirs, rows, task, batch_size=batch_size)
+    metrics, n_truncated = score_split(
+        ours, rows, task, batch_size=batch_size, show_progress=lambda done, total: show_progress(done, 2 * total)
+    )
+    reference_metrics, _ = score_split(
+        theirs, rows, task, batch_size=batch_size,
+        show_progress=lambda done, total: show_progress(total + done, 2 * total),
+    )  # fmt: skip
     base = reference_metrics[task.main_metric]
     if base <= 0:
         raise ConfigError([

@@ -1,8 +1,7 @@
 """Several quantized MatMuls of one activation → one, with a scale per output column.
 
 Query, key and value read the same int8 tensor. ONNX Runtime fuses ``DequantizeLinear → MatMul`` to
-integers only where the pair feeds one MatMul; with three, it computes them in float. Side by side
-they are one MatMul:
+integers only where the pair feeds one MatMul; of three, two are left in float. Side by side they are one MatMul:
 
 1. ``x @ W_q``, ``x @ W_k``, ``x @ W_v``, each weight a ``DequantizeLinear`` of int8 codes
    → ``x @ [W_q W_k W_v]``, codes, scales and zero points concatenated along the output axis
@@ -34,7 +33,12 @@ class _Branch:
 
 
 class FuseSharedMatMulsPass(InPlacePass):
-    """Merge MatMuls that read the same activation; see the module's docstring."""
+    """Merge MatMuls that read the same activation; see the module's docstring.
+
+    Needs: weights as ``DequantizeLinear`` of constants with a zero point, ``(in, out)``, one scale or one a column
+    (axis 1), read by one MatMul each, whose one reader adds a constant bias. What does not fit is left as it is.
+    Gives: one MatMul, with a weight that is constant but for its ``DequantizeLinear``, for each such activation.
+    """
 
     def call(self, model: ir.Model) -> PassResult:
         """Apply the pass.
@@ -61,7 +65,9 @@ def _match(matmul: ir.Node) -> _Branch | None:
     dequantize = weight.producer() if weight is not None else None
     if dequantize is None or dequantize.op_type != "DequantizeLinear":
         return None
-    if any(value is None or value.const_value is None for value in dequantize.inputs):
+    if len(dequantize.inputs) != 3 or any(value is None or value.const_value is None for value in dequantize.inputs):
+        return None
+    if _array(dequantize.inputs[1]).ndim > 0 and dequantize.attributes.get_int("axis", 1) != 1:
         return None
     readers = matmul.outputs[0].consumers()
     if len(readers) != 1 or readers[0].op_type != "Add":
