@@ -99,13 +99,14 @@ def test_an_option_without_name_or_value_is_refused_in_words(
         ([CPU], "int8", "none", "float32", "'extended' and 'all'"),
         ([CUDA, CPU], "int8", "all", "float32", "TensorrtExecutionProvider runs this bundle in INT8"),
         ([TENSORRT, CUDA, CPU], "int8", "all", "int8", "INT8 engines"),
+        ([(TENSORRT, {"trt_int8_enable": "0"})], "int8", "all", "unknown", "trt_int8_enable is off"),
         (["OpenVINOExecutionProvider"], "int8", "all", "unknown", "OpenVINOExecutionProvider"),
         ([CPU], "float32", "all", "float32", "float32 one"),
         ([TENSORRT], "float32", "all", "float32", "float32 one"),
     ],
 )
 def test_the_first_provider_decides_the_precision(
-    providers: Sequence[str], precision: str, level: str, expected: str, note: str
+    providers: Sequence[Any], precision: str, level: str, expected: str, note: str
 ) -> None:
     found, said = running_precision(named_providers(providers), precision, optimization=level)
     assert found == expected

@@ -108,13 +108,13 @@ def export(
         trained.weights.quantized,
         input_names=trained.checkpoint.input_names,
     )
-    prove_saturation_free(graph)
+    n_proven = prove_saturation_free(graph)
     if method in {"dynamic", "static"}:
         report(f"quantizing after training, {method}")
         graph = _after_training(graph, method, trained, data_dir)
     fusion = examine_fusion(graph)
     if method == "qat":
-        _refuse_unfused(fusion, trained)
+        _refuse_unfused(fusion, trained, n_proven=n_proven)
     saturation = what_it_took(trained.weights) if method == "qat" else None
     parity = None
     if check_parity and method in {"none", "qat"}:
@@ -157,9 +157,11 @@ def _method(config: TrainConfig, asked: str | None) -> str:
     return asked
 
 
-def _refuse_unfused(fusion: FusionReport, trained: TrainedRun) -> None:
+def _refuse_unfused(fusion: FusionReport, trained: TrainedRun, *, n_proven: int) -> None:
     n_float = sum(isinstance(trained.source.model.get_submodule(name), nn.Linear) for name in trained.float_layers)
     n_integer = len(trained.checkpoint.sites)
+    if n_proven != n_integer:
+        raise ExportError(f"{n_proven} matrices were proven free of saturation where the model has {n_integer}")
     if (fusion.n_integer, fusion.n_float) != (n_integer, n_float):
         raise ExportError(
             f"ONNX Runtime {fusion.onnxruntime} would run {fusion.n_integer} products in integers and {fusion.n_float} "

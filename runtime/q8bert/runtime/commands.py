@@ -30,7 +30,10 @@ Providers = Annotated[
 ]
 Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to ONNX Runtime.")]
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows a batch.")]
-SkipMalformed = Annotated[bool, typer.Option("--skip-malformed", help="Leave malformed rows out, list and count them.")]
+SkipMalformed = Annotated[
+    bool,
+    typer.Option("--skip-malformed", help="Leave malformed rows out, list and count them; an index counts the rest."),
+]
 RefuseLong = Annotated[
     bool, typer.Option("--refuse-long", help="Stop at a row that is longer than the bundle's maximum length.")
 ]

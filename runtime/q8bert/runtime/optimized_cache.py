@@ -16,7 +16,7 @@ import platform
 import tempfile
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import onnxruntime as ort
@@ -72,7 +72,11 @@ def entry_key(model: Path | bytes, *, providers: NamedProviders, options: Runtim
 def find_entry(folder: Path, key: str) -> Path | None:
     """Return the entry of a key, its bytes checked; altered ones are deleted with a warning."""
     for path in sorted(folder.glob(f"{key}-*.onnx")):
-        if sha256_of(path) == path.stem.partition("-")[2]:
+        try:
+            found = sha256_of(path)
+        except FileNotFoundError:  # another process discarded it meanwhile
+            continue
+        if found == path.stem.partition("-")[2]:
             return path
         discard_entry(path, reason="its bytes are not those that its name says")
     return None
@@ -80,7 +84,8 @@ def find_entry(folder: Path, key: str) -> Path | None:
 
 def discard_entry(path: Path, *, reason: str) -> None:
     """Delete an entry that cannot be used, and say so."""
-    path.unlink(missing_ok=True)
+    with suppress(OSError):  # gone already, or in a folder that cannot be written
+        path.unlink()
     warnings.warn(
         f"the optimized model {path} was discarded and is built again: {reason}", RuntimeWarning, stacklevel=2
     )

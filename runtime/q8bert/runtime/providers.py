@@ -168,7 +168,7 @@ def running_precision(providers: NamedProviders, precision: str, *, optimization
     Returns:
         ``int8``, ``float32`` or ``unknown``, and a sentence that says why.
     """
-    name = providers[0][0]
+    name, options = providers[0]
     if precision != "int8":
         return "float32", "The bundle is a float32 one."
     if name == CPU_PROVIDER and optimization in {"none", "basic"}:
@@ -178,14 +178,17 @@ def running_precision(providers: NamedProviders, precision: str, *, optimization
         )
     if name == CPU_PROVIDER:
         return "int8", "The CPU provider fuses quantized products to INT8 kernels."
-    if name == _TENSORRT:
-        return "int8", "TensorRT builds INT8 engines from quantized graphs."
-    if name == _CUDA:
-        return "float32", (
+    if name == _TENSORRT and str(options.get("trt_int8_enable", True)).lower() in {"0", "false"}:
+        return "unknown", "trt_int8_enable is off, and TensorRT does not take a quantized graph without it."
+    known = {
+        _TENSORRT: ("int8", "TensorRT builds INT8 engines from quantized graphs."),
+        _CUDA: (
+            "float32",
             "The CUDA provider has no INT8 kernels for quantized graphs: it dequantizes and multiplies in float32. "
-            f"{_TENSORRT} runs this bundle in INT8."
-        )
-    return "unknown", f"It was not tried in which precision {name} runs quantized graphs."
+            f"{_TENSORRT} runs this bundle in INT8.",
+        ),
+    }
+    return known.get(name, ("unknown", f"It was not tried in which precision {name} runs quantized graphs."))
 
 
 def _prepare_cuda(name: str) -> None:
