@@ -100,6 +100,7 @@ def assert_adds_up(counters: ServiceSnapshot) -> None:
 # ---- answers ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_three_hundred_callers_get_their_own_answers(similarity: Classifier, workers: int) -> None:
     rng = random.Random(7)  # lengths from empty to three times the maximum
