@@ -23,38 +23,24 @@ import argparse
 import json
 import math
 import os
-import platform
-import random
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-TOOLS = Path(__file__).resolve().parent
+from bench_inference_contest import TOOLS, Contender, Field, Settings, say
+from bench_machine import machine
+
 SHAPES = ("minilm-l6:1x32", "minilm-l6:1x128", "minilm-l6:16x128", "bert-base:8x128")
 BASELINES = ("ort_dynamic", "ort_dynamic_tuned", "ort_static", "ort_static_tuned")
 BUNDLES = ("int8", "float32", "dynamic", "static", "huggingface")
 _TOKENS_A_TURN = 1024  # a turn on small batches is several calls
-_PAUSE_S = 0.01  # between turns, for threads that still spin
 _MODEL_FILES = ("model.onnx", "model.onnx.data", "model.safetensors")
-_CPU_FLAGS = ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "avx_vnni", "amx_bf16", "amx_int8")
-
-
-@dataclass(frozen=True)
-class Contender:
-    """Who takes part: one of the worker's kinds, what it loads (below the model's folder), in which environment."""
-
-    name: str
-    kind: str
-    path: str
-    env: str = "peers"
-    options: Mapping[str, str] = field(default_factory=dict)
 
 
 def _openvino(shapes: str, hint: str, precision: str) -> Iterable[Contender]:
@@ -87,91 +73,6 @@ TEXT_CONTENDERS = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Settings:
-    """What all contenders have in common: interpreter of each environment, seed, and what all workers are told."""
-
-    pythons: Mapping[str, str]
-    seed: int
-    told: Mapping[str, Any]
-
-
-class Field:
-    """The contenders in their processes; those that cannot run are in ``skipped`` with the reason.
-
-    Args:
-        contenders: Who takes part.
-        paths: What each of them loads.
-        settings: What they have in common.
-    """
-
-    def __init__(self, contenders: Iterable[Contender], paths: Mapping[str, Path], settings: Settings) -> None:
-        self.skipped: dict[str, str] = {}
-        self.versions: dict[str, dict[str, str]] = {}
-        self._draw = random.Random(settings.seed)
-        self._workers: dict[str, subprocess.Popen[str]] = {}
-        for contender in contenders:
-            name, path = contender.name, paths[contender.name]
-            if not path.exists():
-                self.skipped[name] = f"{path} is not there"
-                continue
-            _say(f"loading {name}")
-            told = {**settings.told, "kind": contender.kind, "path": str(path), "options": dict(contender.options)}
-            try:
-                self._workers[name] = _start(settings.pythons[contender.env], told)
-            except OSError as error:
-                self.skipped[name] = f"{settings.pythons[contender.env]}: {error.strerror}"
-                continue
-            if (answer := self._answer(name)) is not None:
-                self.versions[contender.env] = answer["versions"]
-
-    def rounds(self, requests: Sequence[dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        """Let all answer each request in turns; the first one only warms up.
-
-        Args:
-            requests: What the workers are asked.
-
-        Returns:
-            Name → seconds of each call (``wall``, ``cpu``), ``peak_memory_mb`` and the last ``result``.
-        """
-        found: dict[str, dict[str, Any]] = {}
-        for number, request in enumerate(requests):
-            for name in self._draw.sample(sorted(self._workers), len(self._workers)):
-                time.sleep(_PAUSE_S)
-                _say(f"round {number} of {len(requests) - 1}: {name}")
-                self._send(name, request)
-                if (answer := self._answer(name)) is None or number == 0:
-                    continue
-                record = found.setdefault(name, {"wall": [], "cpu": []})
-                record["wall"] += answer.pop("wall")
-                record["cpu"] += answer.pop("cpu")
-                record |= answer
-        return {name: record for name, record in found.items() if name not in self.skipped}
-
-    def close(self) -> None:
-        """End the processes."""
-        for worker in self._workers.values():
-            worker.communicate()
-
-    def _send(self, name: str, request: dict[str, Any]) -> None:
-        pipe: Any = self._workers[name].stdin
-        try:
-            print(json.dumps(request), file=pipe, flush=True)
-        except BrokenPipeError:
-            return  # it has ended; what it answers says so
-
-    def _answer(self, name: str) -> dict[str, Any] | None:
-        worker = self._workers[name]
-        pipe: Any = worker.stdout
-        line = pipe.readline()
-        answer: dict[str, Any] = json.loads(line) if line else {"skipped": f"ended with exit code {worker.wait()}"}
-        if "skipped" not in answer:
-            return answer
-        self.skipped[name] = answer["skipped"]
-        self._workers.pop(name).wait()
-        return None
-
-
 def bench_shapes(size: str, folder: Path, shapes: Sequence[str], *, n_rounds: int, settings: Settings) -> Any:
     """Time batches of random tokens on one model; returns times by shape, and versions."""
     paths = {contender.name: folder / contender.path for contender in TENSOR_CONTENDERS}
@@ -194,7 +95,8 @@ def bench_split(folders: Mapping[str, Path], data_dir: str, *, n_rounds: int, se
     paths = {}
     for contender in TEXT_CONTENDERS:
         name, _, file = contender.path.partition("/")
-        paths[contender.name] = folders.get(name, Path(f"--bundle {name}=…")) / file
+        if name in folders:
+            paths[contender.name] = folders[name] / file
     contest = Field(TEXT_CONTENDERS, paths, replace(settings, told=told))
     records = contest.rounds([{"data_dir": data_dir, "warm_up": number == 0} for number in range(n_rounds + 1)])
     contest.close()
@@ -207,7 +109,7 @@ def make_model(work_dir: Path, size: str, task: str, *, settings: Settings, reus
     folder = work_dir / f"{size}-{task}-{settings.seed}"
     if not (reuse and (folder / "baselines.json").is_file()):
         shutil.rmtree(folder, ignore_errors=True)
-        _say(f"making {folder}")
+        say(f"making {folder}")
         seed = ["--seed", str(settings.seed)]
         command: list[Any] = [settings.pythons["train"], TOOLS / "make_bench_model.py", folder, *seed]
         subprocess.run([*command, "--size", size, "--task", task], check=True)
@@ -224,7 +126,7 @@ def main() -> None:
     told = {"threads": args.threads, "batch_size": args.batch_size}
     settings = Settings({"train": args.train_python, "peers": args.peers_python}, args.seed, told)
     report: dict[str, Any] = {
-        "machine": _machine(),
+        "machine": machine(),
         **told,
         "seed": args.seed,
         "versions": {},
@@ -276,34 +178,12 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _start(python: str, told: dict[str, Any]) -> subprocess.Popen[str]:
-    threads = str(told["threads"])
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "RAYON_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
-    return subprocess.Popen(
-        [python, str(TOOLS / "bench_inference_worker.py"), json.dumps(told)], stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment,
-    )  # fmt: skip
-
-
 def _part(records: dict[str, Any], paths: Mapping[str, Path], skipped: Mapping[str, str], *, n_rows: int) -> Any:
     for name, record in records.items():
         files = [paths[name], *(paths[name] / file for file in _MODEL_FILES)]
         record["file_bytes"] = sum(file.stat().st_size for file in files if file.is_file())
     ordered = {name: records[name] for name in paths if name in records}
     return {"n_rows": n_rows, "contenders": ordered, "skipped": dict(skipped)}
-
-
-def _machine() -> dict[str, Any]:
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text(encoding="utf-8").splitlines() if cpu.exists() else []
-    model = next((line.partition(": ")[2] for line in lines if line.startswith("model name")), "")
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    wide = [flag for flag in _CPU_FLAGS if flag in flags]
-    return {"architecture": platform.machine(), "cpu": model, "n_cpus": os.cpu_count(), "flags": wide}
-
-
-def _say(text: str) -> None:
-    print(text, end="\033[K\r", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,9 @@ requantizing the weights. CPU seconds are of all threads of the process; ratios 
 """
 
 import argparse
-import contextlib
 import json
 import multiprocessing
 import os
-import platform
-import resource
 import statistics
 import sys
 import time
@@ -29,19 +26,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_machine import machine
+from bench_training_worker import SIZES, VARIANTS, serve
 
 CONTENDERS = ("ort_qat", "torch_qat", "torch_fp32")
-# the ONNX Runtime engine with its gradient kernels left as they are, or with another session option
-VARIANTS: dict[str, tuple[str, Any]] = {
-    "ort_plain_kernels": ("", None),
-    "ort_no_arena": ("enable_cpu_mem_arena", False),
-    "ort_no_mem_pattern": ("enable_mem_pattern", False),
-    "ort_parallel_nodes": ("execution_mode", "ORT_PARALLEL"),
-}
-SIZES: dict[str, dict[str, int]] = {
-    "minilm-l6": {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536},
-    "bert-base": {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072},
-}
 
 
 @dataclass(frozen=True)
@@ -53,120 +41,6 @@ class Times:
     cpu_min: float
     cpu_median: float
     peak_memory_mb: float
-
-
-class Contender:
-    """One way to train, in this process.
-
-    Args:
-        kind: One of ``CONTENDERS``.
-        size: One of ``SIZES``.
-        threads: CPU threads.
-    """
-
-    def __init__(self, kind: str, size: str, threads: int) -> None:
-        import torch
-        from transformers import AutoModelForSequenceClassification, BertConfig
-
-        from q8bert.training.optimization import adamw
-        from q8bert.training.ort_engine import OrtEngine
-        from q8bert.training.programs import build_programs
-        from q8bert.training.sites import find_sites
-        from q8bert.training.torch_engine import TorchEngine
-        from q8bert.training.weights import prepare_weights, quantized_parameters
-
-        torch.set_num_threads(threads)
-        torch.manual_seed(0)
-        config: Any = BertConfig(**{**SIZES[size], "num_labels": 2})  # type: ignore[arg-type]
-        factory: Any = AutoModelForSequenceClassification
-        self._model = factory.from_config(config, attn_implementation="eager")
-        self._is_plain = kind == "torch_fp32"
-        if self._is_plain:
-            self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-5, fused=True)
-            return
-        sites = find_sites(self._model)
-        self._weights = prepare_weights(self._model, quantized_parameters(self._model, per_channel=True))
-        self._optimizer = adamw(self._weights.masters, weight_decay=0.01)
-        for group in self._optimizer.param_groups:
-            group["lr"] = 1e-5
-        self._amax = torch.full((len(sites),), 4.0)
-        self._engine: Any
-        if kind == "torch_qat":
-            self._engine = TorchEngine(self._model, sites, self._weights)
-        else:
-            names = ("input_ids", "attention_mask", "token_type_ids")
-            _apply_variant(kind)
-            # as for a GPU, the graph keeps ONNX Runtime's own kernels
-            device_type = "cuda" if kind == "ort_plain_kernels" else "cpu"
-            self._engine = OrtEngine(
-                lambda *, quantize: build_programs(
-                    self._model, sites, quantize=quantize, input_names=names, regression=False,
-                    device_type=device_type,
-                ),
-                self._weights, n_sites=len(sites), n_outputs=2, threads=threads,
-            )  # fmt: skip
-
-    def step(self, arrays: dict[str, np.ndarray[Any, Any]], labels: np.ndarray[Any, Any], seed: int) -> None:
-        """Take one optimizer step."""
-        import torch
-
-        from q8bert.training.engine import Batch
-        from q8bert.training.gradients import clip_gradients_
-
-        inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
-        targets = torch.from_numpy(labels)
-        if self._is_plain:
-            self._model.train()
-            self._model(**inputs, labels=targets).loss.backward()
-            torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
-            self._optimizer.step()
-            self._optimizer.zero_grad()
-            return
-        self._engine.step(Batch(inputs, targets), self._amax, seed=seed)
-        clip_gradients_(self._weights.gradient, max_norm=1.0)
-        self._optimizer.step()
-        self._weights.refresh()
-
-
-def _apply_variant(kind: str) -> None:
-    """Make every session of this process one of a variant."""
-    import onnxruntime as ort
-
-    name, value = VARIANTS.get(kind, ("", None))
-    if not name:
-        return
-    make_options = ort.SessionOptions
-
-    def session_options() -> Any:
-        options = make_options()
-        setattr(options, name, getattr(ort.ExecutionMode, value) if isinstance(value, str) else value)
-        return options
-
-    ort.SessionOptions = session_options
-
-
-def serve(pipe: Connection, kind: str, size: str, threads: int) -> None:
-    """Answer each batch that comes through the pipe with wall seconds, CPU seconds and peak memory."""
-    contender = Contender(kind, size, threads)
-    _forget_peak_memory()  # of building the graph
-    pipe.send("ready")
-    for seed, (arrays, labels) in enumerate(iter(pipe.recv, None)):
-        wall, cpu = time.perf_counter(), time.process_time()
-        contender.step(arrays, labels, 1_000_000_007 * (seed + 1) % 2**31)
-        answer = (time.perf_counter() - wall, time.process_time() - cpu)
-        pipe.send((*answer, _peak_memory_mb()))
-
-
-def _forget_peak_memory() -> None:
-    with contextlib.suppress(OSError):  # Linux only
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _peak_memory_mb() -> float:
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    peak = next((line.split()[1] for line in lines if line.startswith("VmHWM")), None)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024 if peak is None else int(peak) / 1024
 
 
 class Field:
@@ -312,7 +186,9 @@ def _print(report: dict[str, Any]) -> None:
                     f"{found['wall_ratio_by_length_to_padded']:.3f} wall, "
                     f"{found['cpu_ratio_by_length_to_padded']:.3f} CPU"
                 )
-    print(f"\n{report['machine']}, {report['threads']} threads; {report['versions']}")
+    cpus = report["machine"]
+    print(f"\n{cpus['architecture']} {cpus['cpu']} ({cpus['n_cpus']} CPUs, {' '.join(cpus['flags'])}), ", end="")
+    print(f"{report['threads']} threads; {report['versions']}")
 
 
 def main() -> None:
@@ -332,7 +208,7 @@ def main() -> None:
     from q8bert.training.run_folder import library_versions
 
     report: dict[str, Any] = {
-        "machine": _machine(), "threads": args.threads, "versions": library_versions(), "batch_size": args.batch_size,
+        "machine": machine(), "threads": args.threads, "versions": library_versions(), "batch_size": args.batch_size,
         "length": args.length, "steps": args.steps, "seed": 0, "sizes": {},
     }  # fmt: skip
     for size in args.sizes:
@@ -349,15 +225,6 @@ def main() -> None:
         print(json.dumps(report))
     else:
         _print(report)
-
-
-def _machine() -> str:
-    cpu = Path("/proc/cpuinfo")
-    lines = cpu.read_text().splitlines() if cpu.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
-    flags = next((line.split() for line in lines if line.startswith("flags")), [])
-    wide = [flag for flag in ("avx2", "avx512f", "avx512_vnni", "amx_int8") if flag in flags]
-    return f"{platform.machine()} {model} ({os.cpu_count()} CPUs, {' '.join(wide)}), Python {platform.python_version()}"
 
 
 if __name__ == "__main__":

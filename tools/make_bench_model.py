@@ -12,24 +12,30 @@ on the values. Runs in the training environment.
 
 import argparse
 import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 from tokenizers import Tokenizer
-from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedTokenizerFast
+from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
 from q8bert.export.bundle_writer import write_bundle
+from q8bert.export.fusion import examine_fusion
 from q8bert.export.graph import build_graph
+from q8bert.export.saturation import what_it_took
 from q8bert.glue.tasks import Task, glue_task
 from q8bert.spec.bundle import Manifest
+from q8bert.training.fake_quantize import WeightGrid
 from q8bert.training.model_source import SourceModel, count_parameters, load_source_model
 from q8bert.training.quantized_model import QuantizedModel
 from q8bert.training.run_folder import library_versions
 from q8bert.training.sites import Site, find_sites
 from q8bert.training.torch_engine import quantize_activation
-from q8bert.training.weights import quantized_parameters
+from q8bert.training.weights import prepare_weights, quantized_parameters
 
 SIZES = ("minilm-l6", "bert-base")
 MAX_LENGTH = 128
@@ -80,6 +86,7 @@ def write_bundles(target: Path, source: SourceModel, task: Task, *, size: str, s
         ("int8", sites, observe(source, sites), quantized),
         ("float32", (), torch.zeros(0), nothing),
     ):
+        graph = build_graph(source.model, found, amax, names, input_names=source.input_names)
         manifest = Manifest(
             precision=precision,
             task=task.to_json(),
@@ -87,15 +94,24 @@ def write_bundles(target: Path, source: SourceModel, task: Task, *, size: str, s
             pad_token_id=source.pad_token_id,
             input_names=source.input_names,
             files={},
-            quantization={"num_bits": 8, "weight_granularity": "per_channel"} if found else {},
+            quantization=_quantization(source.model, graph, names) if found else {},
             versions=library_versions(),
             model={
                 "source": f"{size}, untrained, seed {seed}", "architecture": type(source.model).__name__,
                 "n_parameters": count_parameters(source.model),
             },
         )  # fmt: skip
-        graph = build_graph(source.model, found, amax, names, input_names=source.input_names)
         write_bundle(target / precision, graph=graph, tokenizer=source.tokenizer, manifest=manifest, parity=None)
+
+
+def _quantization(
+    model: PreTrainedModel, graph: onnx.ModelProto, quantized: Mapping[str, WeightGrid]
+) -> dict[str, object]:
+    return {
+        "method": "qat", "num_bits": 8, "weight_granularity": "per_channel", "float_layers": [],
+        "products": asdict(examine_fusion(graph)),
+        "saturation": asdict(what_it_took(prepare_weights(model, quantized))),
+    }  # fmt: skip
 
 
 def main() -> None:

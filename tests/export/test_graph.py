@@ -7,8 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from q8bert.export import graph as graph_module
 from q8bert.export.fusion import examine_fusion
+from q8bert.export.graph import build_graph
 from q8bert.export.inference_model import InferenceModel
+from q8bert.spec.errors import ExportError
 from q8bert.training.torch_engine import TorchEngine
 from q8bert.training.weights import prepare_weights
 
@@ -125,3 +128,9 @@ def test_the_rebuilt_model_computes_the_simulation_in_torch(bert: Any) -> None:
     rebuilt = InferenceModel(bert.model, bert.sites, bert.amax, bert.quantized).eval()
     with torch.no_grad():
         torch.testing.assert_close(rebuilt(**bert.batch.inputs), simulated, rtol=0, atol=1e-4)
+
+
+def test_a_graph_beyond_what_one_file_holds_is_refused(bert: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_module, "_MAX_BYTES", 10_000)
+    with pytest.raises(ExportError, match="one ONNX file holds 2 GiB at most"):
+        build_graph(bert.model, (), torch.zeros(0), {}, input_names=list(bert.batch.inputs))

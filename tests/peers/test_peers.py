@@ -57,11 +57,11 @@ def assert_only_ties_differ(
     Returns:
         What was found, in words.
     """
-    sites = [name.removeprefix("codes of ") for name in before if name.startswith("codes of ")]
-    assert len(sites) == before["n_products"]
+    codes = codes_of(before)
+    assert len(codes) == before["n_products"]
     distance = max(
-        float(np.abs(np.clip(results[f"steps of {site}"], -128, 127) - before[f"codes of {site}"]).max()) - 0.5
-        for site in sites
+        float(np.abs(np.clip(results[name.replace("codes", "steps", 1)], -128, 127) - array).max()) - 0.5
+        for name, array in codes.items()
     )
     difference = float(np.abs(results["logits"] - before["logits"]).max())
     # a defect is off by a good part of a code; sums in another order by 1e-4 of one (see q8bert.export.parity)

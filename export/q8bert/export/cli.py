@@ -73,9 +73,10 @@ def _table(report: "ExportReport") -> Table:
             "pairs that can overflow",
             f"{found.n_unsafe} of {found.n_pairs:,} (were {found.n_unsafe_before:,}; {growth})",
         )
-    if report.quantization in {"dynamic", "static"}:
+    is_after_training = report.quantization in {"dynamic", "static"}
+    if is_after_training:
         table.add_row("pairs that can overflow", "not cured: results may differ on CPUs without VNNI")
-    of_whom = ", in training" if report.parity or report.quantization in {"none", "qat"} else " of the float model"
+    of_whom = " of the float model" if is_after_training else ", in training"
     for name, value in report.metrics.items():
         table.add_row(f"dev {name}{of_whom}", f"{100 * value:.2f}")
     if report.parity is not None:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from q8bert.export.parity import ParityReport
-from q8bert.spec.bundle import EXTERNAL_DATA_FILE, MODEL_FILE, PARITY_FILE, Manifest
+from q8bert.spec.bundle import MODEL_FILE, PARITY_FILE, Manifest
 
 __all__ = ["model_card"]
 
@@ -21,7 +21,7 @@ def model_card(manifest: Manifest, parity: ParityReport | None) -> str:
     """
     task = manifest.task
     labels = task.get("labels")
-    size = sum(manifest.files[name].size_bytes for name in (MODEL_FILE, EXTERNAL_DATA_FILE) if name in manifest.files)
+    size = manifest.files[MODEL_FILE].size_bytes
     kind = "INT8" if manifest.precision == "int8" else "float32"
     pairs = task.get("text_pair_column")
     call = '[("a first text", "a second text")]' if pairs else '["a text"]'

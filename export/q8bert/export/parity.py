@@ -68,11 +68,12 @@ class DifferingRow:
 
     Attributes:
         row: Its place in the split, from 0.
-        simulated: Logits of the simulation by itself.
-        exported: Logits of the exported model.
-        resolved: Logits of the simulation with ties resolved as the exported model does.
-        n_ties: Codes of this row that fell to the other side of a tie; 0 means float arithmetic alone.
-        first_tie: Layer before which the first of these was rounded; all that differs later may follow from it.
+        simulated: The ``n_outputs`` logits of the simulation by itself.
+        exported: Those of the exported model.
+        resolved: Those of the simulation with ties resolved as the exported model does.
+        n_ties: Codes of this row, padding left out, that fell to the other side of a tie; 0 means float arithmetic
+            alone.
+        first_tie: Name of the first site that has one; all that differs later may follow from it.
         first_tie_distance: How far from the border between two codes it lay, in codes.
     """
 
@@ -181,7 +182,7 @@ def compare(
         floats[rows] = float_engine.logits(batch.inputs, None).numpy()
         observed, codes = observer.run(inputs)
         _check_observed(observed, exported[rows])
-        resolver.start_batch([torch.from_numpy(array) for array in codes], len(rows))
+        resolver.start_batch([torch.from_numpy(array) for array in codes], batch.inputs["attention_mask"])
         resolved[rows] = resolving.logits(batch.inputs, amax).numpy()
         ties.update(zip(rows.tolist(), resolver.rows, strict=True))
     labels = split.labels.tolist()

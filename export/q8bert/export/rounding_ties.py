@@ -13,7 +13,7 @@ __all__ = ["RowTies", "TieResolver"]
 
 @dataclass
 class RowTies:
-    """Codes of one row that fell to the other side of a tie.
+    """Codes of one row, padding left out, that fell to the other side of a tie.
 
     Attributes:
         count: How many.
@@ -40,23 +40,44 @@ class TieResolver:
     def __init__(self) -> None:
         self.codes: list[Tensor] = []
         self.rows: list[RowTies] = []
+        self._mask = torch.zeros(0, 0, dtype=torch.bool)
         self.n_codes = self.n_ties = 0
         self.max_tie_distance = 0.0
 
-    def start_batch(self, codes: list[Tensor], n_rows: int) -> None:
-        """Take the exported model's codes, one tensor a site."""
-        self.codes, self.rows = codes, [RowTies() for _ in range(n_rows)]
+    def start_batch(self, codes: list[Tensor], attention_mask: Tensor) -> None:
+        """Take the exported model's codes of a batch.
+
+        Args:
+            codes: One float32 tensor a site, ``(batch, seq, features)`` or ``(batch, features)``, −128…127.
+            attention_mask: Int64 ``(batch, seq)``, 1 on tokens, 0 on padding.
+        """
+        self.codes, self.rows = codes, [RowTies() for _ in range(len(attention_mask))]
+        self._mask = attention_mask.bool()
 
     def __call__(self, x: Tensor, scale: Tensor, site: int, /) -> Tensor:
-        """Return what the exported model's codes of a site stand for, in place of ``x`` rounded by plain rules."""
+        """Return what the exported model's codes of a site stand for, in place of ``x`` rounded by plain rules.
+
+        Args:
+            x: Float32 activations of the shape of the site's codes, real units.
+            scale: Float32 scalar, real units per step.
+            site: Number of the site.
+
+        Returns:
+            Float32 of the shape of ``x``, real units.
+        """
         steps, theirs = x / scale, self.codes[site]
         other = torch.round(steps).clamp(ACTIVATION_QMIN, ACTIVATION_QMAX) != theirs
         self.n_codes += theirs.numel()
         if bool(other.any()):
             distances = torch.where(other, (steps - theirs).abs() - 0.5, 0.0).nan_to_num(nan=math.inf).flatten(1)
             self.max_tie_distance = max(self.max_tie_distance, float(distances.max()))
+            self.n_ties += int(other.sum())
+            if x.dim() == 3:  # nothing reads padding, so no answer follows from it
+                distances = torch.where(self._mask[..., None].expand_as(other), distances.view_as(other), 0.0).flatten(
+                    1
+                )
+                other = other & self._mask[..., None]
             counts = other.flatten(1).sum(dim=1)
-            self.n_ties += int(counts.sum())
             for row in torch.nonzero(counts).flatten().tolist():
                 ties = self.rows[row]
                 ties.count += int(counts[row])

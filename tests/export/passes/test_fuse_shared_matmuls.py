@@ -1,5 +1,7 @@
 """The pass on a graph made by hand: node list before and after, and equal results."""
 
+from collections.abc import Callable
+
 import numpy as np
 import onnx_ir as ir
 import onnxruntime as ort
@@ -79,3 +81,30 @@ def test_products_of_different_activations_are_left_alone() -> None:
     graph = model(["x", "y", "z"], per_channel=True)
     assert not FuseSharedMatMulsPass()(graph).modified
     assert operators(graph) == ["DequantizeLinear", "MatMul", "Add"] * 3
+
+
+def without_zero_points(graph: ir.Model) -> None:
+    for node in graph.graph:
+        if node.op_type == "DequantizeLinear":
+            node.resize_inputs(2)
+
+
+def along_rows(graph: ir.Model) -> None:
+    for node in graph.graph:
+        if node.op_type == "DequantizeLinear":
+            node.attributes.add(ir.AttrInt64("axis", 0))
+
+
+def of_one_weight(graph: ir.Model) -> None:
+    first, *others = [node for node in graph.graph if node.op_type == "MatMul"]
+    for node in others:
+        node.replace_input_with(1, first.inputs[1])
+
+
+@pytest.mark.parametrize("change", [without_zero_points, along_rows, of_one_weight])
+def test_what_does_not_fit_is_left_as_it_is(change: Callable[[ir.Model], None]) -> None:
+    graph = model(["x", "x", "x"], per_channel=True)
+    change(graph)
+    before = operators(graph)
+    assert not FuseSharedMatMulsPass()(graph).modified
+    assert operators(graph) == before

@@ -181,8 +181,8 @@ class _Run:
         show_step: ShowStep,
     ) -> TrainingState:
         config, is_first = self._config, self._processes.is_first
-        self._build_programs(state.progress.step, schedule)
-        parts = Parts(self._engine(weights), optimizer, weights, config.task, self._train, self._dev, self._processes)
+        engine = self._engine(weights, {state.progress.step, schedule.n_steps - 1}, schedule)
+        parts = Parts(engine, optimizer, weights, config.task, self._train, self._dev, self._processes)
         with RunLog(config.output_dir, resume_step=state.progress.step) if is_first else nullcontext() as log:
             return train_steps(
                 parts,
@@ -225,25 +225,23 @@ class _Run:
             return LossScale()
         return LossScale(config.loss_scale, config.loss_scale_factor, config.loss_scale_window)
 
-    def _engine(self, weights: TrainableWeights) -> Engine:
+    def _engine(self, weights: TrainableWeights, steps: set[int], schedule: Schedule) -> Engine:
         config = self._config
         if config.engine == "torch":
             return TorchEngine(self._model, self._sites, weights, precision=config.precision)
+        # all that the steps to come need, so that nothing fails half-way; one process builds, the others then find it
+        wanted = {config.quantize and schedule.is_quantized(step) for step in steps}
+        programs = {quantize: self._programs(quantize=quantize) for quantize in wanted if self._processes.is_first}
+        self._processes.wait()
+        programs |= {quantize: self._programs(quantize=quantize) for quantize in wanted - programs.keys()}
         return OrtEngine(
-            self._programs,
+            lambda *, quantize: programs[quantize],
             weights,
             n_sites=len(self._sites),
             n_outputs=config.task.n_outputs,
             precision=config.precision,
             threads=self._threads,
         )
-
-    def _build_programs(self, step: int, schedule: Schedule) -> None:
-        """Build what the steps to come need, into the cache: nothing fails half-way, and one process builds for all."""
-        if self._config.engine == "ort" and self._processes.is_first:
-            for at in {step, schedule.n_steps - 1}:
-                self._programs(quantize=self._config.quantize and schedule.is_quantized(at))
-        self._processes.wait()
 
     def _programs(self, *, quantize: bool) -> Programs:
         return cached_programs(

@@ -144,8 +144,8 @@ def best_checkpoint(path: Path) -> Checkpoint:
     best_step = load_checkpoint(folders[max(folders)]).progress.best_step
     if best_step == 0:
         raise CheckpointError(
-            f"{path}: no checkpoint was evaluated quantized yet: quantization starts later in the run "
-            "(--quantize-from). Give the same command again to train on"
+            f"{path}: no checkpoint was evaluated yet, or only before quantization starts (--quantize-from). Give the "
+            "same command again to train on"
         )
     if best_step not in folders:
         raise CheckpointError(f"{path}: the best checkpoint, of step {best_step}, is missing")

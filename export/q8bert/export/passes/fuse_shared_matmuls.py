@@ -67,6 +67,8 @@ def _match(matmul: ir.Node) -> _Branch | None:
         return None
     if len(dequantize.inputs) != 3 or any(value is None or value.const_value is None for value in dequantize.inputs):
         return None
+    if len(dequantize.outputs[0].uses()) != 1:
+        return None
     if _array(dequantize.inputs[1]).ndim > 0 and dequantize.attributes.get_int("axis", 1) != 1:
         return None
     readers = matmul.outputs[0].consumers()
