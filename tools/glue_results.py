@@ -7,6 +7,7 @@ Results are kept after each pair, so an interrupted campaign goes on where it st
 
     python tools/glue_results.py --glue-dir GLUE --serve .venv/serve/bin/q8bert --tasks STS-B --engines ort torch
     python tools/glue_results.py --glue-dir GLUE --serve .venv/serve/bin/q8bert --tasks RTE --seeds 11 12 13
+    python tools/glue_results.py --glue-dir GLUE --serve .venv/serve/bin/q8bert --train-options --dropout 0
 """
 
 import argparse
@@ -27,6 +28,7 @@ COLUMNS = (
     "task",
     "engine",
     "seed",
+    "options",
     "metric",
     "float32",
     "INT8",
@@ -54,7 +56,7 @@ def pair(task: str, engine: str, seed: int, args: argparse.Namespace) -> dict[st
     q8bert = str(Path(sys.executable).with_name("q8bert"))
     data = str(args.glue_dir / task)
     folder = args.work_dir / "-".join([task, engine, f"seed{seed}", *args.train_options]).replace("/", "_")
-    result: dict[str, Any] = {"task": task, "engine": engine, "seed": seed}
+    result: dict[str, Any] = {"task": task, "engine": engine, "seed": seed, "options": args.train_options}
     for precision, flag in (("float32", "--no-quantize"), ("int8", "--quantize")):
         started, cpu = time.monotonic(), os.times().children_user
         run, bundle = str(folder / f"{precision}-run"), str(folder / precision)
@@ -104,7 +106,8 @@ def row(result: dict[str, Any]) -> list[str]:
         f"{100 * result[f'{method}_evaluation']['metrics'][metric]:.2f}" for method in ("dynamic", "static")
     ]
     return [
-        result["task"], result["engine"], str(result["seed"]), metric, f"{100 * gate['reference_metrics'][metric]:.2f}",
+        result["task"], result["engine"], str(result["seed"]), " ".join(result["options"]), metric,
+        f"{100 * gate['reference_metrics'][metric]:.2f}",
         f"{100 * gate['metrics'][metric]:.2f}", f"{gate['relative_loss']:.2%}", f"{gate['size_ratio']:.2f}",
         *after_training, f"{gap:+.3f}",
         f"{parity['free']['n_rows_differing']}, {parity['resolved']['n_rows_differing']} of {parity['n_rows']}",

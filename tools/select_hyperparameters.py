@@ -1,4 +1,4 @@
-"""Choose rates, epochs, batch size, range decay and start of quantization on a part of the training split, not dev.
+"""Choose rates, epochs, batch size, dropout, range decay and start of quantization on held-out training rows, not dev.
 
 Holds out a part of a task's training rows, trains on the rest with every combination asked for, and prints the score
 of the best epoch on the held-out rows. Results are kept in a JSON file after every run, so an interrupted search
@@ -46,6 +46,7 @@ def main() -> None:
     parser.add_argument("--precisions", nargs="+", default=["float32", "int8"], choices=["float32", "int8"])
     parser.add_argument("--epochs", type=int, nargs="+", default=[4])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16])
+    parser.add_argument("--dropouts", type=float, nargs="+", default=[None], help="default: the model's own")
     parser.add_argument("--share", type=float, default=0.1, help="share of the training rows to hold out")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--engine", default="torch")
@@ -58,22 +59,23 @@ def main() -> None:
     results_file = args.work_dir / task.name / "results.json"
     results = json.loads(results_file.read_text())["runs"] if results_file.exists() else {}
     combinations = itertools.product(
-        args.precisions, args.learning_rates, args.epochs, args.batch_sizes, args.range_decays, args.quantize_from,
-        args.seeds,
+        args.precisions, args.learning_rates, args.epochs, args.batch_sizes, args.dropouts, args.range_decays,
+        args.quantize_from, args.seeds,
     )  # fmt: skip
-    for precision, rate, epochs, batch_size, decay, quantize_from, seed in combinations:
+    for precision, rate, epochs, batch_size, dropout, decay, quantize_from, seed in combinations:
         if precision == "float32" and (decay, quantize_from) != (args.range_decays[0], args.quantize_from[0]):
             continue  # a float model has no ranges
+        shown_dropout = "own" if dropout is None else f"{dropout:g}"
         name = (
             f"{args.engine} {args.share:g} {precision} lr={rate:g} epochs={epochs} batch={batch_size} "
-            f"range_decay={decay:g} quantize_from={quantize_from:g} seed={seed}"
+            f"dropout={shown_dropout} range_decay={decay:g} quantize_from={quantize_from:g} seed={seed}"
         )
         if name not in results:
             run = args.work_dir / task.name / "run"
             config = TrainConfig(
                 task=task, data_dir=str(data), model="minilm-l6", output_dir=run, engine=args.engine,
                 quantize=precision == "int8", learning_rate=rate, range_decay=decay, epochs=epochs,
-                batch_size=batch_size, seed=seed, threads=args.threads,
+                batch_size=batch_size, dropout=dropout, seed=seed, threads=args.threads,
                 quantize_from=quantize_from if precision == "int8" else 0.0,
             )  # fmt: skip
             result = train(config, overwrite=True)
@@ -81,7 +83,7 @@ def main() -> None:
             write_json(results_file, {"machine": platform.platform(), "runs": results})
             shutil.rmtree(run)
         print(
-            f"{name:96s} " + "  ".join(f"{key} {100 * value:.2f}" for key, value in results[name]["metrics"].items()),
+            f"{name:106s} " + "  ".join(f"{key} {100 * value:.2f}" for key, value in results[name]["metrics"].items()),
             flush=True,
         )
 

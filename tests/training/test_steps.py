@@ -220,7 +220,7 @@ def test_a_refusal_of_the_first_process_is_no_defect_of_the_others(small: Any, t
     ("option", "message", "remedy"),
     [
         # a folder of its own for each process, as on machines without a common disk
-        ("--output-dir", "on whether the run's folder is there", "must be a folder that all share"),
+        ("--output-dir", "on whether ", "must be a folder that all share"),
         ("--dropout", "on options and data", "Give every process the same options and the same data"),
     ],
 )

@@ -82,9 +82,8 @@ class Processes:
         """
         ends = torch.tensor([number, -number])
         self.max_(ends)
-        largest, smallest = int(ends[0]), -int(ends[1])
-        if largest != smallest:
-            raise JobError(f"the processes do not agree on {on} (from {smallest} to {largest}). {remedy}")
+        if ends[0] != -ends[1]:
+            raise JobError(f"the processes do not agree on {on}. {remedy}")
 
 
 @contextmanager

@@ -135,7 +135,8 @@ class _Run:
         if self._processes.is_first:  # not before all that can be refused was checked
             prepare_folder(config, n_processes=self._processes.count, overwrite=overwrite)
         self._processes.wait()
-        self._processes.agree(int((config.output_dir / RUN_FILE).is_file()), on="whether the run's folder is there")
+        is_there = (config.output_dir / RUN_FILE).is_file()
+        self._processes.agree(int(is_there), on=f"whether {config.output_dir} holds the run (here {is_there})")
         quantized = (
             quantized_parameters(
                 self._model,
@@ -195,7 +196,8 @@ class _Run:
 
     def _first_state(self, optimizer: torch.optim.Optimizer) -> TrainingState:
         resume = newest_checkpoint(self._config.output_dir, self._model, self._sites)
-        self._processes.agree(0 if resume is None else resume.progress.step, on="the step to go on from")
+        step = 0 if resume is None else resume.progress.step
+        self._processes.agree(step, on=f"the step to go on from (here {step})")
         if resume is None:
             return TrainingState(self._first_ranges(), Progress(), self._first_loss_scale())
         restore(self._model, optimizer, resume)
