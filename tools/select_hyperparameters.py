@@ -1,8 +1,8 @@
 """Choose rates, epochs, batch size, dropout, range decay and start of quantization on held-out training rows, not dev.
 
 Holds out a part of a task's training rows, trains on the rest with every combination asked for, and prints the score
-of the best epoch on the held-out rows. Results are kept in a JSON file after every run, so an interrupted search
-goes on.
+of the best epoch on the held-out rows, and at the end how far INT8 stands from its FP32 twins. Results are kept in a
+JSON file after every run, so an interrupted search goes on.
 
     python tools/select_hyperparameters.py GLUE/STS-B --task STS-B --learning-rates 5e-5 1e-4
     python tools/select_hyperparameters.py GLUE/RTE --task RTE --share 0.2 --epochs 4 10 --learning-rates 1e-4 2e-4
@@ -13,7 +13,10 @@ import itertools
 import json
 import platform
 import shutil
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +36,47 @@ def hold_out(task: Task, data_dir: Path, target: Path, *, share: float, seed: in
     for name, chosen in (("dev", order[:n_held_out]), ("train", order[n_held_out:])):
         content = b"\n".join([*header, *(rows[index] for index in chosen)]) + b"\n"
         (target / task.files.get(name, f"{name}.tsv")).write_bytes(content)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one run is told."""
+
+    precision: str
+    learning_rate: float
+    epochs: int
+    batch_size: int
+    dropout: float | None
+    range_decay: float
+    quantize_from: float
+    seed: int
+
+    @property
+    def twin(self) -> "Trial":
+        """The float run of the same seed; it has no ranges, so their options are 0."""
+        return replace(self, precision="float32", range_decay=0.0, quantize_from=0.0)
+
+    def options(self) -> dict[str, Any]:
+        """Return what ``TrainConfig`` is given."""
+        values = {name: value for name, value in asdict(self).items() if name != "precision"}
+        return values | {"quantize": self.precision == "int8"}
+
+    def __str__(self) -> str:
+        numbers = {name: value for name, value in asdict(self).items() if name != "precision"}
+        texts = [f"{name}={'own' if value is None else format(value, 'g')}" for name, value in numbers.items()]
+        return " ".join([self.precision, *texts])
+
+
+def print_differences(scores: Mapping[Trial, float]) -> None:
+    """Print, for each choice of options, how far INT8 stands from the FP32 twins of its seeds, in points."""
+    choices: dict[Trial, list[float]] = {}
+    for trial, score in scores.items():
+        if trial.precision == "int8" and trial.twin in scores:
+            choices.setdefault(replace(trial, seed=0), []).append(100 * (score - scores[trial.twin]))
+    for choice, points in choices.items():
+        text = str(choice).removesuffix(" seed=0")
+        each = " ".join(f"{point:+.2f}" for point in points)
+        print(f"{text}: INT8 - FP32 {each}, mean {np.mean(points):+.2f}, rms {np.sqrt(np.mean(np.square(points))):.2f}")
 
 
 def main() -> None:
@@ -62,30 +106,24 @@ def main() -> None:
         args.precisions, args.learning_rates, args.epochs, args.batch_sizes, args.dropouts, args.range_decays,
         args.quantize_from, args.seeds,
     )  # fmt: skip
-    for precision, rate, epochs, batch_size, dropout, decay, quantize_from, seed in combinations:
-        if precision == "float32" and (decay, quantize_from) != (args.range_decays[0], args.quantize_from[0]):
-            continue  # a float model has no ranges
-        shown_dropout = "own" if dropout is None else f"{dropout:g}"
-        name = (
-            f"{args.engine} {args.share:g} {precision} lr={rate:g} epochs={epochs} batch={batch_size} "
-            f"dropout={shown_dropout} range_decay={decay:g} quantize_from={quantize_from:g} seed={seed}"
-        )
+    trials = [Trial(*values) for values in combinations]
+    scores = {}
+    for trial in dict.fromkeys(trial.twin if trial.precision == "float32" else trial for trial in trials):
+        name = f"{args.engine} {args.share:g} {trial}"
         if name not in results:
             run = args.work_dir / task.name / "run"
             config = TrainConfig(
                 task=task, data_dir=str(data), model="minilm-l6", output_dir=run, engine=args.engine,
-                quantize=precision == "int8", learning_rate=rate, range_decay=decay, epochs=epochs,
-                batch_size=batch_size, dropout=dropout, seed=seed, threads=args.threads,
-                quantize_from=quantize_from if precision == "int8" else 0.0,
+                threads=args.threads, **trial.options(),
             )  # fmt: skip
             result = train(config, overwrite=True)
             results[name] = {"metrics": dict(result.metrics), "best_step": result.best_step}
             write_json(results_file, {"machine": platform.platform(), "runs": results})
             shutil.rmtree(run)
-        print(
-            f"{name:106s} " + "  ".join(f"{key} {100 * value:.2f}" for key, value in results[name]["metrics"].items()),
-            flush=True,
-        )
+        metrics = results[name]["metrics"]
+        scores[trial] = metrics[task.main_metric]
+        print(f"{name}: " + "  ".join(f"{key} {100 * value:.2f}" for key, value in metrics.items()), flush=True)
+    print_differences(scores)
 
 
 if __name__ == "__main__":

@@ -69,14 +69,12 @@ class TieResolver:
         other = torch.round(steps).clamp(ACTIVATION_QMIN, ACTIVATION_QMAX) != theirs
         self.n_codes += theirs.numel()
         if bool(other.any()):
-            distances = torch.where(other, (steps - theirs).abs() - 0.5, 0.0).nan_to_num(nan=math.inf).flatten(1)
+            distances = torch.where(other, (steps - theirs).abs() - 0.5, 0.0).nan_to_num(nan=math.inf)
             self.max_tie_distance = max(self.max_tie_distance, float(distances.max()))
             self.n_ties += int(other.sum())
             if x.dim() == 3:  # nothing reads padding, so no answer follows from it
-                distances = torch.where(self._mask[..., None].expand_as(other), distances.view_as(other), 0.0).flatten(
-                    1
-                )
                 other = other & self._mask[..., None]
+                distances = torch.where(other, distances, 0.0)
             counts = other.flatten(1).sum(dim=1)
             for row in torch.nonzero(counts).flatten().tolist():
                 ties = self.rows[row]
