@@ -53,8 +53,7 @@ $(PEERS)/.ready: pyproject.toml $(SOURCES)
 
 demo: $(TRAIN)/.ready $(SERVE)/.ready $(DEMO)/data/train.tsv
 	$(TRAIN)/bin/q8bert train --task SST-2 --data-dir $(DEMO)/data --epochs 2 --batch-size 32 --no-quantize --output-dir $(DEMO)/float32-run
-	# the first epoch is that of the twin: what differs is what quantization does, not two ways that training could go
-	$(TRAIN)/bin/q8bert train --task SST-2 --data-dir $(DEMO)/data --epochs 2 --batch-size 32 --quantize-from 0.5 --output-dir $(DEMO)/int8-run
+	$(TRAIN)/bin/q8bert train --task SST-2 --data-dir $(DEMO)/data --epochs 2 --batch-size 32 --output-dir $(DEMO)/int8-run
 	$(TRAIN)/bin/q8bert export $(DEMO)/float32-run --output-dir $(DEMO)/float32
 	$(TRAIN)/bin/q8bert export $(DEMO)/int8-run --output-dir $(DEMO)/int8
 	$(SERVE)/bin/q8bert predict $(DEMO)/int8 --input $(DEMO)/data/sentences.jsonl --output $(DEMO)/predictions.jsonl

@@ -55,7 +55,7 @@ class Contender:
             self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-5, fused=True)
             return
         sites = find_sites(self._model)
-        self._weights = prepare_weights(self._model, quantized_parameters(self._model, per_channel=True))
+        self._weights = prepare_weights(self._model, quantized_parameters(self._model, per_channel=True), sites)
         self._optimizer = adamw(self._weights.masters, weight_decay=0.01)
         for group in self._optimizer.param_groups:
             group["lr"] = 1e-5
@@ -73,7 +73,7 @@ class Contender:
                     self._model, sites, quantize=quantize, input_names=names, regression=False,
                     device_type=device_type,
                 ),
-                self._weights, n_sites=len(sites), n_outputs=2, threads=threads,
+                self._weights, sites=sites, n_outputs=2, threads=threads,
             )  # fmt: skip
 
     def step(self, arrays: dict[str, np.ndarray[Any, Any]], labels: np.ndarray[Any, Any], seed: int) -> None:

@@ -121,7 +121,7 @@ def main() -> None:
                 task=glue_task(args.task), data_dir=args.data_dir, model=args.model, engine=args.engine, batch_size=16,
                 gradient_accumulation=2, quantize_from=0.3, freeze_ranges_from=0.8, keep_checkpoints=2,
                 learning_rate=1e-3, max_length=32, max_steps=args.max_steps, eval_every=10, save_every=args.save_every,
-                log_every=1, threads=1, output_dir=Path(folder, name), cache_dir=Path(folder, "cache"),
+                log_every=1, threads=1, dropout=0.1, output_dir=Path(folder, name), cache_dir=Path(folder, "cache"),
             )  # fmt: skip
 
         killed_run(config("cache-filler"), None)  # so that no kill falls into the long building of the graph

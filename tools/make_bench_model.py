@@ -29,12 +29,12 @@ from q8bert.export.graph import build_graph
 from q8bert.export.saturation import what_it_took
 from q8bert.glue.tasks import Task, glue_task
 from q8bert.spec.bundle import Manifest
+from q8bert.training.calibration import channel_amax
 from q8bert.training.fake_quantize import WeightGrid
 from q8bert.training.model_source import SourceModel, count_parameters, load_source_model
-from q8bert.training.quantized_model import QuantizedModel
 from q8bert.training.run_folder import library_versions
 from q8bert.training.sites import Site, find_sites
-from q8bert.training.torch_engine import quantize_activation
+from q8bert.training.smoothing import smooth, smoothed_amax
 from q8bert.training.weights import prepare_weights, quantized_parameters
 
 SIZES = ("minilm-l6", "bert-base")
@@ -57,14 +57,18 @@ def make_source(size: str, task: Task, *, seed: int) -> SourceModel:
     return SourceModel(model, minilm.tokenizer, minilm.pad_token_id, minilm.input_names)
 
 
-def observe(source: SourceModel, sites: tuple[Site, ...]) -> torch.Tensor:
-    """Return each site's largest absolute value in a float pass over random tokens, shape ``(n_sites,)``."""
+def observe(source: SourceModel) -> tuple[tuple[Site, ...], torch.Tensor]:
+    """Return the sites, smoothed, and the range of each, ``(n_sites,)``, after a float pass over random tokens."""
     shape = (16, MAX_LENGTH)
     ids = torch.randint(1000, source.tokenizer.get_vocab_size(), shape)
-    model = QuantizedModel(source.model, sites, quantize_activation).eval()
-    with torch.no_grad():
-        _, observations = model(ids, torch.ones(shape, dtype=torch.int64), torch.zeros_like(ids), observe=True)
-    return observations  # type: ignore[no-any-return]
+    inputs = {
+        "input_ids": ids, "attention_mask": torch.ones(shape, dtype=torch.int64), "token_type_ids": ids * 0
+    }  # fmt: skip
+    found = find_sites(source.model)
+    source.model.train(mode=False)
+    channels = channel_amax(source.model, found, inputs)
+    sites = smooth(found, channels)
+    return sites, smoothed_amax(sites, channels)
 
 
 def write_huggingface(target: Path, source: SourceModel) -> None:
@@ -79,14 +83,14 @@ def write_huggingface(target: Path, source: SourceModel) -> None:
 
 def write_bundles(target: Path, source: SourceModel, task: Task, *, size: str, seed: int) -> None:
     """Write the INT8 and the float bundle of one model."""
-    sites = find_sites(source.model)
+    sites, amax = observe(source)
     quantized = quantized_parameters(source.model, per_channel=True)
     nothing: dict[str, Any] = {}
-    for precision, found, amax, names in (
-        ("int8", sites, observe(source, sites), quantized),
+    for precision, found, ranges, names in (
+        ("int8", sites, amax, quantized),
         ("float32", (), torch.zeros(0), nothing),
     ):
-        graph = build_graph(source.model, found, amax, names, input_names=source.input_names)
+        graph = build_graph(source.model, found, ranges, names, input_names=source.input_names)
         manifest = Manifest(
             precision=precision,
             task=task.to_json(),
@@ -94,7 +98,7 @@ def write_bundles(target: Path, source: SourceModel, task: Task, *, size: str, s
             pad_token_id=source.pad_token_id,
             input_names=source.input_names,
             files={},
-            quantization=_quantization(source.model, graph, names) if found else {},
+            quantization=_quantization(source.model, graph, names, found) if found else {},
             versions=library_versions(),
             model={
                 "source": f"{size}, untrained, seed {seed}", "architecture": type(source.model).__name__,
@@ -105,12 +109,13 @@ def write_bundles(target: Path, source: SourceModel, task: Task, *, size: str, s
 
 
 def _quantization(
-    model: PreTrainedModel, graph: onnx.ModelProto, quantized: Mapping[str, WeightGrid]
+    model: PreTrainedModel, graph: onnx.ModelProto, quantized: Mapping[str, WeightGrid], sites: tuple[Site, ...]
 ) -> dict[str, object]:
     return {
         "method": "qat", "num_bits": 8, "weight_granularity": "per_channel", "float_layers": [],
+        "smoothed_activations": [site.name for site in sites if site.smoothing],
         "products": asdict(examine_fusion(graph)),
-        "saturation": asdict(what_it_took(prepare_weights(model, quantized))),
+        "saturation": asdict(what_it_took(prepare_weights(model, quantized, sites))),
     }  # fmt: skip
 
 

@@ -90,7 +90,7 @@ def main() -> None:
             config = TrainConfig(
                 task=glue_task(name), data_dir=str(target / "data" / name), model=str(target / "model"), output_dir=run,
                 engine=engine, quantize=precision == "int8", epochs=4, batch_size=16, learning_rate=3e-3, max_length=32,
-                dropout=0.0, threads=1,
+                quantize_from=0.0, threads=1,
             )  # fmt: skip
             train(config)
             export(run, target / name / precision)

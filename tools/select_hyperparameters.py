@@ -1,4 +1,4 @@
-"""Choose rates, epochs, batch size, dropout, range decay and start of quantization on held-out training rows, not dev.
+"""Choose rates, epochs, batch size, dropout, smoothing and the rest on held-out training rows, not dev.
 
 Holds out a part of a task's training rows, trains on the rest with every combination asked for, and prints the score
 of the best epoch on the held-out rows, and at the end how far INT8 stands from its FP32 twins. Results are kept in a
@@ -46,15 +46,16 @@ class Trial:
     learning_rate: float
     epochs: int
     batch_size: int
-    dropout: float | None
+    dropout: float
     range_decay: float
     quantize_from: float
+    smoothing: bool
     seed: int
 
     @property
     def twin(self) -> "Trial":
-        """The float run of the same seed; it has no ranges, so their options are 0."""
-        return replace(self, precision="float32", range_decay=0.0, quantize_from=0.0)
+        """The float run of the same seed; it quantizes nothing, so the options of that are 0."""
+        return replace(self, precision="float32", range_decay=0.0, quantize_from=0.0, smoothing=False)
 
     def options(self) -> dict[str, Any]:
         """Return what ``TrainConfig`` is given."""
@@ -62,8 +63,7 @@ class Trial:
         return values | {"quantize": self.precision == "int8"}
 
     def __str__(self) -> str:
-        numbers = {name: value for name, value in asdict(self).items() if name != "precision"}
-        texts = [f"{name}={'own' if value is None else format(value, 'g')}" for name, value in numbers.items()]
+        texts = [f"{name}={value:g}" for name, value in asdict(self).items() if name != "precision"]
         return " ".join([self.precision, *texts])
 
 
@@ -86,11 +86,12 @@ def main() -> None:
     parser.add_argument("--task", default="STS-B", choices=list(GLUE_TASKS))
     parser.add_argument("--learning-rates", type=float, nargs="+", default=[5e-5, 1e-4])
     parser.add_argument("--range-decays", type=float, nargs="+", default=[0.99])
-    parser.add_argument("--quantize-from", type=float, nargs="+", default=[0.0])
+    parser.add_argument("--quantize-from", type=float, nargs="+", default=[0.5])
+    parser.add_argument("--smoothing", type=int, nargs="+", default=[1], choices=[0, 1])
     parser.add_argument("--precisions", nargs="+", default=["float32", "int8"], choices=["float32", "int8"])
     parser.add_argument("--epochs", type=int, nargs="+", default=[4])
     parser.add_argument("--batch-sizes", type=int, nargs="+", default=[16])
-    parser.add_argument("--dropouts", type=float, nargs="+", default=[None], help="default: the model's own")
+    parser.add_argument("--dropouts", type=float, nargs="+", default=[0.0])
     parser.add_argument("--share", type=float, default=0.1, help="share of the training rows to hold out")
     parser.add_argument("--threads", type=int, default=0)
     parser.add_argument("--engine", default="torch")
@@ -104,7 +105,7 @@ def main() -> None:
     results = json.loads(results_file.read_text())["runs"] if results_file.exists() else {}
     combinations = itertools.product(
         args.precisions, args.learning_rates, args.epochs, args.batch_sizes, args.dropouts, args.range_decays,
-        args.quantize_from, args.seeds,
+        args.quantize_from, map(bool, args.smoothing), args.seeds,
     )  # fmt: skip
     trials = [Trial(*values) for values in combinations]
     scores = {}

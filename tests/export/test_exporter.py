@@ -130,6 +130,7 @@ def test_layers_left_in_float_are_reported_with_what_they_cost(small: Any, tmp_p
     options = TrainConfig(
         task=glue_task("SST-2"), data_dir=str(small.data("SST-2")), model=str(small.model), output_dir=tmp_path / "run",
         engine="torch", max_steps=2, max_length=32, threads=1, keep_float=float_layers,
+        quantize_from=0.0,
     )  # fmt: skip
     train(options)
     bundle, report = export(tmp_path / "run", tmp_path / "bundle")

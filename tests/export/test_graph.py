@@ -76,12 +76,30 @@ def test_weights_are_int8_and_already_transposed(bert: Any) -> None:
     constants = bert.initializers()
     dense = "bert.encoder.layer.0.intermediate.dense"
     codes, scale = constants[f"{dense}.weight_codes"], constants[f"{dense}.weight_scale"]
-    weight = bert.model.get_parameter(f"{dense}.weight").detach().numpy()
+    (site,) = (site for site in bert.sites if site.linears == (dense,))
+    assert any(site.smoothing)
+    weight = bert.model.get_parameter(f"{dense}.weight").detach().numpy() * 2.0 ** np.array(site.smoothing)
     assert (codes.dtype, codes.shape, scale.shape) == (np.int8, (32, 64), (64,))
     # half a step is the largest rounding error
     assert (np.abs(codes * scale - weight.T) <= scale / 2 * 1.0001).all()
     float_names = {name for name, array in constants.items() if array.dtype == np.float32 and array.ndim > 1}
     assert not float_names
+
+
+def test_smoothed_activations_are_multiplied_once_and_right_before_they_are_quantized(bert: Any) -> None:
+    constants = bert.initializers()
+    readers = {node.input[0]: node for node in bert.graph.graph.node if node.op_type == "QuantizeLinear"}
+    found = {}
+    for node in bert.graph.graph.node:
+        factors = next((name for name in node.input if name.endswith(".smoothing")), None)
+        if factors is not None:
+            assert node.op_type == "Mul"
+            assert readers[node.output[0]].input[1] == factors.replace(".smoothing", ".quantize_scale")
+            found[factors.removesuffix(".smoothing")] = constants[factors]
+    assert list(found) == [site.name for site in bert.sites if site.smoothing]
+    for site in bert.sites:
+        if site.smoothing:
+            np.testing.assert_array_equal(found[site.name], 0.5 ** np.array(site.smoothing))
 
 
 def test_nothing_of_the_exporter_is_left_in_the_file(bert: Any) -> None:
@@ -123,7 +141,7 @@ def test_rows_do_not_depend_on_their_batch(bert: Any, run_graph: Any) -> None:
 
 
 def test_the_rebuilt_model_computes_the_simulation_in_torch(bert: Any) -> None:
-    weights = prepare_weights(bert.model, bert.quantized)
+    weights = prepare_weights(bert.model, bert.quantized, bert.sites)
     simulated = TorchEngine(bert.model, bert.sites, weights).logits(bert.batch.inputs, bert.amax)
     rebuilt = InferenceModel(bert.model, bert.sites, bert.amax, bert.quantized).eval()
     with torch.no_grad():

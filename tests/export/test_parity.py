@@ -34,7 +34,7 @@ class OtherSideOfATie:
     """Stands for an exported model that rounds one code, the nearest to a tie, to the other side."""
 
     def __init__(self, bert: Any) -> None:
-        self.weights = prepare_weights(bert.model, bert.quantized)
+        self.weights = prepare_weights(bert.model, bert.quantized, bert.sites)
         self.bert, self.site, self.value, self.codes = bert, -1, 0.0, {}
         self.run({name: tensor.numpy() for name, tensor in bert.batch.inputs.items()})
         self.distance = 1.0

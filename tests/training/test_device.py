@@ -70,7 +70,7 @@ def test_training_on_cuda_follows_training_on_the_cpu(small: Any, tmp_path: Any)
     for device in ("cpu", "cuda:0"):
         config = TrainConfig(
             task=glue_task("SST-2"), data_dir=str(small.data("SST-2")), model=str(small.model), device=device,
-            batch_size=32, learning_rate=1e-3, max_length=32, epochs=4, dropout=0.0, output_dir=tmp_path / device[:4],
+            batch_size=32, learning_rate=1e-3, max_length=32, epochs=4, output_dir=tmp_path / device[:4],
         )  # fmt: skip
         metrics.append(train(config).metrics["accuracy"])
     # the same data in the same order; sums in another order may let a few of 200 rows change sides

@@ -85,11 +85,11 @@ class Case:
             precision=precision,
         )  # fmt: skip
         return OrtEngine(
-            lambda *, quantize: programs, weights, n_sites=len(self.sites), n_outputs=2, precision=precision, threads=1
+            lambda *, quantize: programs, weights, sites=self.sites, n_outputs=2, precision=precision, threads=1
         )
 
     def gradient(self, kind: str, precision: str, *, loss_scale: float) -> tuple[torch.Tensor, float, torch.Tensor]:
-        weights = prepare_weights(self.model, quantized_parameters(self.model, per_channel=True))
+        weights = prepare_weights(self.model, quantized_parameters(self.model, per_channel=True), self.sites)
         engine = self.engine(kind, precision, weights)
         result = engine.step(self.batch, self.amax, seed=1, loss_scale=loss_scale)
         evaluated = engine.logits(self.batch.inputs, self.amax)
@@ -140,6 +140,7 @@ def config(small: Any, output_dir: Path, **options: Any) -> TrainConfig:
     values: dict[str, Any] = {
         "data_dir": str(small.data("SST-2")), "model": str(small.model), "engine": "torch", "max_steps": 30,
         "batch_size": 32, "learning_rate": 1e-3, "max_length": 32, "threads": 1, "log_every": 1, "eval_every": 15,
+        "dropout": 0.1, "quantize_from": 0.0,
     }  # fmt: skip
     return TrainConfig(task=glue_task("SST-2"), output_dir=output_dir, **(values | options))
 

@@ -31,6 +31,7 @@ def config(small: Any, output_dir: Path, **options: Any) -> TrainConfig:
     values: dict[str, Any] = {
         "data_dir": str(small.data("SST-2")), "model": str(small.model), "engine": "torch", "epochs": 2,
         "batch_size": 32, "learning_rate": 1e-3, "max_length": 32, "threads": 1, "log_every": 5,
+        "dropout": 0.1, "quantize_from": 0.0,
     }  # fmt: skip
     return TrainConfig(task=glue_task("SST-2"), output_dir=output_dir, **(values | options))
 

@@ -32,7 +32,8 @@ from q8bert.training.run_folder import best_checkpoint
 def config(small: Any, output_dir: Path, **options: Any) -> TrainConfig:
     values: dict[str, Any] = {
         "data_dir": str(small.data("SST-2")), "model": str(small.model), "engine": "torch", "epochs": 1,
-        "batch_size": 32, "learning_rate": 1e-3, "max_length": 32, "threads": 1, "log_every": 1, "dropout": 0.0,
+        "batch_size": 32, "learning_rate": 1e-3, "max_length": 32, "threads": 1, "log_every": 1,
+        "quantize_from": 0.0,
     }  # fmt: skip
     return TrainConfig(task=glue_task("SST-2"), output_dir=output_dir, **(values | options))
 
@@ -232,7 +233,7 @@ def test_processes_that_are_told_different_things_are_refused(
         "import os, sys; from q8bert.training.__main__ import main; "
         f"sys.argv[sys.argv.index('{option}') + 1] += os.environ['RANK']; main()"
     )
-    command = torchrun_command(2, small, tmp_path / "run", max_steps=4, batch_size=16, engine="torch")
+    command = torchrun_command(2, small, tmp_path / "run", max_steps=4, batch_size=16, engine="torch", dropout=0.0)
     at = command.index("q8bert.training")
     (tmp_path / "script.py").write_text(script)
     command[at - 1 : at + 1] = [str(tmp_path / "script.py")]
@@ -245,7 +246,7 @@ def test_processes_that_are_told_different_things_are_refused(
 
 def torchrun_command(n_processes: int, small: Any, run: Path, **more: Any) -> list[str]:
     values = {
-        "task": "SST-2", "data-dir": small.data("SST-2"), "model": small.model, "output-dir": run, "dropout": 0.0,
+        "task": "SST-2", "data-dir": small.data("SST-2"), "model": small.model, "output-dir": run, "quantize-from": 0.0,
         "learning-rate": 1e-3, "max-length": 32, "threads": 1, "log-every": 1,
     } | {name.replace("_", "-"): value for name, value in more.items()}  # fmt: skip
     options = [text for name, value in values.items() for text in (f"--{name}", str(value)) if value is not None]

@@ -187,7 +187,7 @@ def _parity(
     config, sites, model = trained.config, trained.checkpoint.sites, trained.source.model
     return compare(
         Simulation(model, sites, trained.weights, trained.amax),
-        prepare_weights(model, {}),
+        prepare_weights(model, {}, ()),
         Session(graph.SerializeToString(), threads=config.threads),
         CodeObserver(graph, sites, threads=config.threads) if sites else None,
         split=rows,

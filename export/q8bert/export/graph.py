@@ -18,13 +18,14 @@ from q8bert.export.passes.fuse_shared_matmuls import FuseSharedMatMulsPass
 from q8bert.spec.errors import ExportError
 from q8bert.training.fake_quantize import WeightGrid
 from q8bert.training.onnx_program import to_onnx
+from q8bert.training.quantized_model import smoothing_name
 from q8bert.training.sites import Site
 
 __all__ = ["OPSET", "build_graph"]
 
 OPSET = 20
 _MAX_BYTES = 2**31 - 2**24  # protobuf's limit, less room for the nodes
-_CLASSIFIER_PREFIX = "_quantized.model."
+_QUANTIZED_PREFIX, _CLASSIFIER_PREFIX = "_quantized.", "model."
 
 
 def build_graph(
@@ -75,9 +76,11 @@ def build_graph(
 
 
 def _name_initializers(graph: ir.Model, sites: Sequence[Site]) -> None:
-    """Give constants the names that the layers have in Hugging Face's model, and QDQ pairs those of their sites."""
+    """Give constants the names that the layers have in Hugging Face's model, and those of a site its name."""
+    smoothing = {smoothing_name(index): f"{site.name}.smoothing" for index, site in enumerate(sites)}
     for name in list(graph.graph.initializers):
-        new_name = name.removeprefix(_CLASSIFIER_PREFIX)
+        own_name = name.removeprefix(_QUANTIZED_PREFIX)
+        new_name = smoothing.get(own_name, own_name.removeprefix(_CLASSIFIER_PREFIX))
         if name.startswith("pairs."):
             _, index, what = name.split(".")
             new_name = f"{sites[int(index)].name}.{what}"

@@ -7,7 +7,8 @@ construction and needs no pattern matching afterwards:
   ``(in_features, out_features)``, for a Transpose between the pair and the MatMul keeps ONNX Runtime
   from fusing them;
 - Embedding → ``DequantizeLinear(Gather(codes, ids), scale)``, which dequantizes only the rows that occur;
-- a site's activation → ``QuantizeLinear`` → ``DequantizeLinear`` with zero point 0.
+- a site's activation → ``QuantizeLinear`` → ``DequantizeLinear`` with zero point 0, after a ``Mul`` where the site is
+  smoothed; the codes are then those of the smoothed weight.
 
 Biases stay float32: added after the MatMul, they cost nothing, and TensorRT refuses int32
 ``DequantizeLinear``. Every pair has scales and zero points of its own, because ONNX Runtime's
@@ -42,7 +43,8 @@ class InferenceModel(nn.Module):
         self, model: nn.Module, sites: Sequence[Site], amax: Tensor, quantized: Mapping[str, WeightGrid]
     ) -> None:
         super().__init__()
-        replaced = _replace_layers(copy.deepcopy(model).eval(), quantized)
+        smoothing = {name: site.factors() for site in sites if site.smoothing for name in site.linears}
+        replaced = _replace_layers(copy.deepcopy(model).eval(), quantized, smoothing)
         self.pairs = nn.ModuleList(_QdqPair(scale) for scale in scale_from_amax(amax))
         self.register_buffer("_amax", amax if sites else None, persistent=False)
         self._quantized = QuantizedModel(replaced, sites, self._quantize)
@@ -88,15 +90,15 @@ class _QdqPair(nn.Module):
 
 
 class _QuantizedLinear(nn.Module):
-    """``x @ dequantized weight + bias``, the weight stored as int8 ``(in_features, out_features)``."""
+    """``x @ dequantized weight + bias``, the weight smoothed and stored as int8 ``(in_features, out_features)``."""
 
     weight_codes: Tensor
     weight_scale: Tensor
     weight_zero_point: Tensor
 
-    def __init__(self, linear: nn.Linear, grid: WeightGrid) -> None:
+    def __init__(self, linear: nn.Linear, grid: WeightGrid, smoothing: Tensor | None) -> None:
         super().__init__()
-        codes, scale = quantize_weight(linear.weight, grid)
+        codes, scale = quantize_weight(linear.weight if smoothing is None else linear.weight * smoothing, grid)
         self.register_buffer("weight_codes", codes.t().contiguous())
         self.register_buffer("weight_scale", scale.flatten() if grid.per_channel else scale.reshape(()))
         self.register_buffer("weight_zero_point", torch.zeros_like(self.weight_scale, dtype=torch.int8))
@@ -164,13 +166,17 @@ def _dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor, *, axis: int =
     )
 
 
-def _replace_layers(model: nn.Module, quantized: Mapping[str, WeightGrid]) -> nn.Module:
+def _replace_layers(
+    model: nn.Module, quantized: Mapping[str, WeightGrid], smoothing: Mapping[str, Tensor]
+) -> nn.Module:
     makers: dict[str, Callable[[], nn.Module]] = {}
     for name, module in model.named_modules():
         weight = f"{name}.weight"
         if isinstance(module, nn.Linear):
-            makers[name] = lambda module=module, weight=weight: (
-                _QuantizedLinear(module, quantized[weight]) if weight in quantized else _FloatLinear(module)
+            makers[name] = lambda module=module, name=name, weight=weight: (
+                _QuantizedLinear(module, quantized[weight], smoothing.get(name))
+                if weight in quantized
+                else _FloatLinear(module)
             )  # type: ignore[misc]
         elif isinstance(module, nn.Embedding) and weight in quantized:
             makers[name] = lambda module=module: _QuantizedEmbedding(module)  # type: ignore[misc]

@@ -66,9 +66,10 @@ def _quantization(
         "saturation": asdict(saturation),
         "weight_granularity": trained.config.granularity,
         "float_layers": list(trained.float_layers),
+        "smoothed_activations": [site.name for site in sites if site.smoothing],
         "activation_scales": {site.name: scale for site, scale in zip(sites, scales, strict=True)},
         "weight_scales": {
-            name: weight_scale(weights.masters[name], grid).flatten().tolist()
+            name: weight_scale(weights.smoothed(name), grid).flatten().tolist()
             for name, grid in weights.quantized.items()
         },
     }

@@ -85,6 +85,8 @@ def _quantization_lines(quantization: Mapping[str, Any]) -> list[str]:
         "({n_unsafe_before:,} could have)".format_map(quantization["saturation"]),
         fused,
     ]
+    if smoothed := quantization.get("smoothed_activations"):
+        lines.append(f"- Outlier channels scaled down before quantization, and their weights up: {', '.join(smoothed)}")
     if float_layers := quantization["float_layers"]:
         lines.append(f"- Layers left in float32 on request: {', '.join(float_layers)}")
     return lines

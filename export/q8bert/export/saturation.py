@@ -53,8 +53,8 @@ def what_it_took(weights: TrainableWeights) -> SaturationReport:
     growths = []
     grids: Mapping[str, WeightGrid] = {name: grid for name, grid in weights.quantized.items() if grid.saturation_free}
     for name, grid in grids.items():
-        codes, scale = quantize_weight(weights.masters[name], grid)
-        plain_codes, plain_scale = quantize_weight(weights.masters[name], replace(grid, saturation_free=False))
+        codes, scale = quantize_weight(weights.smoothed(name), grid)
+        plain_codes, plain_scale = quantize_weight(weights.smoothed(name), replace(grid, saturation_free=False))
         n_pairs += codes.shape[0] * (codes.shape[1] // 2)
         n_before += count_unsafe_pairs(plain_codes.t().numpy())
         n_after += count_unsafe_pairs(codes.t().numpy())

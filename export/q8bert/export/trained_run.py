@@ -111,6 +111,6 @@ def load_trained_run(run: Path) -> TrainedRun:
         checkpoint=checkpoint,
         source=source,
         float_layers=float_layers,
-        weights=prepare_weights(source.model, quantized),
+        weights=prepare_weights(source.model, quantized, checkpoint.sites),
         amax=checkpoint.ranges.amax() if checkpoint.sites else None,
     )

@@ -11,12 +11,13 @@ from q8bert.spec.environment import require
 
 if TYPE_CHECKING:
     from q8bert.training.config import TrainConfig
-    from q8bert.training.run import RunResult, train
+    from q8bert.training.run import train
+    from q8bert.training.run_result import RunResult
 
 __all__ = ["RunResult", "TrainConfig", "train"]
 
 _HOMES = {
-    "RunResult": "q8bert.training.run",
+    "RunResult": "q8bert.training.run_result",
     "TrainConfig": "q8bert.training.config",
     "train": "q8bert.training.run",
 }

@@ -8,7 +8,7 @@ A checkpoint is a folder ``checkpoints/step-00000360``:
 ``tokenizer.json``         text → ids
 ``optimizer.safetensors``  AdamW's moments
 ``ranges.safetensors``     moving averages of the activation ranges, float64
-``state.json``             step, scores, names of the sites, and the rest
+``state.json``             step, scores, the sites with their smoothing, and the rest
 =========================  ==============================================================
 
 The folder is filled under another name and renamed when complete, so a checkpoint that is there is whole.
@@ -43,7 +43,7 @@ __all__ = [
     "save_checkpoint",
 ]
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 STATE_FILE = "state.json"
 TOKENIZER_FILE = "tokenizer.json"
 _WEIGHTS_FILE = "model.safetensors"
@@ -84,7 +84,7 @@ class Checkpoint:
         weights: Float weights by Hugging Face name.
         optimizer: Moments by ``<parameter>.<moment>``.
         ranges: Moving averages of the ranges.
-        sites: Where activations are quantized; empty for a float run.
+        sites: Where activations are quantized, and how they are smoothed; empty for a float run.
         progress: How far the run had come.
         loss_scale: As it stood.
         input_names: Inputs that the model takes.
@@ -132,7 +132,7 @@ def save_checkpoint(
         tokenizer: Text → ids.
         optimizer: AdamW.
         ranges: Moving averages of the ranges.
-        sites: Where activations are quantized.
+        sites: Where activations are quantized, and how they are smoothed.
         progress: How far the run has come; names the folder.
         loss_scale: As it stands.
         input_names: Inputs that the model takes.
@@ -205,7 +205,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             weights=load_file(path / _WEIGHTS_FILE),
             optimizer=load_file(path / _OPTIMIZER_FILE),
             ranges=RangeState(average, state["range_count"], state["range_decay"]),
-            sites=tuple(Site(site["name"], tuple(site["linears"])) for site in state["sites"]),
+            sites=tuple(
+                Site(site["name"], tuple(site["linears"]), tuple(site["smoothing"])) for site in state["sites"]
+            ),
             progress=Progress(**state["progress"]),
             loss_scale=LossScale(**state["loss_scale"]),
             input_names=tuple(state["input_names"]),

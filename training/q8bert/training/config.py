@@ -39,6 +39,7 @@ class TrainConfig:
         quantize: Train with quantization awareness; --no-quantize trains the FP32 twin.
         granularity: Weight scales: per_channel or per_tensor.
         saturation_free: Weight scales with which no product overflows on CPUs without VNNI; export uses them anyway.
+        smoothing: Scale outlier channels of activations down and their weights up before quantization; exact in float.
         keep_float: Pattern of layers that stay float, e.g. 'classifier' or '*.output.dense'; repeat for more.
         epochs: Passes over the training split.
         max_steps: Optimizer steps in all; overrides epochs. 0: epochs decide.
@@ -59,7 +60,7 @@ class TrainConfig:
         loss_scale: What the loss is multiplied by at first in float16, so that small gradients are not lost.
         loss_scale_factor: Divides the loss scale where a gradient overflows, multiplies it after loss_scale_window.
         loss_scale_window: Steps without overflow after which the loss scale rises.
-        dropout: Dropout of the whole model. Default: the model's own.
+        dropout: Dropout of the whole model; it widens the ranges that are learned.
         eval_batch_size: Rows a batch in evaluation.
         eval_every: Steps between two evaluations on the dev split. 0: after each epoch.
         save_every: Steps between two checkpoints besides those at evaluations. 0: only at evaluations.
@@ -81,6 +82,7 @@ class TrainConfig:
     quantize: bool = True
     granularity: str = "per_channel"
     saturation_free: bool = True
+    smoothing: bool = True
     keep_float: tuple[str, ...] = ()
     epochs: int = 4
     max_steps: int = 0
@@ -95,13 +97,13 @@ class TrainConfig:
     max_length: int = 128
     range_decay: float = 0.99
     calibration_batches: int = 8
-    quantize_from: float = 0.0
+    quantize_from: float = 0.5
     freeze_ranges_from: float = 1.0
     precision: str = "float32"
     loss_scale: float = 65536.0
     loss_scale_factor: float = 2.0
     loss_scale_window: int = 1000
-    dropout: float | None = None
+    dropout: float = 0.0
     eval_batch_size: int = 64
     eval_every: int = 0
     save_every: int = 0
@@ -124,7 +126,7 @@ class TrainConfig:
             return [
                 f"{name} must be {allowed}, got {value}"
                 for name, value in values.items()
-                if value is not None and not (math.isfinite(value) and fits(value))
+                if not (math.isfinite(value) and fits(value))
             ]
 
         faults = [

@@ -10,7 +10,7 @@ gradients leave as ``<name>_grad``, observations as ``observations``.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 import onnx
@@ -27,14 +27,14 @@ from q8bert.spec.quant import ACTIVATION_QMAX, ACTIVATION_QMIN
 from q8bert.training.dropout import dropout_to_inputs, remove_dropout
 from q8bert.training.gradient_kernels import expand_gradient_kernels
 from q8bert.training.onnx_program import to_onnx
-from q8bert.training.quantized_model import QuantizedModel, classification_loss
+from q8bert.training.quantized_model import QuantizedModel, classification_loss, smoothing_name
 from q8bert.training.sites import Site
 
 __all__ = ["append_gradients", "evaluation_graph", "export_forward"]
 
 _SCALED_LOSS = "scaled_loss"  # what the gradients are taken of
 _OPSET = 18  # the newest that ORT 1.19.2's gradient builder is safe with
-_WRAPPER_PREFIX = "quantized.model."
+_WRAPPER_PREFIX, _MODEL_PREFIX = "quantized.", "model."
 
 # outputs that are optional in ONNX and that the gradient of the operator needs
 _OUTPUTS_FOR_GRADIENT = {"LayerNormalization": 3}
@@ -77,7 +77,8 @@ def export_forward(
 
     Returns:
         Model with inputs ``input_names``, ``labels``, ``loss_scale``, ``amax`` (if quantized), dropout masks, and one
-        for each parameter, and outputs ``loss``, ``logits``, ``scaled_loss`` and ``observations`` (if there are sites).
+        for each parameter and each smoothed site, and outputs ``loss``, ``logits``, ``scaled_loss`` and
+        ``observations`` (if there are sites).
     """
     # a tensor of its own for each input: torch.export takes one tensor given twice for one input
     inputs = {name: torch.ones(2, 4, dtype=torch.int64) for name in input_names}
@@ -96,7 +97,7 @@ def export_forward(
         graph = to_onnx(wrapper, inputs, dynamic_axes=axes, output_names=outputs, opset=_OPSET)
     finally:
         model.train(was_training)
-    _parameters_to_inputs(graph, model)
+    _parameters_to_inputs(graph, {*dict(model.named_parameters()), *map(smoothing_name, range(len(sites)))})
     dropout_to_inputs(graph)
     return rewrite(graph, [_FuseGelu.rule()])  # type: ignore[no-untyped-call]
 
@@ -211,11 +212,10 @@ class _FuseGelu(pattern.RewriteRuleClassBase):
         return op.Gelu(x, _domain="com.microsoft")
 
 
-def _parameters_to_inputs(graph: ir.Model, model: nn.Module) -> None:
-    parameters: Mapping[str, Tensor] = dict(model.named_parameters())
+def _parameters_to_inputs(graph: ir.Model, names: Set[str]) -> None:
     for name in list(graph.graph.initializers):
-        own_name = name.removeprefix(_WRAPPER_PREFIX)
-        if own_name in parameters:
+        own_name = name.removeprefix(_WRAPPER_PREFIX).removeprefix(_MODEL_PREFIX)
+        if own_name in names:
             value = graph.graph.initializers.pop(name)
             value.const_value = None
             value.name = own_name

@@ -4,7 +4,7 @@ Weights are read from the effective buffers and gradients written into the gradi
 nothing is copied and ``optimizer.step()`` finds its gradients in place.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +19,8 @@ from q8bert.training.device import CUDA_PROVIDER
 from q8bert.training.dropout import DropoutMasks, read_dropout_inputs
 from q8bert.training.engine import Batch, StepResult
 from q8bert.training.programs import Programs
+from q8bert.training.quantized_model import smoothing_name
+from q8bert.training.sites import Site
 from q8bert.training.weights import TrainableWeights
 
 __all__ = ["MakePrograms", "OrtEngine"]
@@ -40,7 +42,7 @@ class OrtEngine:
     Args:
         make_programs: Gives the model's programs; called when they are first needed.
         weights: Tensors to read and gradients to write; their addresses must not change.
-        n_sites: Activations that the programs observe; 0 for a float model.
+        sites: Activations that the programs observe; empty for a float model.
         n_outputs: Width of the logits.
         precision: ``float32`` or ``float16``, as the programs were built.
         threads: CPU threads; 0 leaves the choice to ONNX Runtime.
@@ -51,24 +53,29 @@ class OrtEngine:
         make_programs: MakePrograms,
         weights: TrainableWeights,
         *,
-        n_sites: int,
+        sites: Sequence[Site],
         n_outputs: int,
         precision: str = "float32",
         threads: int = 0,
     ) -> None:
-        self.n_sites = n_sites
+        self.n_sites = len(sites)
         self._make_programs = make_programs
         self._weights = weights
         self._device = weights.gradient.device
         self._n_outputs = n_outputs
         self._threads = threads
         self._loss = torch.zeros((), device=self._device)
-        self._observations = torch.zeros(n_sites, device=self._device)
+        self._observations = torch.zeros(len(sites), device=self._device)
         self._sessions: _Sessions | None = None
         self._dtype: torch.dtype = getattr(torch, precision)
         # what the programs read and write: the weights' own buffers, or copies in the programs' precision
         self._read = {name: tensor.to(self._dtype) for name, tensor in weights.effective.items()}
         self._written = {name: tensor.to(self._dtype) for name, tensor in weights.gradients.items()}
+        self._smoothing = {
+            smoothing_name(index): 1.0 / site.factors().to(self._device)
+            for index, site in enumerate(sites)
+            if site.smoothing
+        }
 
     def step(self, batch: Batch, amax: Tensor | None, *, seed: int, loss_scale: float = 1.0) -> StepResult:
         """Run forward and backward; see :class:`q8bert.training.engine.Engine`."""
@@ -90,7 +97,7 @@ class OrtEngine:
         if self._dtype != torch.float32:
             for name in self._written.keys() - set(sessions.tables):
                 self._weights.gradients[name].copy_(self._written[name])
-        self._weights.clear_padding_gradients()
+        self._weights.finish_gradients()
         return StepResult(self._loss.item(), logits, self._observations.clone())
 
     def logits(self, inputs: Mapping[str, Tensor], amax: Tensor | None) -> Tensor:
@@ -118,7 +125,7 @@ class OrtEngine:
         training = _Session(programs.training, self._device, self._threads)
         evaluation = _Session(programs.evaluation, self._device, self._threads)
         for session in (training, evaluation):
-            for name, tensor in self._read.items():
+            for name, tensor in (self._read | self._smoothing).items():
                 session.bind_input(name, tensor)
         training.bind_output("loss", self._loss)
         training.bind_output("observations", self._observations)

@@ -145,7 +145,7 @@ def entry_name(model: nn.Module, sites: Sequence[Site], options: Mapping[str, ob
         "modules": repr(model),
         "parameters": [(name, str(value.dtype), list(value.shape)) for name, value in model.named_parameters()],
         "config": {} if config is None else {k: v for k, v in config.to_dict().items() if k != "_name_or_path"},
-        "sites": [[site.name, *site.linears] for site in sites],
+        "sites": [[bool(site.smoothing), site.name, *site.linears] for site in sites],
         "options": dict(options),
         "versions": library_versions(),
         "source": [hashlib.sha256(path.read_bytes()).hexdigest() for path in _sources()],

@@ -1,7 +1,7 @@
 """A Hugging Face classifier whose activations are quantized where a Linear reads them.
 
 The model itself is not rewritten: for the length of one forward pass, hooks on its Linear layers
-replace their input by the quantized one and note its largest absolute value. Ranges go in as an
+replace their input by the quantized one and note its largest absolute value, both after smoothing. Ranges go in as an
 argument and observations come out as a result; nothing is remembered between passes. How a tensor
 is quantized is given from outside, because three programs run through here: torch training
 (straight-through), the ONNX training graph (``com.microsoft::FakeQuant``) and the exported graph
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from q8bert.training.fake_quantize import scale_from_amax
 from q8bert.training.sites import Site
 
-__all__ = ["ActivationQuantizer", "QuantizedModel", "classification_loss"]
+__all__ = ["ActivationQuantizer", "QuantizedModel", "classification_loss", "smoothing_name"]
 
 
 class ActivationQuantizer(Protocol):
@@ -36,6 +36,9 @@ class QuantizedModel(nn.Module):
         model: Hugging Face sequence classifier with eager attention.
         sites: Where activations are quantized; empty for a float model.
         quantize: How; see :class:`ActivationQuantizer`.
+
+    Weights of Linear layers that read a smoothed activation must be smoothed too
+    (:class:`~q8bert.training.weights.TrainableWeights`).
     """
 
     def __init__(self, model: nn.Module, sites: Sequence[Site], quantize: ActivationQuantizer) -> None:
@@ -43,6 +46,10 @@ class QuantizedModel(nn.Module):
         self.model = model
         self._sites = tuple(sites)
         self._quantize = quantize
+        device = next(model.parameters()).device
+        for index, site in enumerate(self._sites):
+            if site.smoothing:
+                self.register_buffer(smoothing_name(index), 1.0 / site.factors().to(device))
 
     def forward(
         self,
@@ -99,12 +106,24 @@ class QuantizedModel(nn.Module):
 
         def quantize_input(_: nn.Module, args: tuple[Any, ...]) -> tuple[Tensor]:
             if not shared:
+                x = self._smooth(args[0], index)
                 if observations is not None:
-                    observations.append(_largest(args[0], mask))
-                shared.append(args[0] if scales is None else self._quantize(args[0], scales[index], index))
+                    observations.append(_largest(x, mask))
+                shared.append(x if scales is None else self._quantize(x, scales[index], index))
             return (shared[0],)
 
         return quantize_input
+
+    def _smooth(self, x: Tensor, index: int) -> Tensor:
+        if not self._sites[index].smoothing:
+            return x
+        factors: Tensor = getattr(self, smoothing_name(index))
+        return x * factors.to(x.dtype)
+
+
+def smoothing_name(site: int) -> str:
+    """Return the name under which a site's smoothing, what its activation is multiplied by, stands in every program."""
+    return f"smoothing_{site}"
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """A checkpoint → a model and its optimizer, where it fits them."""
 
 from collections import defaultdict
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -52,14 +53,15 @@ def check_fits(checkpoint: Checkpoint, model: PreTrainedModel, sites: tuple[Site
     Args:
         checkpoint: What was read.
         model: The model to be trained on.
-        sites: Where its activations are quantized.
+        sites: Where its activations are quantized, smoothing aside.
 
     Raises:
         CheckpointError: If it is of another model, or has ranges of other activations, or moments of
             other parameters.
     """
     _check_weights(checkpoint, model)
-    if checkpoint.sites != sites or len(checkpoint.ranges.average) != len(sites):
+    found = tuple(replace(site, smoothing=()) for site in checkpoint.sites)
+    if found != sites or len(checkpoint.ranges.average) != len(sites):
         raise CheckpointError(
             f"{checkpoint.path} has ranges of other activations than this model; it was made with other versions of "
             "transformers or q8bert"

@@ -1,9 +1,8 @@
 """``train(TrainConfig)``: options → a trained run, resumed where one was interrupted."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 
 import torch
 from platformdirs import user_cache_path
@@ -18,50 +17,28 @@ from q8bert.training.checkpoint import Progress, prune_checkpoints, save_checkpo
 from q8bert.training.config import TrainConfig
 from q8bert.training.device import resolve_device
 from q8bert.training.engine import Engine
+from q8bert.training.fake_quantize import WeightGrid
 from q8bert.training.loss_scale import LossScale
 from q8bert.training.model_source import load_source_model
 from q8bert.training.optimization import adamw
 from q8bert.training.ort_engine import OrtEngine
 from q8bert.training.processes import Processes, default_threads, joined_processes
 from q8bert.training.programs import Programs, cached_programs
-from q8bert.training.quantized_model import QuantizedModel
 from q8bert.training.ranges import RangeState
 from q8bert.training.resume import restore
 from q8bert.training.run_folder import RUN_FILE, best_checkpoint, newest_checkpoint, prepare_folder
 from q8bert.training.run_log import RunLog
+from q8bert.training.run_result import RunResult
 from q8bert.training.schedule import Schedule, make_schedule, rows_per_step
-from q8bert.training.sites import find_sites, matching_layers
-from q8bert.training.torch_engine import TorchEngine, quantize_activation
+from q8bert.training.sites import Site, find_sites, matching_layers
+from q8bert.training.torch_engine import TorchEngine
 from q8bert.training.trainer import Parts, TrainingState, train_steps
 from q8bert.training.weights import TrainableWeights, prepare_weights, quantized_parameters
 
-__all__ = ["RunResult", "train"]
+__all__ = ["train"]
 
 Report = Callable[[str], None]
 ShowStep = Callable[[int, int, float], None]
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a finished run came to.
-
-    Attributes:
-        path: Folder of the run.
-        best_step: Step of the best checkpoint.
-        metrics: Its scores on the dev split, as fractions. They also picked it, so they flatter it a little.
-        n_steps: Optimizer steps in all.
-        skipped: Malformed rows that were left out, one line each.
-        float_layers: Linear and Embedding layers that were left in float on request.
-        n_skipped_steps: Steps left out because a float16 gradient overflowed.
-    """
-
-    path: Path
-    best_step: int
-    metrics: Mapping[str, float]
-    n_steps: int
-    skipped: tuple[str, ...] = ()
-    float_layers: tuple[str, ...] = ()
-    n_skipped_steps: int = 0
 
 
 def train(
@@ -137,25 +114,16 @@ class _Run:
         self._processes.wait()
         is_there = (config.output_dir / RUN_FILE).is_file()
         self._processes.agree(int(is_there), on=f"whether {config.output_dir} holds the run (here {is_there})")
-        quantized = (
-            quantized_parameters(
-                self._model,
-                per_channel=config.granularity == "per_channel",
-                saturation_free=config.saturation_free,
-                keep_float=self._float_layers,
-            )
-            if config.quantize
-            else {}
-        )
         self._processes.agree(
             fingerprint(config.identity(), (self._train, self._dev)),
             on="options and data", remedy="Give every process the same options and the same data",
         )  # fmt: skip
-        weights = prepare_weights(self._model, quantized)
-        for master in weights.masters.values():
+        masters = dict(self._model.named_parameters())
+        for master in masters.values():
             self._processes.take_first_(master.data)  # machines may hold other copies of a model
-        optimizer = adamw(weights.masters, weight_decay=config.weight_decay)
+        optimizer = adamw(masters, weight_decay=config.weight_decay)
         state = self._first_state(optimizer)
+        weights = prepare_weights(self._model, self._quantized(), state.sites)
         schedule = make_schedule(config, self._train, n_processes=self._processes.count)
         if not schedule.is_over(state.progress):
             state = self._train_on(optimizer, weights, state, schedule, show_step)
@@ -173,6 +141,14 @@ class _Run:
             n_skipped_steps=state.loss_scale.n_skipped,
         )
 
+    def _quantized(self) -> dict[str, WeightGrid]:
+        config, per_channel = self._config, self._config.granularity == "per_channel"
+        if not config.quantize:
+            return {}
+        return quantized_parameters(
+            self._model, per_channel=per_channel, saturation_free=config.saturation_free, keep_float=self._float_layers
+        )
+
     def _train_on(
         self,
         optimizer: torch.optim.Optimizer,
@@ -182,7 +158,7 @@ class _Run:
         show_step: ShowStep,
     ) -> TrainingState:
         config, is_first = self._config, self._processes.is_first
-        engine = self._engine(weights, {state.progress.step, schedule.n_steps - 1}, schedule)
+        engine = self._engine(weights, state, schedule)
         parts = Parts(engine, optimizer, weights, config.task, self._train, self._dev, self._processes)
         with RunLog(config.output_dir, resume_step=state.progress.step) if is_first else nullcontext() as log:
             return train_steps(
@@ -199,27 +175,32 @@ class _Run:
         step = 0 if resume is None else resume.progress.step
         self._processes.agree(step, on=f"the step to go on from (here {step})")
         if resume is None:
-            return TrainingState(self._first_ranges(), Progress(), self._first_loss_scale())
+            sites, ranges = self._calibrated()
+            return TrainingState(sites, ranges, Progress(), self._first_loss_scale())
         restore(self._model, optimizer, resume)
         self._report(f"going on from step {resume.progress.step}")
-        return TrainingState(resume.ranges, resume.progress, resume.loss_scale)
+        return TrainingState(resume.sites, resume.ranges, resume.progress, resume.loss_scale)
 
-    def _first_ranges(self) -> RangeState:
+    def _calibrated(self) -> tuple[tuple[Site, ...], RangeState]:
         config = self._config
         if not self._sites:
-            return RangeState.empty(0, decay=config.range_decay)
+            return (), RangeState.empty(0, decay=config.range_decay)
         self._report(f"observing {config.calibration_batches} float batches for the first ranges")
-        return calibrate(
-            QuantizedModel(self._model, self._sites, quantize_activation),
+        sites, ranges = calibrate(
+            self._model,
+            self._sites,
             self._train,
             rows_per_step=rows_per_step(config, n_processes=self._processes.count),
             batch_size=config.batch_size,
             n_batches=config.calibration_batches,
             seed=config.seed,
             decay=config.range_decay,
-            n_sites=len(self._sites),
+            smoothing=config.smoothing,
             processes=self._processes,
         )
+        n_smoothed = sum(bool(site.smoothing) for site in sites)
+        self._report(f"outliers are smoothed at {n_smoothed} of {len(sites)} activations")
+        return sites, ranges
 
     def _first_loss_scale(self) -> LossScale:
         config = self._config
@@ -227,28 +208,31 @@ class _Run:
             return LossScale()
         return LossScale(config.loss_scale, config.loss_scale_factor, config.loss_scale_window)
 
-    def _engine(self, weights: TrainableWeights, steps: set[int], schedule: Schedule) -> Engine:
-        config = self._config
+    def _engine(self, weights: TrainableWeights, state: TrainingState, schedule: Schedule) -> Engine:
+        config, sites = self._config, state.sites
         if config.engine == "torch":
-            return TorchEngine(self._model, self._sites, weights, precision=config.precision)
+            return TorchEngine(self._model, sites, weights, precision=config.precision)
         # all that the steps to come need, so that nothing fails half-way; one process builds, the others then find it
-        wanted = {config.quantize and schedule.is_quantized(step) for step in steps}
-        programs = {quantize: self._programs(quantize=quantize) for quantize in wanted if self._processes.is_first}
+        wanted = {
+            config.quantize and schedule.is_quantized(step) for step in (state.progress.step, schedule.n_steps - 1)
+        }
+        build = partial(self._programs, sites)
+        programs = {quantize: build(quantize=quantize) for quantize in wanted if self._processes.is_first}
         self._processes.wait()
-        programs |= {quantize: self._programs(quantize=quantize) for quantize in wanted - programs.keys()}
+        programs |= {quantize: build(quantize=quantize) for quantize in wanted - programs.keys()}
         return OrtEngine(
             lambda *, quantize: programs[quantize],
             weights,
-            n_sites=len(self._sites),
+            sites=sites,
             n_outputs=config.task.n_outputs,
             precision=config.precision,
             threads=self._threads,
         )
 
-    def _programs(self, *, quantize: bool) -> Programs:
+    def _programs(self, sites: tuple[Site, ...], *, quantize: bool) -> Programs:
         return cached_programs(
             self._model,
-            self._sites,
+            sites,
             quantize=quantize,
             input_names=self._source.input_names,
             regression=self._config.task.is_regression,
@@ -277,7 +261,7 @@ class _Run:
             tokenizer=self._source.tokenizer,
             optimizer=optimizer,
             ranges=state.ranges,
-            sites=self._sites,
+            sites=state.sites,
             progress=progress,
             loss_scale=state.loss_scale,
             input_names=self._source.input_names,

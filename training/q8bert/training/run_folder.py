@@ -28,7 +28,7 @@ from q8bert.training.sites import Site
 __all__ = ["RUN_FILE", "best_checkpoint", "library_versions", "newest_checkpoint", "prepare_folder", "read_run"]
 
 RUN_FILE = "run.json"
-RUN_VERSION = 3
+RUN_VERSION = 4
 
 
 def prepare_folder(config: TrainConfig, *, n_processes: int, overwrite: bool) -> None:

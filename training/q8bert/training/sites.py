@@ -26,10 +26,18 @@ class Site:
     Attributes:
         name: Name of the first Linear that reads it, with ``.input`` appended.
         linears: Names of all Linear layers that read it.
+        smoothing: Exponents of two, one an input channel: the activation is divided by these powers before it is
+            quantized, and the columns of its readers' weights are multiplied by them. Empty: it is not smoothed; see
+            :mod:`~q8bert.training.smoothing`.
     """
 
     name: str
     linears: tuple[str, ...]
+    smoothing: tuple[int, ...] = ()
+
+    def factors(self) -> Tensor:
+        """Return the powers of two, float32 ``(features,)``; none for a site that is not smoothed."""
+        return torch.exp2(torch.tensor(self.smoothing, dtype=torch.float32))
 
 
 def refuse_float_layers(model: nn.Module) -> None:

@@ -60,6 +60,7 @@ class TorchEngine:
             logits, observations = self._run(batch.inputs, amax, observe=True)
         loss = classification_loss(logits, batch.labels.to(self._device))
         (loss * loss_scale).backward()  # type: ignore[no-untyped-call]
+        self._weights.finish_gradients()
         return StepResult(loss.item(), logits.detach(), observations)
 
     def logits(self, inputs: Mapping[str, Tensor], amax: Tensor | None) -> Tensor:

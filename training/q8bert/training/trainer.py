@@ -24,6 +24,7 @@ from q8bert.training.optimization import learning_rate_at
 from q8bert.training.processes import Processes
 from q8bert.training.ranges import RangeState
 from q8bert.training.schedule import Schedule
+from q8bert.training.sites import Site
 from q8bert.training.weights import TrainableWeights
 
 __all__ = ["Parts", "TrainingState", "evaluate_split", "train_steps"]
@@ -36,11 +37,13 @@ class TrainingState:
     """What changes from step to step, besides the weights and the optimizer.
 
     Attributes:
+        sites: Where activations are quantized, and how they are smoothed; the same in every step.
         ranges: Moving averages of the activation ranges; no sites for a float model.
         progress: Steps and scores so far.
         loss_scale: What the loss is multiplied by; fixed at 1 but in float16.
     """
 
+    sites: tuple[Site, ...]
     ranges: RangeState
     progress: Progress
     loss_scale: LossScale
@@ -189,7 +192,7 @@ def _one_step(
     if (step + 1) % schedule.log_every == 0 and is_finite:
         scale = {"loss_scale": loss_scale.scale} if loss_scale.is_dynamic else {}
         log("train", step=step + 1, loss=result.loss, learning_rate=rate, grad_norm=norm, **scale)
-    return TrainingState(ranges, progress, loss_scale)
+    return replace(state, ranges=ranges, progress=progress, loss_scale=loss_scale)
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> float:

@@ -1,7 +1,7 @@
 """Three views of the trainable weights: the float masters, what the forward pass sees, and gradients.
 
 The optimizer owns the masters. Before each step the quantized ones (every Linear and Embedding
-weight) are rounded to their int8 grid into buffers of their own; biases and LayerNorm are used as they
+weight) are smoothed and rounded to their int8 grid into buffers of their own; biases and LayerNorm are used as they
 are. Both engines read these buffers and write gradients into fixed memory, which is what lets ONNX
 Runtime bind it once and copy nothing.
 """
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from q8bert.training.fake_quantize import TABLE_GRID, WeightGrid, fake_quantize_weight_
+from q8bert.training.sites import Site
 
 __all__ = ["TrainableWeights", "prepare_weights", "quantized_parameters"]
 
@@ -55,8 +56,9 @@ class TrainableWeights:
         masters: Float weights, updated by the optimizer.
         effective: What the forward pass reads: quantized buffers, or the masters themselves.
         gradient: All gradients in one vector; what adds up, clips or sends them treats them as one.
-        gradients: Loss gradients with respect to ``effective``, views of ``gradient``; also the masters' ``.grad``.
+        gradients: Loss gradients with respect to the masters, views of ``gradient``; also the masters' ``.grad``.
         quantized: Quantized names → their grid.
+        smoothing: Names of smoothed weights → what their columns are multiplied by, float32 ``(in_features,)``.
         padding_rows: Embedding tables whose padding row is never trained → that row.
     """
 
@@ -65,6 +67,7 @@ class TrainableWeights:
     gradient: Tensor
     gradients: Mapping[str, Tensor]
     quantized: Mapping[str, WeightGrid]
+    smoothing: Mapping[str, Tensor]
     padding_rows: Mapping[str, int]
 
     def refresh(self, *, quantize: bool = True) -> None:
@@ -75,23 +78,35 @@ class TrainableWeights:
         """
         with torch.no_grad():
             for name, grid in self.quantized.items():
+                weight = self.smoothed(name)
                 if quantize:
-                    fake_quantize_weight_(self.effective[name], self.masters[name], grid)
+                    fake_quantize_weight_(self.effective[name], weight, grid)
                 else:
-                    self.effective[name].copy_(self.masters[name])
+                    self.effective[name].copy_(weight)
 
-    def clear_padding_gradients(self) -> None:
-        """Zero the gradient of padding rows, as torch does by itself and ONNX Runtime does not."""
+    def smoothed(self, name: str) -> Tensor:
+        """Return a master as it is before rounding, its columns multiplied where its input is divided."""
+        master = self.masters[name].detach()
+        return master * self.smoothing[name] if name in self.smoothing else master
+
+    def finish_gradients(self) -> None:
+        """Turn gradients with respect to ``effective``, as an engine computes them, into those of the masters.
+
+        Smoothed columns are scaled; padding rows are zeroed, as torch does by itself and ONNX Runtime does not.
+        """
+        for name, factors in self.smoothing.items():
+            self.gradients[name].mul_(factors)
         for name, row in self.padding_rows.items():
             self.gradients[name][row] = 0.0
 
 
-def prepare_weights(model: nn.Module, quantized: Mapping[str, WeightGrid]) -> TrainableWeights:
+def prepare_weights(model: nn.Module, quantized: Mapping[str, WeightGrid], sites: Sequence[Site]) -> TrainableWeights:
     """Allocate buffers and gradients for a model's parameters.
 
     Args:
         model: Owner of the masters.
         quantized: Names to quantize, see :func:`quantized_parameters`; empty for float training.
+        sites: Where activations are quantized, which says which weights are smoothed; empty for float training.
 
     Returns:
         The tensors; effective buffers are filled.
@@ -108,7 +123,13 @@ def prepare_weights(model: nn.Module, quantized: Mapping[str, WeightGrid]) -> Tr
         for name, module in model.named_modules()
         if isinstance(module, nn.Embedding) and module.padding_idx is not None
     }
-    weights = TrainableWeights(masters, effective, gradient, gradients, dict(quantized), padding_rows)
+    smoothing = {
+        f"{linear}.weight": site.factors().to(gradient.device)
+        for site in sites
+        if site.smoothing
+        for linear in site.linears
+    }
+    weights = TrainableWeights(masters, effective, gradient, gradients, dict(quantized), smoothing, padding_rows)
     weights.refresh()
     return weights
 
