@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from q8bert.export import export, exporter
@@ -17,8 +18,9 @@ from q8bert.glue.tasks import glue_task
 from q8bert.runtime import evaluate
 from q8bert.runtime.cli import build_app
 from q8bert.spec.errors import CheckpointError, ConfigError, ExportError
-from q8bert.training import TrainConfig, train
+from q8bert.training import TrainConfig, calibration, train
 from q8bert.training.run_folder import best_checkpoint
+from q8bert.training.sites import Site
 
 
 @pytest.mark.slow
@@ -142,6 +144,31 @@ def test_layers_left_in_float_are_reported_with_what_they_cost(small: Any, tmp_p
     # scales, zero points and two fewer pairs of nodes weigh little beside three bytes a weight
     grown = bundle.model_size_bytes - whole.model_size_bytes
     assert grown == pytest.approx(report.float_layers_bytes, abs=4096)
+    assert report.parity is not None
+    assert report.parity.resolved.n_rows_differing == 0
+
+
+@pytest.mark.slow
+def test_a_smoothed_run_is_exported_smoothed(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def smooth(sites: tuple[Site, ...], channel_amax: list[torch.Tensor]) -> tuple[Site, ...]:
+        # the small model has no outliers
+        return tuple(
+            dataclasses.replace(site, smoothing=tuple(index % 4 for index in range(len(amax))))
+            for site, amax in zip(sites, channel_amax, strict=True)
+        )
+
+    monkeypatch.setattr(calibration, "smooth", smooth)
+    options = TrainConfig(
+        task=glue_task("SST-2"), data_dir=str(small.data("SST-2")), model=str(small.model), output_dir=tmp_path / "run",
+        engine="torch", max_steps=2, max_length=32, threads=1, quantize_from=0.0,
+    )  # fmt: skip
+    train(options)
+    bundle, report = export(tmp_path / "run", tmp_path / "bundle")
+    sites = [site.name for site in best_checkpoint(tmp_path / "run").sites]
+    assert bundle.manifest.quantization["smoothed_activations"] == sites
+    assert f"their weights up: {', '.join(sites)}" in (bundle.path / "README.md").read_text()
+    operators = [node.op_type for node in onnx.load(bundle.path / "model.onnx").graph.node]
+    assert operators.count("QuantizeLinear") == len(sites)
     assert report.parity is not None
     assert report.parity.resolved.n_rows_differing == 0
 
