@@ -18,7 +18,7 @@ from q8bert.training.batches import TokenizedSplit, tokenize_split
 from q8bert.training.calibration import channel_amax
 from q8bert.training.model_source import SourceModel, load_source_model
 from q8bert.training.sites import find_sites
-from q8bert.training.smoothing import smooth
+from q8bert.training.smoothing import outlier_threshold, smooth
 
 MAX_LENGTH, BATCH_SIZE, N_BATCHES, SEED = 128, 16, 8, 11
 
@@ -52,9 +52,8 @@ def main() -> None:
     print("| site | largest channel | second | exceeded by 2 % | scaled down: channels, largest factor |")
     print("|---|---|---|---|---|")
     for site, amax in zip(smooth(find_sites(source.model), channels), channels, strict=True):
-        first, second, threshold = (
-            float(amax.sort(descending=True).values[at]) for at in (0, 1, int(0.02 * len(amax)))
-        )
+        first, second = amax.topk(2).values.tolist()
+        threshold = float(outlier_threshold(amax))
         n_scaled = sum(exponent > 0 for exponent in site.smoothing)
         factor = f"{n_scaled}, {2 ** max(site.smoothing)}" if site.smoothing else "none"
         print(f"| {site.name} | {first:.2f} | {second:.2f} | {threshold:.2f} | {factor} |")

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from q8bert.glue.tasks import glue_task
-from q8bert.spec.errors import CalibrationError
+from q8bert.spec.errors import CalibrationError, CheckpointError
 from q8bert.training import TrainConfig, calibration, train
 from q8bert.training.calibration import channel_amax
 from q8bert.training.checkpoint import checkpoint_folders, load_checkpoint
@@ -188,7 +188,8 @@ def test_a_smoothed_run_is_its_float_twin_until_quantization_starts(
     largest = max(float((ours[name] - twin[name]).abs().max()) for name in twin)
     # torch runs the same operations in the same order; ONNX Runtime may fuse them otherwise
     assert largest <= (0.0 if engine == "torch" else 1e-5)
-    assert any(not torch.equal(value, weights_of(tmp_path / "float32", 8)[name]) for name, value in ours.items())
+    quantized, floats = (weights_of(tmp_path / name, 8) for name in ("int8", "float32"))
+    assert any(not torch.equal(value, floats[name]) for name, value in quantized.items())
 
 
 def test_smoothing_is_kept_and_a_resumed_run_goes_on_with_it(
@@ -209,10 +210,14 @@ def test_smoothing_is_kept_and_a_resumed_run_goes_on_with_it(
     train(config(small, tmp_path / "cut", engine="torch"))
     for name, value in weights_of(tmp_path / "whole", 8).items():
         assert torch.equal(value, weights_of(tmp_path / "cut", 8)[name]), name
-    (checkpoint, state) = (load_checkpoint(checkpoint_folders(tmp_path / "cut")[8]), "state.json")
+    checkpoint = load_checkpoint(checkpoint_folders(tmp_path / "cut")[8])
     assert {(len(site.linears), site.smoothing[:4]) for site in checkpoint.sites} == {(3, ()), (1, (0, 1, 2, 0))}
-    written = json.loads((checkpoint.path / state).read_text())["sites"]
-    assert written[1]["smoothing"][:4] == [0, 1, 2, 0]
+    state = json.loads((checkpoint.path / "state.json").read_text())
+    assert state["sites"][1]["smoothing"][:4] == [0, 1, 2, 0]
+    state["sites"][1]["smoothing"].pop()
+    (checkpoint.path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match=r"is of another model: .*31 smoothed channels of bert\..*output\.dense"):
+        train(config(small, tmp_path / "cut", engine="torch"))
 
 
 def test_no_smoothing_means_none(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from q8bert.training.fake_quantize import TABLE_GRID, WeightGrid, quantize_weight, scale_from_amax
 from q8bert.training.quantized_model import QuantizedModel
-from q8bert.training.sites import Site
+from q8bert.training.sites import Site, column_factors
 from q8bert.training.torch_engine import quantize_activation
 
 __all__ = ["InferenceModel"]
@@ -43,8 +43,7 @@ class InferenceModel(nn.Module):
         self, model: nn.Module, sites: Sequence[Site], amax: Tensor, quantized: Mapping[str, WeightGrid]
     ) -> None:
         super().__init__()
-        smoothing = {name: site.factors() for site in sites if site.smoothing for name in site.linears}
-        replaced = _replace_layers(copy.deepcopy(model).eval(), quantized, smoothing)
+        replaced = _replace_layers(copy.deepcopy(model).eval(), quantized, column_factors(sites))
         self.pairs = nn.ModuleList(_QdqPair(scale) for scale in scale_from_amax(amax))
         self.register_buffer("_amax", amax if sites else None, persistent=False)
         self._quantized = QuantizedModel(replaced, sites, self._quantize)

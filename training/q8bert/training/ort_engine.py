@@ -19,7 +19,7 @@ from q8bert.training.device import CUDA_PROVIDER
 from q8bert.training.dropout import DropoutMasks, read_dropout_inputs
 from q8bert.training.engine import Batch, StepResult
 from q8bert.training.programs import Programs
-from q8bert.training.quantized_model import smoothing_name
+from q8bert.training.quantized_model import smoothing_inputs
 from q8bert.training.sites import Site
 from q8bert.training.weights import TrainableWeights
 
@@ -71,11 +71,7 @@ class OrtEngine:
         # what the programs read and write: the weights' own buffers, or copies in the programs' precision
         self._read = {name: tensor.to(self._dtype) for name, tensor in weights.effective.items()}
         self._written = {name: tensor.to(self._dtype) for name, tensor in weights.gradients.items()}
-        self._smoothing = {
-            smoothing_name(index): 1.0 / site.factors().to(self._device)
-            for index, site in enumerate(sites)
-            if site.smoothing
-        }
+        self._smoothing = {name: factors.to(self._device) for name, factors in smoothing_inputs(sites).items()}
 
     def step(self, batch: Batch, amax: Tensor | None, *, seed: int, loss_scale: float = 1.0) -> StepResult:
         """Run forward and backward; see :class:`q8bert.training.engine.Engine`."""

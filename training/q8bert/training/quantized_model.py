@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from q8bert.training.fake_quantize import scale_from_amax
 from q8bert.training.sites import Site
 
-__all__ = ["ActivationQuantizer", "QuantizedModel", "classification_loss", "smoothing_name"]
+__all__ = ["ActivationQuantizer", "QuantizedModel", "classification_loss", "smoothing_inputs", "smoothing_name"]
 
 
 class ActivationQuantizer(Protocol):
@@ -46,10 +46,8 @@ class QuantizedModel(nn.Module):
         self.model = model
         self._sites = tuple(sites)
         self._quantize = quantize
-        device = next(model.parameters()).device
-        for index, site in enumerate(self._sites):
-            if site.smoothing:
-                self.register_buffer(smoothing_name(index), 1.0 / site.factors().to(device))
+        for name, factors in smoothing_inputs(sites).items():
+            self.register_buffer(name, factors.to(next(model.parameters()).device))
 
     def forward(
         self,
@@ -124,6 +122,18 @@ class QuantizedModel(nn.Module):
 def smoothing_name(site: int) -> str:
     """Return the name under which a site's smoothing, what its activation is multiplied by, stands in every program."""
     return f"smoothing_{site}"
+
+
+def smoothing_inputs(sites: Sequence[Site]) -> dict[str, Tensor]:
+    """Return what smoothed activations are multiplied by.
+
+    Args:
+        sites: Where activations are quantized.
+
+    Returns:
+        :func:`smoothing_name` → powers of 1/2, float32 ``(features,)``; smoothed sites only.
+    """
+    return {smoothing_name(index): 1.0 / site.factors() for index, site in enumerate(sites) if site.smoothing}
 
 
 def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:

@@ -91,6 +91,13 @@ def _check_weights(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
         for name, parameter in parameters.items()
         if name in checkpoint.weights and checkpoint.weights[name].shape != parameter.shape
     ]
+    misshaped += [
+        f"{len(site.smoothing)} smoothed channels of {site.name}"
+        for site in checkpoint.sites
+        for name in site.linears
+        if site.smoothing and f"{name}.weight" in parameters
+        and len(site.smoothing) != parameters[f"{name}.weight"].shape[1]
+    ]  # fmt: skip
     if missing or unexpected or misshaped:
         raise CheckpointError(
             f"{checkpoint.path} is of another model: missing {missing[:3]}, unexpected {unexpected[:3]}, "

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from q8bert.spec.errors import ModelError
 
-__all__ = ["Site", "find_sites", "matching_layers", "refuse_float_layers"]
+__all__ = ["Site", "column_factors", "find_sites", "matching_layers", "refuse_float_layers"]
 
 _FLOAT_BY_DESIGN = (nn.LayerNorm,)
 
@@ -38,6 +38,18 @@ class Site:
     def factors(self) -> Tensor:
         """Return the powers of two, float32 ``(features,)``; none for a site that is not smoothed."""
         return torch.exp2(torch.tensor(self.smoothing, dtype=torch.float32))
+
+
+def column_factors(sites: Sequence[Site]) -> dict[str, Tensor]:
+    """Return what the columns of smoothed weights are multiplied by.
+
+    Args:
+        sites: Where activations are quantized.
+
+    Returns:
+        Name of each Linear that reads a smoothed activation → powers of two, float32 ``(in_features,)``.
+    """
+    return {linear: site.factors() for site in sites if site.smoothing for linear in site.linears}
 
 
 def refuse_float_layers(model: nn.Module) -> None:

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from q8bert.training.sites import Site
 
-__all__ = ["smooth", "smoothed_amax", "smoothing_exponents"]
+__all__ = ["outlier_threshold", "smooth", "smoothed_amax", "smoothing_exponents"]
 
 _OUTLIERS = 0.02
 _MIN_EXPONENT = 3  # of the largest channel; more than 4 τ
@@ -42,11 +42,16 @@ def smoothing_exponents(channel_amax: Tensor) -> tuple[int, ...]:
     Returns:
         One exponent >= 0 a channel; none at all where the activation needs no smoothing.
     """
-    threshold = channel_amax.sort(descending=True).values[int(_OUTLIERS * len(channel_amax))]
+    threshold = outlier_threshold(channel_amax)
     if not (threshold > 0 and torch.isfinite(channel_amax).all()):  # all else is dead, or the model has diverged
         return ()
     exponents = torch.log2(channel_amax / threshold).ceil().clamp(min=0)
     return tuple(int(exponent) for exponent in exponents) if exponents.max() >= _MIN_EXPONENT else ()
+
+
+def outlier_threshold(channel_amax: Tensor) -> Tensor:
+    """Return τ, what 2 % of the channels exceed: a scalar in real units, of float32 ``(features,)``."""
+    return channel_amax.sort(descending=True).values[int(_OUTLIERS * len(channel_amax))]
 
 
 def smooth(sites: Sequence[Site], channel_amax: Sequence[Tensor]) -> tuple[Site, ...]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from q8bert.training.fake_quantize import TABLE_GRID, WeightGrid, fake_quantize_weight_
-from q8bert.training.sites import Site
+from q8bert.training.sites import Site, column_factors
 
 __all__ = ["TrainableWeights", "prepare_weights", "quantized_parameters"]
 
@@ -123,12 +123,7 @@ def prepare_weights(model: nn.Module, quantized: Mapping[str, WeightGrid], sites
         for name, module in model.named_modules()
         if isinstance(module, nn.Embedding) and module.padding_idx is not None
     }
-    smoothing = {
-        f"{linear}.weight": site.factors().to(gradient.device)
-        for site in sites
-        if site.smoothing
-        for linear in site.linears
-    }
+    smoothing = {f"{name}.weight": factors.to(gradient.device) for name, factors in column_factors(sites).items()}
     weights = TrainableWeights(masters, effective, gradient, gradients, dict(quantized), smoothing, padding_rows)
     weights.refresh()
     return weights
