@@ -11,6 +11,8 @@ DEMO := build/demo
 TEST_BUNDLES := build/test-bundles
 TEST_GRAPHS := build/test-graphs
 SOURCES := $(shell find training export runtime -name '*.py')
+# a worker on each core, four at most (each holds torch); what a worker computes stays on its core
+PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: help demo test test-train test-serve test-peers check lint types architecture fast-tests format gpu-libraries build clean
 
@@ -68,10 +70,10 @@ $(DEMO)/data/train.tsv: tools/demo_data.py | $(TRAIN)/.ready
 test: test-train test-serve test-peers
 
 test-train: $(TRAIN)/.ready $(TEST_BUNDLES)/.ready
-	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) $(TRAIN)/bin/python -m pytest
+	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) OMP_NUM_THREADS=1 $(TRAIN)/bin/python $(PYTEST)
 
 test-serve: $(SERVE)/.ready $(TEST_BUNDLES)/.ready
-	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) $(SERVE)/bin/python -m pytest tests/spec tests/glue tests/runtime
+	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) OMP_NUM_THREADS=1 $(SERVE)/bin/python $(PYTEST) tests/spec tests/glue tests/runtime
 
 test-peers: $(PEERS)/.ready $(TEST_BUNDLES)/.ready $(TEST_GRAPHS)/.ready
 	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) Q8BERT_TEST_GRAPHS=$(TEST_GRAPHS) $(PEERS)/bin/python -m pytest tests/peers
@@ -99,7 +101,7 @@ architecture: $(TRAIN)/.ready
 	$(TRAIN)/bin/lint-imports
 
 fast-tests: $(TRAIN)/.ready $(TEST_BUNDLES)/.ready
-	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) $(TRAIN)/bin/python -m pytest -m "not slow"
+	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) OMP_NUM_THREADS=1 $(TRAIN)/bin/python $(PYTEST) -m "not slow"
 
 format: $(TRAIN)/.ready
 	$(TRAIN)/bin/ruff format

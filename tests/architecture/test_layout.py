@@ -118,6 +118,7 @@ def test_public_names_exist(path: Path) -> None:
     assert len(set(module.__all__)) == len(module.__all__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("package", ["q8bert.training", "q8bert.export", "q8bert.runtime"])
 def test_lazy_names_lead_to_functions_and_classes(package: str) -> None:
     # a fresh interpreter for each package: which modules were imported before must not matter here

@@ -84,7 +84,8 @@ def test_minilm_goes_the_whole_way_on_real_rows(real_rows: Path, tmp_path: Path)
     assert said["predict"]["n_rows"] == 100
     assert 3.9 < said["verify"]["size_ratio"] < 4.0
     parity = said["export int8"]["parity"]
-    assert parity["free"]["mean_abs_diff"] < 0.25 * parity["quantization_effect"]
+    # with ties resolved nothing is left but the order of sums; how far ties alone carry is chance, and another one on every CPU
+    assert parity["resolved"]["max_abs_diff"] < 0.01 * parity["quantization_effect"]
     assert parity["resolved"]["n_rows_differing"] == 0
     assert said["export int8"]["fusion"]["n_float"] == said["export int8"]["saturation"]["n_unsafe"] == 0
 

@@ -114,7 +114,7 @@ def test_nothing_of_the_exporter_is_left_in_the_file(bert: Any) -> None:
 @pytest.mark.parametrize(
     "family", [pytest.param(name, marks=[] if name == "bert" else pytest.mark.slow) for name in FAMILIES]
 )
-@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("per_channel", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_exported_model_equals_the_simulation_and_multiplies_integers(
     family: str, per_channel: bool, export_random: Any, run_graph: Any
 ) -> None:
@@ -148,6 +148,7 @@ def test_the_rebuilt_model_computes_the_simulation_in_torch(bert: Any) -> None:
         torch.testing.assert_close(rebuilt(**bert.batch.inputs), simulated, rtol=0, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_graph_beyond_what_one_file_holds_is_refused(bert: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graph_module, "_MAX_BYTES", 10_000)
     with pytest.raises(ExportError, match="one ONNX file holds 2 GiB at most"):

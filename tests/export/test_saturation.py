@@ -31,7 +31,7 @@ def weights_of_products(graph: Any) -> list[np.ndarray]:
     ]
 
 
-@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("per_channel", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_every_weight_of_the_graph_is_proven(per_channel: bool, export_random: Any) -> None:
     exported = export_random("bert", per_channel=per_channel)
     matrices = weights_of_products(exported.graph)

@@ -137,6 +137,7 @@ def test_a_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
     assert entries(tmp_path) == []
 
 
+@pytest.mark.slow
 def test_two_processes_that_start_together_make_one_entry(small: Any, tmp_path: Path) -> None:
     code = (
         "import sys; from q8bert.runtime import Classifier, RuntimeOptions; "

@@ -100,8 +100,9 @@ class Case:
 @pytest.mark.parametrize(
     ("kind", "precision", "loss_scale"),
     [
-        ("torch", "float32", 64.0), ("ort", "float32", 64.0), ("torch", "bfloat16", 1.0), ("torch", "float16", 1024.0),
-        ("ort", "float16", 1024.0),
+        ("torch", "float32", 64.0), ("torch", "bfloat16", 1.0), ("torch", "float16", 1024.0),
+        pytest.param("ort", "float32", 64.0, marks=pytest.mark.slow),
+        pytest.param("ort", "float16", 1024.0, marks=pytest.mark.slow),
     ],
 )  # fmt: skip
 def test_gradients_are_near_those_of_float32(kind: str, precision: str, loss_scale: float) -> None:
