@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 
 SOURCE = Path("data") / "hutto_ICWSM_2014" / "movieReviewSnippets_GroundTruth.csv.gz"
-N_DEV, N_TRAIN = 3000, 3000
+N_DEV, N_TRAIN = 2500, 2500
 MIN_RATING = 0.5
 SENTENCES = (
     "A quietly devastating film, and the best thing its director has done.",
