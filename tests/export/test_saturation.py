@@ -61,6 +61,7 @@ def test_the_report_counts_what_the_plain_grid_would_have_left(bert: Any) -> Non
     assert report.max_scale_growth == pytest.approx(np.concatenate(growths).max(), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_graph_on_the_plain_grid_is_refused(bert: Any) -> None:
     plain = {name: replace(grid, saturation_free=False) for name, grid in bert.quantized.items()}
     graph = build_graph(bert.model, bert.sites, bert.amax, plain, input_names=list(bert.batch.inputs))

@@ -117,6 +117,7 @@ def test_gradients_are_near_those_of_float32(kind: str, precision: str, loss_sca
     assert float(torch.cosine_similarity(ours, expected, dim=0)) > 1 - relative / 2
 
 
+@pytest.mark.slow
 def test_the_float16_program_holds_float16_weights_and_gradients() -> None:
     case = Case()
     programs = build_programs(

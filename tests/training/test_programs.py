@@ -86,6 +86,7 @@ def test_a_second_run_finds_the_programs_and_a_damaged_entry_is_built_again(tmp_
         assert cached(model, folder)[1] == [f"training graph from the cache, {entry}"]
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_a_warning(tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("a file")
     programs, said = cached(model_of(), tmp_path / "cache")

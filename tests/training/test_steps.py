@@ -130,7 +130,7 @@ def test_clipping_is_by_the_global_norm() -> None:
 # ---- the same training in other portions ---------------------------------------------------------
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["int8", "float32"])
+@pytest.fixture(scope="module", params=[True, pytest.param(False, marks=pytest.mark.slow)], ids=["int8", "float32"])
 def quantize(request: pytest.FixtureRequest) -> bool:
     value: bool = request.param
     return value
