@@ -11,13 +11,13 @@ DEMO := build/demo
 TEST_BUNDLES := build/test-bundles
 TEST_GRAPHS := build/test-graphs
 SOURCES := $(shell find training export runtime -name '*.py')
-# a worker on each core, four at most (each holds torch); what a worker computes stays on its core
+# a worker on each core, four at most (each holds torch); OMP_NUM_THREADS=1 keeps what a worker computes on its core
 PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 .PHONY: help demo test test-train test-serve test-peers check lint types architecture fast-tests format gpu-libraries build clean
 
 help:
-	@echo "make demo    train FP32 and INT8 on real text, export both, verify, predict (ten minutes at most)"
+	@echo "make demo    train FP32 and INT8 on real text, export both, verify, predict (about ten minutes)"
 	@echo "make test    all tests: in the training environment, in the torch-free one, and beside other runtimes"
 	@echo "make check   lint, types, architecture, fast tests"
 	@echo "make gpu-libraries  install the GPU training extra and check that every CUDA library is found (4 GB)"

@@ -8,6 +8,7 @@ Runs in the training environment.
 
 import argparse
 import itertools
+from collections.abc import Sequence
 
 import torch
 
@@ -17,16 +18,15 @@ from q8bert.glue.tokenizer import TextTokenizer
 from q8bert.training.batches import TokenizedSplit, tokenize_split
 from q8bert.training.calibration import channel_amax
 from q8bert.training.model_source import SourceModel, load_source_model
-from q8bert.training.sites import find_sites
+from q8bert.training.sites import Site, find_sites
 from q8bert.training.smoothing import outlier_threshold, smooth
 
 MAX_LENGTH, BATCH_SIZE, N_BATCHES, SEED = 128, 16, 8, 11
 
 
-def largest_of_channels(source: SourceModel, split: TokenizedSplit) -> list[torch.Tensor]:
+def largest_of_channels(source: SourceModel, sites: Sequence[Site], split: TokenizedSplit) -> list[torch.Tensor]:
     """Return the largest absolute value of each channel of each site over the first training batches."""
     source.model.train(mode=False)
-    sites = find_sites(source.model)
     batches = itertools.islice(split.training_steps(BATCH_SIZE, seed=SEED, start=0), N_BATCHES)
     found = [channel_amax(source.model, sites, split.batch(rows).inputs) for rows in batches]
     return [torch.stack(of_site).amax(dim=0) for of_site in zip(*found, strict=True)]
@@ -48,10 +48,11 @@ def main() -> None:
         read_split(task, args.data_dir, "train"), task, TextTokenizer(source.tokenizer, max_length=MAX_LENGTH),
         input_names=source.input_names, pad_token_id=source.pad_token_id,
     )  # fmt: skip
-    channels = largest_of_channels(source, split)
+    sites = find_sites(source.model)
+    channels = largest_of_channels(source, sites, split)
     print("| site | largest channel | second | exceeded by 2 % | scaled down: channels, largest factor |")
     print("|---|---|---|---|---|")
-    for site, amax in zip(smooth(find_sites(source.model), channels), channels, strict=True):
+    for site, amax in zip(smooth(sites, channels), channels, strict=True):
         first, second = amax.topk(2).values.tolist()
         threshold = float(outlier_threshold(amax))
         n_scaled = sum(exponent > 0 for exponent in site.smoothing)
