@@ -10,6 +10,8 @@ TRAIN_GPU := .venv/train-gpu
 DEMO := build/demo
 TEST_BUNDLES := build/test-bundles
 TEST_GRAPHS := build/test-graphs
+# what runs without torch
+SERVE_TESTS := $(addprefix tests/,spec machine tasks data text console runtime)
 SOURCES := $(shell find training export runtime -name '*.py')
 # a worker on each core, four at most (each holds torch); OMP_NUM_THREADS=1 keeps what a worker computes on its core
 PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
@@ -73,7 +75,7 @@ test-train: $(TRAIN)/.ready $(TEST_BUNDLES)/.ready
 	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) OMP_NUM_THREADS=1 $(TRAIN)/bin/python $(PYTEST)
 
 test-serve: $(SERVE)/.ready $(TEST_BUNDLES)/.ready
-	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) OMP_NUM_THREADS=1 $(SERVE)/bin/python $(PYTEST) tests/spec tests/glue tests/runtime
+	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) OMP_NUM_THREADS=1 $(SERVE)/bin/python $(PYTEST) $(SERVE_TESTS)
 
 test-peers: $(PEERS)/.ready $(TEST_BUNDLES)/.ready $(TEST_GRAPHS)/.ready
 	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) Q8BERT_TEST_GRAPHS=$(TEST_GRAPHS) $(PEERS)/bin/python -m pytest tests/peers

@@ -12,14 +12,14 @@ from collections.abc import Sequence
 
 import torch
 
-from q8bert.glue.readers import read_split
-from q8bert.glue.tasks import GLUE_TASKS, glue_task
-from q8bert.glue.tokenizer import TextTokenizer
-from q8bert.training.batches import TokenizedSplit, tokenize_split
-from q8bert.training.calibration import channel_amax
-from q8bert.training.model_source import SourceModel, load_source_model
-from q8bert.training.sites import Site, find_sites
-from q8bert.training.smoothing import outlier_threshold, smooth
+from q8bert.data.readers import read_split
+from q8bert.tasks.tasks import GLUE_TASKS, glue_task
+from q8bert.text.tokenizer import TextTokenizer
+from q8bert.training.loop.batches import TokenizedSplit, tokenize_split
+from q8bert.training.models.source import SourceModel, load_source_model
+from q8bert.training.quantization.calibration import channel_amax
+from q8bert.training.quantization.sites import Site, find_sites
+from q8bert.training.quantization.smoothing import outlier_threshold, smooth
 
 MAX_LENGTH, BATCH_SIZE, N_BATCHES, SEED = 128, 16, 8, 11
 

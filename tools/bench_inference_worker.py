@@ -49,7 +49,7 @@ class Order:
 
 def q8bert_session(order: Order) -> TensorModel:
     """Run a file as q8bert's runtime does."""
-    from q8bert.runtime.session import Session
+    from q8bert.runtime.engines.session import Session
 
     session = Session(Path(order.path), threads=order.threads)
     return lambda arrays: session.run({name: arrays[name] for name in session.input_names})
@@ -158,9 +158,9 @@ def classifier(order: Order) -> TextModel:
 
 def batches_of_tensors(order: Order) -> TextModel:
     """Run the tensor contender of option ``tensors`` on texts, in batches by length or ``padded`` to the maximum."""
-    from q8bert.glue.batching import model_inputs, sorted_batches
-    from q8bert.glue.tokenizer import TextTokenizer
     from q8bert.spec.bundle import open_bundle
+    from q8bert.text.batching import model_inputs, sorted_batches
+    from q8bert.text.tokenizer import TextTokenizer
 
     bundle = open_bundle(order.bundle)
     names, pad = bundle.manifest.input_names, bundle.manifest.pad_token_id
@@ -235,8 +235,8 @@ def time_calls(model: TensorModel, *, shape: tuple[int, int], seed: int, n_calls
 
 def time_split(model: TextModel, order: Order, *, data_dir: str, warm_up: bool) -> dict[str, Any]:
     """Run a dev split from texts to answers; reading the file is not timed."""
-    from q8bert.glue.readers import read_split
-    from q8bert.glue.tasks import task_from_json
+    from q8bert.data.readers import read_split
+    from q8bert.tasks.tasks import task_from_json
 
     task = task_from_json(order.task, source="the bundle")
     examples = read_split(task, data_dir, "dev").examples[: _N_WARM_UP_ROWS if warm_up else None]

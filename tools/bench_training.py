@@ -112,11 +112,11 @@ def bench_epoch(
     data_dir: str, task_name: str, *, batch_size: int, share: float, threads: int, kinds: tuple[str, ...]
 ) -> dict[str, Any]:
     """Time a share of a real epoch's batches, each taken by length and padded to 128."""
-    from q8bert.glue.batching import model_inputs, shuffled_batches
-    from q8bert.glue.readers import read_split
-    from q8bert.glue.tasks import glue_task
-    from q8bert.glue.tokenizer import TextTokenizer
-    from q8bert.training.model_source import resolve_model
+    from q8bert.data.readers import read_split
+    from q8bert.tasks.tasks import glue_task
+    from q8bert.text.batching import model_inputs, shuffled_batches
+    from q8bert.text.tokenizer import TextTokenizer
+    from q8bert.training.models.source import resolve_model
 
     task = glue_task(task_name)
     split = read_split(task, data_dir, "train", skip_malformed=False)
@@ -205,7 +205,7 @@ def main() -> None:
     parser.add_argument("--epoch-share", type=float, default=0.1, help="share of the epoch's batches to time")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
-    from q8bert.training.run_folder import library_versions
+    from q8bert.training.versions import library_versions
 
     report: dict[str, Any] = {
         "machine": machine(), "threads": args.threads, "versions": library_versions(), "batch_size": args.batch_size,

@@ -38,12 +38,12 @@ class Contender:
         import torch
         from transformers import AutoModelForSequenceClassification, BertConfig
 
-        from q8bert.training.optimization import adamw
-        from q8bert.training.ort_engine import OrtEngine
-        from q8bert.training.programs import build_programs
-        from q8bert.training.sites import find_sites
-        from q8bert.training.torch_engine import TorchEngine
-        from q8bert.training.weights import prepare_weights, quantized_parameters
+        from q8bert.training.engines.ort_engine import OrtEngine
+        from q8bert.training.engines.programs import build_programs
+        from q8bert.training.engines.torch_engine import TorchEngine
+        from q8bert.training.loop.optimization import adamw
+        from q8bert.training.quantization.sites import find_sites
+        from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
 
         torch.set_num_threads(threads)
         torch.manual_seed(0)
@@ -80,8 +80,8 @@ class Contender:
         """Take one optimizer step."""
         import torch
 
-        from q8bert.training.engine import Batch
-        from q8bert.training.gradients import clip_gradients_
+        from q8bert.training.engines.engine import Batch
+        from q8bert.training.loop.gradients import clip_gradients_
 
         inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
         targets = torch.from_numpy(labels)

@@ -21,8 +21,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from q8bert.glue.tasks import GLUE_TASKS
 from q8bert.spec.files import write_json
+from q8bert.tasks.tasks import GLUE_TASKS
 
 COLUMNS = (
     "task",

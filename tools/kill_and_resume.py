@@ -23,9 +23,9 @@ from typing import Any
 
 import torch
 
-from q8bert.glue.tasks import GLUE_TASKS, glue_task
+from q8bert.tasks.tasks import GLUE_TASKS, glue_task
 from q8bert.training import TrainConfig, train
-from q8bert.training.checkpoint import checkpoint_folders, load_checkpoint
+from q8bert.training.runs.checkpoint import checkpoint_folders, load_checkpoint
 
 
 def killed_run(config: TrainConfig, delay: float | None) -> tuple[bool, str]:

@@ -23,19 +23,19 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
-from q8bert.export.bundle_writer import write_bundle
-from q8bert.export.fusion import examine_fusion
-from q8bert.export.graph import build_graph
-from q8bert.export.saturation import what_it_took
-from q8bert.glue.tasks import Task, glue_task
+from q8bert.export.bundle.writer import write_bundle
+from q8bert.export.graph.build import build_graph
+from q8bert.export.proofs.fusion import examine_fusion
+from q8bert.export.proofs.saturation import what_it_took
 from q8bert.spec.bundle import Manifest
-from q8bert.training.calibration import channel_amax
-from q8bert.training.fake_quantize import WeightGrid
-from q8bert.training.model_source import SourceModel, count_parameters, load_source_model
-from q8bert.training.run_folder import library_versions
-from q8bert.training.sites import Site, find_sites
-from q8bert.training.smoothing import smooth, smoothed_amax
-from q8bert.training.weights import prepare_weights, quantized_parameters
+from q8bert.tasks.tasks import Task, glue_task
+from q8bert.training.models.source import SourceModel, count_parameters, load_source_model
+from q8bert.training.quantization.calibration import channel_amax
+from q8bert.training.quantization.fake_quantize import WeightGrid
+from q8bert.training.quantization.sites import Site, find_sites
+from q8bert.training.quantization.smoothing import smooth, smoothed_amax
+from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
+from q8bert.training.versions import library_versions
 
 SIZES = ("minilm-l6", "bert-base")
 MAX_LENGTH = 128

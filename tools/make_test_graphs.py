@@ -24,13 +24,13 @@ from transformers import (
     RobertaConfig,
 )
 
-from q8bert.export.graph import build_graph
-from q8bert.export.observed_codes import CodeObserver
-from q8bert.runtime.session import Session
-from q8bert.training.calibration import channel_amax
-from q8bert.training.sites import find_sites
-from q8bert.training.smoothing import smoothed_amax
-from q8bert.training.weights import quantized_parameters
+from q8bert.export.graph.build import build_graph
+from q8bert.export.proofs.observed_codes import CodeObserver
+from q8bert.runtime.engines.session import Session
+from q8bert.training.quantization.calibration import channel_amax
+from q8bert.training.quantization.sites import find_sites
+from q8bert.training.quantization.smoothing import smoothed_amax
+from q8bert.training.quantization.weights import quantized_parameters
 
 SMALL: dict[str, Any] = {
     "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 128, "vocab_size": 200,

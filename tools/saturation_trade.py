@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from q8bert.spec.saturation import MAX_PAIR_SUM, count_unsafe_pairs
-from q8bert.training.fake_quantize import WeightGrid, weight_scale
-from q8bert.training.model_source import load_source_model
+from q8bert.training.models.source import load_source_model
+from q8bert.training.quantization.fake_quantize import WeightGrid, weight_scale
 
 FACTORS = [1 + 0.05 * step for step in range(21)]
 

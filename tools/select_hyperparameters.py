@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from q8bert.glue.tasks import GLUE_TASKS, Task, glue_task
 from q8bert.spec.files import write_json
+from q8bert.tasks.tasks import GLUE_TASKS, Task, glue_task
 from q8bert.training import TrainConfig, train
 
 

@@ -15,7 +15,11 @@ import pytest
 import typer
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = {"training": ["training"], "export": ["export"], "runtime": ["runtime", "glue", "spec"]}
+PARTS = {
+    "training": ["training"],
+    "export": ["export"],
+    "runtime": ["runtime", "console", "data", "text", "tasks", "machine", "spec"],
+}
 PACKAGES = [f"q8bert.{name}" for names in PARTS.values() for name in names]
 SOURCES = sorted(path for part in PARTS for path in (ROOT / part / "q8bert").rglob("*.py"))
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))

@@ -20,16 +20,16 @@ from transformers import (
     RobertaConfig,
 )
 
-from q8bert.export.graph import build_graph
-from q8bert.export.observed_codes import CodeObserver
-from q8bert.export.parity import ParityReport, Simulation, compare
-from q8bert.glue.tasks import glue_task
-from q8bert.glue.tokenizer import Encoded
-from q8bert.runtime.session import Session
-from q8bert.training.batches import TokenizedSplit
-from q8bert.training.engine import Batch
-from q8bert.training.sites import Site, find_sites
-from q8bert.training.weights import prepare_weights, quantized_parameters
+from q8bert.export.graph.build import build_graph
+from q8bert.export.proofs.observed_codes import CodeObserver
+from q8bert.export.proofs.parity import ParityReport, Simulation, compare
+from q8bert.runtime.engines.session import Session
+from q8bert.tasks.tasks import glue_task
+from q8bert.text.tokenizer import Encoded
+from q8bert.training.engines.engine import Batch
+from q8bert.training.loop.batches import TokenizedSplit
+from q8bert.training.quantization.sites import Site, find_sites
+from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
 
 BERT_LIKE = {
     "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 100,

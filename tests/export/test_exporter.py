@@ -13,14 +13,15 @@ import torch
 from typer.testing import CliRunner
 
 from q8bert.export import export, exporter
-from q8bert.export.fusion import FusionReport, examine_fusion
-from q8bert.glue.tasks import glue_task
+from q8bert.export.proofs.fusion import FusionReport, examine_fusion
 from q8bert.runtime import evaluate
 from q8bert.runtime.cli import build_app
 from q8bert.spec.errors import CheckpointError, ConfigError, ExportError
-from q8bert.training import TrainConfig, calibration, train
-from q8bert.training.run_folder import best_checkpoint
-from q8bert.training.sites import Site
+from q8bert.tasks.tasks import glue_task
+from q8bert.training import TrainConfig, train
+from q8bert.training.quantization import calibration
+from q8bert.training.quantization.sites import Site
+from q8bert.training.runs.run_folder import best_checkpoint
 
 
 @pytest.mark.slow

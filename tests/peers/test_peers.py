@@ -11,11 +11,11 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper
 
-from q8bert.export.fusion import examine_fusion
-from q8bert.glue.readers import read_split
-from q8bert.glue.tasks import glue_task
+from q8bert.data.readers import read_split
+from q8bert.export.proofs.fusion import examine_fusion
 from q8bert.runtime import Classifier
-from q8bert.runtime.session import Session
+from q8bert.runtime.engines.session import Session
+from q8bert.tasks.tasks import glue_task
 
 GRAPHS = sorted(Path(os.environ.get("Q8BERT_TEST_GRAPHS", "")).glob("*.onnx"))
 
@@ -64,7 +64,7 @@ def assert_only_ties_differ(
         for name, array in codes.items()
     )
     difference = float(np.abs(results["logits"] - before["logits"]).max())
-    # a defect is off by a good part of a code; sums in another order by 1e-4 of one (see q8bert.export.parity)
+    # a defect is off by a good part of a code; sums in another order by 1e-4 of one (see q8bert.export.proofs.parity)
     assert distance < 1e-3
     assert difference < 1e-4
     moved = float(np.abs(free - before["logits"]).max())

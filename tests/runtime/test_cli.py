@@ -194,7 +194,7 @@ def test_an_unexpected_failure_exits_3_with_its_traceback(
     def fail(*_: Any, **__: Any) -> None:
         raise ZeroDivisionError("no such luck")
 
-    monkeypatch.setattr("q8bert.runtime.predict.predict_file", fail)
+    monkeypatch.setattr("q8bert.runtime.predict.files.predict_file", fail)
     result = command("predict", "bundle", "--input", "a", "--output", "b", "--json")
     assert (result.exit_code, result.stdout) == (3, "")
     assert "ZeroDivisionError: no such luck" in result.stderr
@@ -213,7 +213,7 @@ def test_files_that_cannot_be_used_are_no_defect_of_the_program(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(output))
 
-    monkeypatch.setattr("q8bert.runtime.predict.predict_file", full)
+    monkeypatch.setattr("q8bert.runtime.predict.files.predict_file", full)
     result = command("predict", bundle, "--input", "a", "--output", output)
     assert result.exit_code == 2
     assert result.stderr.strip() == f"error: {output}: No space left on device"
@@ -225,7 +225,7 @@ def test_an_interruption_is_not_taken_for_a_failed_gate(
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("q8bert.runtime.predict.predict_file", interrupt)
+    monkeypatch.setattr("q8bert.runtime.predict.files.predict_file", interrupt)
     assert command("predict", "bundle", "--input", "a", "--output", "b").exit_code not in {0, 1, 2, 3}
 
 

@@ -1,19 +1,16 @@
 """The doctor says what is there, what is missing, and what to run."""
 
 import json
-import sys
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
+from q8bert.machine.builds import OrtBuild, installed_ort_build
+from q8bert.machine.cuda import CudaDriver
 from q8bert.runtime import doctor
 from q8bert.runtime.cli import build_app
-from q8bert.spec import cuda
-from q8bert.spec.cuda import CudaDriver, preload_cuda_libraries
-from q8bert.spec.environment import OrtBuild, installed_ort_build
 from q8bert.spec.errors import OrtBuildError
 
 
@@ -89,23 +86,3 @@ def test_people_read_a_table_and_a_verdict(monkeypatch: pytest.MonkeyPatch) -> N
     assert "libcudnn.so.8" in done.stdout
     assert "problem: CUDA libraries are missing" in done.stdout
     assert "NOT HEALTHY" in done.stdout
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="looks for shared libraries by their names on Linux")
-def test_libraries_are_taken_from_the_wheels_folder_or_the_system_or_are_missing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = tmp_path / "nvidia" / "thing" / "lib"
-    folder.mkdir(parents=True)
-    here = Path("/proc/self/maps").read_text().split()
-    real = next(word for word in here if "/libm.so" in word or "/libm-" in word)
-    (folder / "libthing.so.1").symlink_to(real)
-    (folder / "libbroken.so.1").write_text("no library")
-    names = ("libthing.so.1", "libc.so.6", "libbroken.so.1", "libnowhere.so.7")
-    monkeypatch.setattr(cuda.sysconfig, "get_path", lambda _: str(tmp_path))
-    monkeypatch.setattr(cuda, "CUDA_LIBRARIES", {"a-build": names})
-    assert preload_cuda_libraries("a-build") == {
-        "libthing.so.1": str(folder / "libthing.so.1"), "libc.so.6": "libc.so.6", "libbroken.so.1": None,
-        "libnowhere.so.7": None,
-    }  # fmt: skip
-    assert preload_cuda_libraries("onnxruntime") == {}

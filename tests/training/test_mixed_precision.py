@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, BertConfig
 
-from q8bert.glue.tasks import glue_task
 from q8bert.spec.errors import CalibrationError, ConfigError
+from q8bert.tasks.tasks import glue_task
 from q8bert.training import TrainConfig, train
-from q8bert.training.checkpoint import checkpoint_folders, load_checkpoint
-from q8bert.training.engine import Batch, Engine
-from q8bert.training.loss_scale import LossScale
-from q8bert.training.ort_engine import OrtEngine
-from q8bert.training.programs import build_programs
-from q8bert.training.sites import find_sites
-from q8bert.training.torch_engine import TorchEngine
-from q8bert.training.weights import TrainableWeights, prepare_weights, quantized_parameters
+from q8bert.training.engines.engine import Batch, Engine
+from q8bert.training.engines.ort_engine import OrtEngine
+from q8bert.training.engines.programs import build_programs
+from q8bert.training.engines.torch_engine import TorchEngine
+from q8bert.training.loop.loss_scale import LossScale
+from q8bert.training.quantization.sites import find_sites
+from q8bert.training.quantization.weights import TrainableWeights, prepare_weights, quantized_parameters
+from q8bert.training.runs.checkpoint import checkpoint_folders, load_checkpoint
 
 # ---- the rules of the scale ----------------------------------------------------------------------
 

@@ -14,13 +14,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from q8bert.glue.tasks import glue_task
 from q8bert.spec.errors import CheckpointError, InputError, ModelError, ProviderError
+from q8bert.tasks.tasks import glue_task
 from q8bert.training import TrainConfig, train
-from q8bert.training import checkpoint as checkpoint_module
-from q8bert.training import device as device_module
-from q8bert.training.checkpoint import checkpoint_folders, load_checkpoint
-from q8bert.training.run_folder import best_checkpoint, read_run
+from q8bert.training.engines import device as device_module
+from q8bert.training.runs import checkpoint as checkpoint_module
+from q8bert.training.runs.checkpoint import checkpoint_folders, load_checkpoint
+from q8bert.training.runs.run_folder import best_checkpoint, read_run
 
 
 class StoppedError(Exception):

@@ -6,17 +6,17 @@ Names are loaded when first asked for, so that the command line can list its com
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from q8bert.spec.environment import require
+from q8bert.machine.builds import require
 
 if TYPE_CHECKING:
     from q8bert.export.exporter import ExportReport, export
-    from q8bert.export.parity import ParityReport
+    from q8bert.export.proofs.parity import ParityReport
 
 __all__ = ["ExportReport", "ParityReport", "export"]
 
 _HOMES = {
     "ExportReport": "q8bert.export.exporter",
-    "ParityReport": "q8bert.export.parity",
+    "ParityReport": "q8bert.export.proofs.parity",
     "export": "q8bert.export.exporter",
 }
 

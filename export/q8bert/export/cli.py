@@ -7,12 +7,12 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from q8bert.glue.command import Speaker, exit_codes, progress_bar
+from q8bert.console.command import Speaker, exit_codes, progress_bar
 from q8bert.spec.bundle import PARITY_FILE
 
 if TYPE_CHECKING:
     from q8bert.export.exporter import ExportReport
-    from q8bert.export.parity import DifferingRow, ParityReport
+    from q8bert.export.proofs.parity import DifferingRow, ParityReport
 
 __all__ = ["register"]
 

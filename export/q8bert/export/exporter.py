@@ -10,20 +10,20 @@ import torch
 from torch import nn
 
 from q8bert.export.baselines import quantize_after_training_dynamic, quantize_after_training_static
-from q8bert.export.bundle_writer import check_target, write_bundle
-from q8bert.export.fusion import FusionReport, examine_fusion
-from q8bert.export.graph import build_graph
-from q8bert.export.manifest import make_manifest
-from q8bert.export.observed_codes import CodeObserver
-from q8bert.export.parity import ParityReport, Simulation, compare
-from q8bert.export.saturation import SaturationReport, prove_saturation_free, what_it_took
+from q8bert.export.bundle.manifest import make_manifest
+from q8bert.export.bundle.writer import check_target, write_bundle
+from q8bert.export.graph.build import build_graph
+from q8bert.export.proofs.fusion import FusionReport, examine_fusion
+from q8bert.export.proofs.observed_codes import CodeObserver
+from q8bert.export.proofs.parity import ParityReport, Simulation, compare
+from q8bert.export.proofs.saturation import SaturationReport, prove_saturation_free, what_it_took
 from q8bert.export.trained_run import TrainedRun, load_trained_run
-from q8bert.runtime.session import Session
+from q8bert.runtime.engines.session import Session
 from q8bert.spec.bundle import Bundle
 from q8bert.spec.errors import ConfigError, ExportError
-from q8bert.training.batches import TokenizedSplit
-from q8bert.training.config import TrainConfig
-from q8bert.training.weights import TrainableWeights, prepare_weights
+from q8bert.training.loop.batches import TokenizedSplit
+from q8bert.training.quantization.weights import TrainableWeights, prepare_weights
+from q8bert.training.runs.config import TrainConfig
 
 __all__ = ["QUANTIZATIONS", "ExportReport", "export"]
 

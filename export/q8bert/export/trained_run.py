@@ -6,17 +6,17 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from q8bert.glue.readers import read_split
-from q8bert.glue.tokenizer import TextTokenizer
+from q8bert.data.readers import read_split
 from q8bert.spec.errors import ExportError, InputError
-from q8bert.training.batches import TokenizedSplit, tokenize_split
-from q8bert.training.checkpoint import TOKENIZER_FILE, Checkpoint
-from q8bert.training.config import TrainConfig
-from q8bert.training.model_source import SourceModel, load_source_model
-from q8bert.training.resume import copy_weights
-from q8bert.training.run_folder import best_checkpoint, read_run
-from q8bert.training.sites import matching_layers
-from q8bert.training.weights import TrainableWeights, prepare_weights, quantized_parameters
+from q8bert.text.tokenizer import TextTokenizer
+from q8bert.training.loop.batches import TokenizedSplit, tokenize_split
+from q8bert.training.models.source import SourceModel, load_source_model
+from q8bert.training.quantization.sites import matching_layers
+from q8bert.training.quantization.weights import TrainableWeights, prepare_weights, quantized_parameters
+from q8bert.training.runs.checkpoint import TOKENIZER_FILE, Checkpoint
+from q8bert.training.runs.config import TrainConfig
+from q8bert.training.runs.resume import copy_weights
+from q8bert.training.runs.run_folder import best_checkpoint, read_run
 
 __all__ = ["TrainedRun", "load_trained_run"]
 

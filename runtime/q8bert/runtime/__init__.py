@@ -6,15 +6,15 @@ Names are loaded when first asked for, so that the command line can list its com
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from q8bert.spec.environment import installed_ort_build
+from q8bert.machine.builds import installed_ort_build
 
 if TYPE_CHECKING:
-    from q8bert.runtime.async_classifier import AsyncClassifier
-    from q8bert.runtime.classifier import Classifier, Prediction
-    from q8bert.runtime.evaluation import EvaluationReport, evaluate
-    from q8bert.runtime.options import RuntimeOptions
-    from q8bert.runtime.service_counters import Histogram, ServiceSnapshot
-    from q8bert.runtime.verification import VerificationReport, verify
+    from q8bert.runtime.engines.options import RuntimeOptions
+    from q8bert.runtime.gate.evaluation import EvaluationReport, evaluate
+    from q8bert.runtime.gate.verification import VerificationReport, verify
+    from q8bert.runtime.predict.classifier import Classifier, Prediction
+    from q8bert.runtime.service.async_classifier import AsyncClassifier
+    from q8bert.runtime.service.service_counters import Histogram, ServiceSnapshot
 
 __all__ = [
     "AsyncClassifier",
@@ -30,16 +30,16 @@ __all__ = [
 ]
 
 _HOMES = {
-    "AsyncClassifier": "q8bert.runtime.async_classifier",
-    "Classifier": "q8bert.runtime.classifier",
-    "EvaluationReport": "q8bert.runtime.evaluation",
-    "Histogram": "q8bert.runtime.service_counters",
-    "Prediction": "q8bert.runtime.classifier",
-    "RuntimeOptions": "q8bert.runtime.options",
-    "ServiceSnapshot": "q8bert.runtime.service_counters",
-    "VerificationReport": "q8bert.runtime.verification",
-    "evaluate": "q8bert.runtime.evaluation",
-    "verify": "q8bert.runtime.verification",
+    "AsyncClassifier": "q8bert.runtime.service.async_classifier",
+    "Classifier": "q8bert.runtime.predict.classifier",
+    "EvaluationReport": "q8bert.runtime.gate.evaluation",
+    "Histogram": "q8bert.runtime.service.service_counters",
+    "Prediction": "q8bert.runtime.predict.classifier",
+    "RuntimeOptions": "q8bert.runtime.engines.options",
+    "ServiceSnapshot": "q8bert.runtime.service.service_counters",
+    "VerificationReport": "q8bert.runtime.gate.verification",
+    "evaluate": "q8bert.runtime.gate.evaluation",
+    "verify": "q8bert.runtime.gate.verification",
 }
 
 

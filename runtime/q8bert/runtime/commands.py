@@ -8,12 +8,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from q8bert.glue.command import GATE_FAILED, Speaker, exit_codes, line, progress_bar
-from q8bert.glue.task_file import choose_task
-from q8bert.spec.environment import installed_ort_build, require
+from q8bert.console.command import GATE_FAILED, Speaker, exit_codes, line, progress_bar
+from q8bert.machine.builds import installed_ort_build, require
+from q8bert.tasks.task_file import choose_task
 
 if TYPE_CHECKING:
-    from q8bert.runtime.providers import Provider
+    from q8bert.runtime.engines.providers import Provider
 
 __all__ = ["register"]
 
@@ -65,7 +65,7 @@ def evaluate_command(
     """Score a bundle on labelled rows."""
     with exit_codes():
         speaker = _ready(as_json=json, scoring=True)
-        from q8bert.runtime.evaluation import evaluate  # noqa: PLC0415 - onnxruntime loads slowly
+        from q8bert.runtime.gate.evaluation import evaluate  # noqa: PLC0415 - onnxruntime loads slowly
 
         with progress_bar(speaker, "evaluating") as show:
             report = evaluate(
@@ -103,7 +103,7 @@ def predict_command(
     """Predict every row of a file."""
     with exit_codes():
         speaker = _ready(as_json=json, scoring=False)
-        from q8bert.runtime.predict import predict_file  # noqa: PLC0415 - onnxruntime loads slowly
+        from q8bert.runtime.predict.files import predict_file  # noqa: PLC0415 - onnxruntime loads slowly
 
         with progress_bar(speaker, "predicting") as show:
             report = predict_file(
@@ -137,7 +137,7 @@ def verify_command(
     """Check that a bundle is four times smaller than its float twin and as good; exits 1 if not."""
     with exit_codes():
         speaker = _ready(as_json=json, scoring=True)
-        from q8bert.runtime.verification import VerificationReport, verify  # noqa: PLC0415 - onnxruntime loads slowly
+        from q8bert.runtime.gate.verification import VerificationReport, verify  # noqa: PLC0415 - onnxruntime loads slowly
 
         with progress_bar(speaker, "evaluating") as show:
             report = verify(
@@ -226,7 +226,7 @@ def _ready(*, as_json: bool, scoring: bool) -> Speaker:
 
 
 def _providers(given: list[str] | None) -> "list[Provider]":
-    from q8bert.runtime.providers import CPU_PROVIDER, parse_provider  # noqa: PLC0415 - onnxruntime loads slowly
+    from q8bert.runtime.engines.providers import CPU_PROVIDER, parse_provider  # noqa: PLC0415 - onnxruntime loads slowly
 
     return [parse_provider(text) for text in given or (CPU_PROVIDER,)]
 

@@ -5,10 +5,10 @@ import platform
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
 
-from q8bert.spec.cuda import cuda_driver, preload_cuda_libraries
-from q8bert.spec.environment import installed_ort_build
+from q8bert.machine.builds import installed_ort_build
+from q8bert.machine.cpu import cpu_features
+from q8bert.machine.cuda import cuda_driver, preload_cuda_libraries
 from q8bert.spec.errors import MissingExtraError, OrtBuildError
 
 __all__ = ["DoctorReport", "examine"]
@@ -20,8 +20,6 @@ _MODULES_OF_EXTRA = {
 }
 _GPU_BUILDS = ("onnxruntime-gpu", "onnxruntime-training")
 _CUDA_PROVIDER = "CUDAExecutionProvider"
-# what decides how fast and how exact INT8 products are on a CPU
-_CPU_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def examine(*, device: bool = True) -> DoctorReport:
         can_train=can_train,
         execution_providers=providers,
         extras=extras,
-        cpu_features=_cpu_features(),
+        cpu_features=cpu_features(),
         cuda_libraries=libraries,
         cuda_driver=None if driver is None else driver.version,
         cuda_devices=() if driver is None else driver.devices,
@@ -121,9 +119,3 @@ def _providers() -> tuple[str, ...]:
     if hasattr(onnxruntime, "preload_dlls"):
         onnxruntime.preload_dlls()
     return tuple(onnxruntime.get_available_providers())
-
-
-def _cpu_features() -> tuple[str, ...]:
-    info = Path("/proc/cpuinfo")
-    words = set(info.read_text(encoding="utf-8", errors="replace").split()) if info.is_file() else set()
-    return tuple(flag for flag in _CPU_FLAGS if flag in words)

@@ -7,18 +7,18 @@ torch. Asked for in an environment without the ``train`` extra, they say which p
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from q8bert.spec.environment import require
+from q8bert.machine.builds import require
 
 if TYPE_CHECKING:
-    from q8bert.training.config import TrainConfig
     from q8bert.training.run import train
-    from q8bert.training.run_result import RunResult
+    from q8bert.training.runs.config import TrainConfig
+    from q8bert.training.runs.run_result import RunResult
 
 __all__ = ["RunResult", "TrainConfig", "train"]
 
 _HOMES = {
-    "RunResult": "q8bert.training.run_result",
-    "TrainConfig": "q8bert.training.config",
+    "RunResult": "q8bert.training.runs.run_result",
+    "TrainConfig": "q8bert.training.runs.config",
     "train": "q8bert.training.run",
 }
 

@@ -11,9 +11,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from q8bert.glue.command import Speaker, exit_codes, progress_bar
-from q8bert.glue.task_file import choose_task
-from q8bert.training.config import TrainConfig
+from q8bert.console.command import Speaker, exit_codes, progress_bar
+from q8bert.tasks.task_file import choose_task
+from q8bert.training.runs.config import TrainConfig
 
 __all__ = ["register"]
 

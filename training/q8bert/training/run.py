@@ -1,39 +1,42 @@
 """``train(TrainConfig)``: options → a trained run, resumed where one was interrupted."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
+from itertools import islice
 
 import torch
 from platformdirs import user_cache_path
 from tokenizers import Tokenizer
 
-from q8bert.glue.examples import Split
-from q8bert.glue.readers import read_split
-from q8bert.glue.tokenizer import TextTokenizer
-from q8bert.training.batches import TokenizedSplit, fingerprint, tokenize_split
-from q8bert.training.calibration import calibrate
-from q8bert.training.checkpoint import Progress, prune_checkpoints, save_checkpoint
-from q8bert.training.config import TrainConfig
-from q8bert.training.device import resolve_device
-from q8bert.training.engine import Engine
-from q8bert.training.fake_quantize import WeightGrid
-from q8bert.training.loss_scale import LossScale
-from q8bert.training.model_source import load_source_model
-from q8bert.training.optimization import adamw
-from q8bert.training.ort_engine import OrtEngine
-from q8bert.training.processes import Processes, default_threads, joined_processes
-from q8bert.training.programs import Programs, cached_programs
-from q8bert.training.ranges import RangeState
-from q8bert.training.resume import restore
-from q8bert.training.run_folder import RUN_FILE, best_checkpoint, newest_checkpoint, prepare_folder
-from q8bert.training.run_log import RunLog
-from q8bert.training.run_result import RunResult
-from q8bert.training.schedule import Schedule, make_schedule, rows_per_step
-from q8bert.training.sites import Site, find_sites, matching_layers
-from q8bert.training.torch_engine import TorchEngine
-from q8bert.training.trainer import Parts, TrainingState, train_steps
-from q8bert.training.weights import TrainableWeights, prepare_weights, quantized_parameters
+from q8bert.data.examples import Split
+from q8bert.data.readers import read_split
+from q8bert.text.tokenizer import TextTokenizer
+from q8bert.training.engines.device import resolve_device
+from q8bert.training.engines.engine import Engine
+from q8bert.training.engines.ort_engine import OrtEngine
+from q8bert.training.engines.programs import Programs, cached_programs
+from q8bert.training.engines.torch_engine import TorchEngine
+from q8bert.training.loop.batches import TokenizedSplit, fingerprint, shared_out, tokenize_split
+from q8bert.training.loop.loss_scale import LossScale
+from q8bert.training.loop.optimization import adamw
+from q8bert.training.loop.processes import Processes, default_threads, joined_processes
+from q8bert.training.loop.progress import Progress
+from q8bert.training.loop.schedule import Schedule
+from q8bert.training.loop.trainer import Parts, TrainingState, train_steps
+from q8bert.training.models.source import load_source_model
+from q8bert.training.quantization.calibration import calibrate
+from q8bert.training.quantization.fake_quantize import WeightGrid
+from q8bert.training.quantization.ranges import RangeState
+from q8bert.training.quantization.sites import Site, find_sites, matching_layers
+from q8bert.training.quantization.weights import TrainableWeights, prepare_weights, quantized_parameters
+from q8bert.training.runs.checkpoint import prune_checkpoints, save_checkpoint
+from q8bert.training.runs.config import TrainConfig
+from q8bert.training.runs.planning import make_schedule, rows_per_step
+from q8bert.training.runs.resume import restore
+from q8bert.training.runs.run_folder import RUN_FILE, best_checkpoint, newest_checkpoint, prepare_folder
+from q8bert.training.runs.run_log import RunLog
+from q8bert.training.runs.run_result import RunResult
 
 __all__ = ["train"]
 
@@ -189,18 +192,22 @@ class _Run:
         sites, ranges = calibrate(
             self._model,
             self._sites,
-            self._train,
-            rows_per_step=rows_per_step(config, n_processes=self._processes.count),
-            batch_size=config.batch_size,
-            n_batches=config.calibration_batches,
-            seed=config.seed,
+            self._calibration_passes(),
             decay=config.range_decay,
             smoothing=config.smoothing,
-            processes=self._processes,
+            take_largest=self._processes.max_,
         )
         n_smoothed = sum(bool(site.smoothing) for site in sites)
         self._report(f"outliers are smoothed at {n_smoothed} of {len(sites)} activations")
         return sites, ranges
+
+    def _calibration_passes(self) -> Iterator[Iterator[Mapping[str, torch.Tensor]]]:
+        config, processes = self._config, self._processes
+        n_rows = rows_per_step(config, n_processes=processes.count)
+        n_steps = min(config.calibration_batches, self._train.steps_per_epoch(n_rows))
+        for rows in islice(self._train.training_steps(n_rows, seed=config.seed, start=0), n_steps):
+            parts = shared_out(rows, config.batch_size, rank=processes.rank, n_processes=processes.count)
+            yield (self._train.batch(part).inputs for part in parts)
 
     def _first_loss_scale(self) -> LossScale:
         config = self._config

@@ -1,0 +1,112 @@
+"""The bundle's README: what the model is, how to use it, what it scored."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from q8bert.export.proofs.parity import ParityReport
+from q8bert.spec.bundle import MODEL_FILE, PARITY_FILE, Manifest
+
+__all__ = ["model_card"]
+
+
+def model_card(manifest: Manifest, parity: ParityReport | None) -> str:
+    """Return the card in Markdown.
+
+    Args:
+        manifest: The bundle's manifest, sizes of model and tokenizer included.
+        parity: Comparison with the simulation, if there was one.
+
+    Returns:
+        Markdown text.
+    """
+    task = manifest.task
+    labels = task.get("labels")
+    size = manifest.files[MODEL_FILE].size_bytes
+    kind = "INT8" if manifest.precision == "int8" else "float32"
+    pairs = task.get("text_pair_column")
+    call = '[("a first text", "a second text")]' if pairs else '["a text"]'
+    named = [str(label) for label in labels] if isinstance(labels, list | tuple) else []
+    lines = [
+        f"# {task['name']} {'classifier' if named else 'regressor'}, {kind}",
+        "",
+        f"- Source model: {manifest.model.get('source')} ({manifest.model.get('architecture')}, "
+        f"{manifest.model.get('n_parameters'):,} parameters)",
+        f"- Size of the ONNX model: {size / 1e6:.1f} MB",
+        f"- Input: {'pairs of texts' if pairs else 'single texts'}, at most {manifest.max_length} tokens; "
+        "longer ones are cut",
+        f"- Output: {', '.join(named) or 'a score'}",
+    ]
+    lines += _quantization_lines(manifest.quantization)
+    lines += ["", "## Use", "", "```python", "from q8bert.runtime import Classifier", ""]
+    lines += ['classifier = Classifier.load("path/of/this/folder")', f"print(classifier({call}))", "```"]
+    lines += ["", "## Scores on the dev split", ""]
+    lines += _score_lines(manifest)
+    if parity is not None:
+        lines += _parity_lines(parity)
+    lines += [
+        "",
+        "## Made with",
+        "",
+        ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _score_lines(manifest: Manifest) -> list[str]:
+    if not manifest.metrics:
+        return ["Not measured: the model was quantized after training. `q8bert evaluate` measures it."]
+    return [
+        "The dev split also picked this checkpoint, so the scores flatter it a little.", "",
+        "| metric | simulation in training |", "|---|---|",
+        *(f"| {name} | {100 * value:.2f} |" for name, value in manifest.metrics.items()),
+    ]  # fmt: skip
+
+
+def _quantization_lines(quantization: Mapping[str, Any]) -> list[str]:
+    if not quantization:
+        return []
+    products = quantization["products"]
+    fused = (
+        f"- Products with weights: {products['n_integer']} in integers, {products['n_float']} in float "
+        f"(ONNX Runtime {products['onnxruntime']}, CPU)"
+    )
+    method = quantization["method"]
+    if method in {"dynamic", "static"}:
+        return [
+            f"- Quantization: after training, by ONNX Runtime's own tools, {method}", fused,
+            "- Not free of saturation: results may differ on CPUs without VNNI",
+        ]  # fmt: skip
+    granularity = str(quantization["weight_granularity"]).replace("_", " ")
+    lines = [
+        f"- Quantization: quantization-aware training, symmetric int8 QDQ, weights {granularity}, embeddings per "
+        "tensor, activations with learned "
+        "ranges; attention products, softmax, GELU, LayerNorm, biases and residuals float32",
+        "- Free of saturation: none of {n_pairs:,} pairs of weights can overflow, on CPUs without VNNI either "
+        "({n_unsafe_before:,} could have)".format_map(quantization["saturation"]),
+        fused,
+    ]
+    if smoothed := quantization.get("smoothed_activations"):
+        lines.append(f"- Outlier channels scaled down before quantization, and their weights up: {', '.join(smoothed)}")
+    if float_layers := quantization["float_layers"]:
+        lines.append(f"- Layers left in float32 on request: {', '.join(float_layers)}")
+    return lines
+
+
+def _parity_lines(parity: ParityReport) -> list[str]:
+    main = parity.main_metric
+    rows = (("by itself", parity.free), ("with the same side taken at rounding ties", parity.resolved))
+    return [
+        "", "## Exported model against simulation", "",
+        f"{parity.n_rows} rows; {main} of the exported model {100 * parity.exported[main]:.2f}.", "",
+        f"| simulation | {main} | rows with another prediction | largest, mean difference of a logit |",
+        "|---|---|---|---|",
+        *(
+            f"| {name} | {100 * found.metrics[main]:.2f} | {found.n_rows_differing} | "
+            f"{found.max_abs_diff:.2g}, {found.mean_abs_diff:.2g} |"
+            for name, found in rows
+        ),
+        "",
+        f"Ties: {parity.n_ties:,} of {parity.n_codes:,} activation codes, none farther than "
+        f"{parity.max_tie_distance:.2g} codes from the border. `{PARITY_FILE}` lists the rows that differ, "
+        "and where the first tie of each is.",
+    ]  # fmt: skip

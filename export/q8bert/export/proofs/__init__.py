@@ -1,0 +1,1 @@
+"""What is checked of an exported model: saturation, fusion, parity."""

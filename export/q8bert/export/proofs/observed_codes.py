@@ -1,0 +1,90 @@
+"""The integer codes of every activation, as ONNX Runtime computes them when the exported model runs.
+
+More outputs on the exported graph would keep ONNX Runtime from fusing its products, and another computation would be
+observed. So the graph is observed *after* optimization: ONNX Runtime writes what it made of the model, the outputs of
+``QuantizeLinear`` are added there, and the result runs with optimization switched off. Its logits are bit-equal.
+"""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from q8bert.spec.errors import ExportError
+from q8bert.training.quantization.sites import Site
+
+__all__ = ["CodeObserver"]
+
+
+class CodeObserver:
+    """Runs an exported model and gives the codes of its activations besides its logits.
+
+    Args:
+        model: As exported.
+        sites: Where activations are quantized.
+        threads: CPU threads; 0 leaves the choice to ONNX Runtime.
+
+    Raises:
+        ExportError: If a site cannot be found in what ONNX Runtime made of the model.
+    """
+
+    def __init__(self, model: onnx.ModelProto, sites: Sequence[Site], *, threads: int = 0) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "optimized.onnx"
+            options = _options(threads)
+            options.optimized_model_filepath = str(path)
+            ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            optimized = onnx.load(path)
+        outputs = _outputs_of_sites(optimized)
+        missing = [site.name for site in sites if site.name not in outputs]
+        if missing:
+            raise ExportError(f"ONNX Runtime {ort.__version__} does not quantize {', '.join(missing)} any more")
+        self._names = [outputs[site.name] for site in sites]
+        optimized.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._names)
+        options = _options(threads)
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        self._session = ort.InferenceSession(optimized.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+    def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
+        """Compute logits and codes.
+
+        Args:
+            inputs: Int64 ``(batch, seq)`` by name.
+
+        Returns:
+            Float32 logits ``(batch, n_outputs)``, and for each site its codes, −128…127, as float32 of the shape of
+            what is quantized, ``(batch, seq, features)`` or ``(batch, features)``.
+        """
+        logits, *codes = self._session.run(["logits", *self._names], dict(inputs))
+        return logits, [_as_codes(array) for array in codes]
+
+
+def _outputs_of_sites(optimized: onnx.ModelProto) -> dict[str, str]:
+    found = {}
+    for node in optimized.graph.node:
+        if node.op_type == "QuantizeLinear":
+            # the optimizer keeps the scale's name, which is the site's with the pair's half it belonged to
+            found[node.input[1].rpartition(".")[0]] = node.output[0]
+    return found
+
+
+def _as_codes(array: NDArray[np.generic]) -> NDArray[np.float32]:
+    codes = array.astype(np.float32)
+    if array.dtype == np.uint8:
+        codes -= 128.0  # x86 kernels take uint8 with zero point 128
+    if codes.ndim == 4:
+        # what attention puts together, (batch, heads, seq, features of a head), is quantized before it is
+        batch, heads, seq, width = codes.shape
+        codes = codes.transpose(0, 2, 1, 3).reshape(batch, seq, heads * width)
+    return codes
+
+
+def _options(threads: int) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    return options

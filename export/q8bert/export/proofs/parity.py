@@ -1,0 +1,275 @@
+"""Simulation against exported model, on real rows, and why they differ where they do.
+
+The simulation is what training scored: torch, with weights and activations rounded to their grids. The exported model
+multiplies integers. Both round half to even at the same places; but floats are summed in another order, and an
+activation that lies almost exactly between two codes (a rounding tie) then falls on one or the other side. One code
+more or less is harmless by itself, yet it moves later activations across ties of their own, so single logits differ
+visibly, as they do between any two float implementations.
+
+So rows are compared twice. *Free*: both run by themselves; the differences are reported. *Resolved*: the simulation
+takes the exported model's side at every tie, and only there; a code that differs where there is no tie is a defect.
+Resolved, the two must give the same predictions, and that is the gate.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from q8bert.export.proofs.observed_codes import CodeObserver
+from q8bert.export.proofs.rounding_ties import RowTies, TieResolver
+from q8bert.runtime.engines.session import Session
+from q8bert.spec.errors import ParityError
+from q8bert.tasks.metrics import score
+from q8bert.tasks.tasks import Task
+from q8bert.training.engines.torch_engine import TorchEngine
+from q8bert.training.loop.batches import TokenizedSplit
+from q8bert.training.quantization.sites import Site
+from q8bert.training.quantization.weights import TrainableWeights
+
+__all__ = ["Difference", "DifferingRow", "ParityReport", "Simulation", "compare"]
+
+# In codes, how far from the border between two codes an activation may lie and still count as a tie. Sums of some
+# thousand float32 products differ by 1e-6 of their size or so, which at code 127 is 1e-4; the rest is margin, as it is
+# in the share of codes that may be ties (MiniLM on GLUE: 5e-5 codes, one code in a million).
+MAX_TIE_DISTANCE = 1e-3
+MAX_SHARE_OF_TIES = 1e-4
+# float32 sums in another order, through some ten layers
+MAX_FLOAT_DIFFERENCE = 1e-3
+# the gate: scores of regression, share of rows whose prediction differs, points of the metrics
+MAX_SCORE_DIFFERENCE = 0.01
+MAX_SHARE_OF_ROWS = 1e-3
+MAX_METRIC_POINTS = 0.02
+
+
+@dataclass(frozen=True)
+class Difference:
+    """How far one run of the simulation is from the exported model.
+
+    Attributes:
+        max_abs_diff: Largest difference of a logit.
+        mean_abs_diff: Mean difference of a logit.
+        n_rows_differing: Rows with another label; for regression, with a score more than 0.01 away.
+        metrics: All metrics of the simulation, as fractions.
+    """
+
+    max_abs_diff: float
+    mean_abs_diff: float
+    n_rows_differing: int
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class DifferingRow:
+    """A row that the simulation by itself predicts otherwise than the exported model, and why.
+
+    Attributes:
+        row: Its place in the split, from 0.
+        simulated: The ``n_outputs`` logits of the simulation by itself.
+        exported: Those of the exported model.
+        resolved: Those of the simulation with ties resolved as the exported model does.
+        n_ties: Codes of this row, padding left out, that fell to the other side of a tie; 0 means float arithmetic
+            alone.
+        first_tie: Name of the first site that has one; all that differs later may follow from it.
+        first_tie_distance: How far from the border between two codes it lay, in codes.
+    """
+
+    row: int
+    simulated: tuple[float, ...]
+    exported: tuple[float, ...]
+    resolved: tuple[float, ...]
+    n_ties: int
+    first_tie: str | None
+    first_tie_distance: float
+
+
+@dataclass(frozen=True)
+class ParityReport:
+    """How far the exported model is from the simulation.
+
+    Attributes:
+        n_rows: Rows compared.
+        main_metric: Name of the task's main metric.
+        exported: All metrics of the exported model, as fractions.
+        free: The simulation by itself.
+        resolved: The simulation with ties resolved as the exported model does; equal to ``free`` for a float model.
+        n_codes: Activation codes computed.
+        n_ties: Codes among them that fell to the other side of a tie.
+        max_tie_distance: Farthest from the border between two codes that one of these lay, in codes.
+        quantization_effect: Mean difference of a logit between the simulation and the same weights in float; 0 for a
+            float model.
+        differing_rows: The rows that ``free.n_rows_differing`` counts, in the split's order.
+    """
+
+    n_rows: int
+    main_metric: str
+    exported: Mapping[str, float]
+    free: Difference
+    resolved: Difference
+    n_codes: int
+    n_ties: int
+    max_tie_distance: float
+    quantization_effect: float
+    differing_rows: tuple[DifferingRow, ...]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A trained model as training computes it.
+
+    Attributes:
+        model: Float classifier.
+        sites: Where activations are quantized; empty for a float model.
+        weights: On the exported grids.
+        amax: Learned ranges, float32 ``(n_sites,)``; None for a float model.
+    """
+
+    model: nn.Module
+    sites: tuple[Site, ...]
+    weights: TrainableWeights
+    amax: Tensor | None
+
+
+def compare(
+    simulation: Simulation,
+    float_weights: TrainableWeights,
+    session: Session,
+    observer: CodeObserver | None,
+    *,
+    split: TokenizedSplit,
+    task: Task,
+    batch_size: int,
+    show_progress: Callable[[int, int], None] = lambda *_: None,
+) -> ParityReport:
+    """Run simulation, float model and exported model on the same batches.
+
+    Args:
+        simulation: What was trained.
+        float_weights: The same weights, nothing quantized.
+        session: The exported model.
+        observer: The exported model with its codes; None for a float model.
+        split: Labelled rows.
+        task: Names the metrics.
+        batch_size: Rows a batch.
+        show_progress: Called after each batch with rows done and rows in all.
+
+    Returns:
+        The differences.
+
+    Raises:
+        ParityError: If the exported model is not the one that was trained.
+    """
+    resolver = TieResolver()
+    amax, model, sites = simulation.amax, simulation.model, simulation.sites
+    engine = TorchEngine(model, sites, simulation.weights)
+    float_engine = TorchEngine(model, (), float_weights)
+    resolving = TorchEngine(model, sites, simulation.weights, quantize=resolver)
+    exported = np.zeros((len(split), task.n_outputs), dtype=np.float32)
+    free, floats, resolved = np.zeros_like(exported), np.zeros_like(exported), np.zeros_like(exported)
+    ties: dict[int, RowTies] = {}
+    n_done = 0
+    for rows, batch in split.evaluation_batches(batch_size):
+        inputs = {name: tensor.numpy() for name, tensor in batch.inputs.items()}
+        exported[rows] = session.run(inputs)
+        free[rows] = engine.logits(batch.inputs, amax).numpy()
+        n_done += len(rows)
+        show_progress(n_done, len(split))
+        if observer is None:
+            continue
+        floats[rows] = float_engine.logits(batch.inputs, None).numpy()
+        observed, codes = observer.run(inputs)
+        _check_observed(observed, exported[rows])
+        resolver.start_batch([torch.from_numpy(array) for array in codes], batch.inputs["attention_mask"])
+        resolved[rows] = resolving.logits(batch.inputs, amax).numpy()
+        ties.update(zip(rows.tolist(), resolver.rows, strict=True))
+    labels = split.labels.tolist()
+    if observer is None:
+        resolved = free
+    alone = _difference(free, exported, task, labels)
+    report = ParityReport(
+        n_rows=len(split),
+        main_metric=task.main_metric,
+        exported=score(task, exported, labels),
+        free=alone,
+        resolved=_difference(resolved, exported, task, labels),
+        n_codes=resolver.n_codes,
+        n_ties=resolver.n_ties,
+        max_tie_distance=resolver.max_tie_distance,
+        quantization_effect=0.0 if observer is None else float(np.abs(free - floats).mean()),
+        differing_rows=tuple(
+            _differing_row(row, (free, exported, resolved), ties.get(row, RowTies()), sites)
+            for row in np.nonzero(_differs(free, exported, task))[0].tolist()
+        ),
+    )
+    _refuse_defects(report)
+    return report
+
+
+def _check_observed(observed: NDArray[np.float32], exported: NDArray[np.float32]) -> None:
+    difference = float(np.abs(observed - exported).max(initial=0.0))
+    if difference:
+        raise ParityError(
+            f"the observed model is not the exported one: logits differ by {difference:.3g}",
+            max_abs_diff=difference,
+            atol=0.0,
+        )
+
+
+def _difference(
+    simulated: NDArray[np.float32], exported: NDArray[np.float32], task: Task, labels: list[float]
+) -> Difference:
+    difference = np.abs(simulated - exported)
+    return Difference(
+        max_abs_diff=float(difference.max()),
+        mean_abs_diff=float(difference.mean()),
+        n_rows_differing=int(np.count_nonzero(_differs(simulated, exported, task))),
+        metrics=score(task, simulated, labels),
+    )
+
+
+def _differing_row(
+    row: int, runs: tuple[NDArray[np.float32], ...], ties: RowTies, sites: tuple[Site, ...]
+) -> DifferingRow:
+    simulated, exported, resolved = (tuple(logits[row].tolist()) for logits in runs)
+    return DifferingRow(
+        row=row,
+        simulated=simulated,
+        exported=exported,
+        resolved=resolved,
+        n_ties=ties.count,
+        first_tie=None if ties.first_site is None else sites[ties.first_site].name,
+        first_tie_distance=ties.first_distance,
+    )
+
+
+def _refuse_defects(report: ParityReport) -> None:
+    found = report.resolved
+    points = max(100 * abs(found.metrics[name] - value) for name, value in report.exported.items())
+    limits = {
+        # every site's codes follow from the codes before it, so what is left is what comes after the last site
+        "largest difference of a logit": (found.max_abs_diff, MAX_FLOAT_DIFFERENCE),
+        "rows with another prediction": (found.n_rows_differing, max(1.0, MAX_SHARE_OF_ROWS * report.n_rows)),
+        "codes from the border of a tie": (report.max_tie_distance, MAX_TIE_DISTANCE),
+        "share of codes on a tie": (report.n_ties / max(1, report.n_codes), MAX_SHARE_OF_TIES),
+        # on a small split the one row that may differ is worth more
+        "points of the metrics": (points, max(MAX_METRIC_POINTS, 100 / report.n_rows * found.n_rows_differing)),
+    }
+    # not `value > limit`, which NaN would pass
+    beyond = [
+        f"{what}: {value:.4g}, allowed {limit:.4g}" for what, (value, limit) in limits.items() if not value <= limit
+    ]
+    if beyond:
+        raise ParityError(
+            f"the exported model is not the one that was trained, on {report.n_rows} rows: {'; '.join(beyond)}",
+            max_abs_diff=found.max_abs_diff,
+            atol=MAX_FLOAT_DIFFERENCE,
+        )
+
+
+def _differs(a: NDArray[np.float32], b: NDArray[np.float32], task: Task) -> NDArray[np.bool_]:
+    if task.is_regression:
+        return np.asarray(np.abs(a[:, 0] - b[:, 0]) > MAX_SCORE_DIFFERENCE)
+    return np.asarray(a.argmax(axis=1) != b.argmax(axis=1))

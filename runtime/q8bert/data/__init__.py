@@ -1,0 +1,1 @@
+"""Readers: files and the hub as examples."""

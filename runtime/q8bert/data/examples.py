@@ -1,0 +1,155 @@
+"""What every reader gives: examples, and the rows that it had to leave out."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from q8bert.spec.errors import InputError
+from q8bert.tasks.tasks import Task
+
+__all__ = ["CellError", "Example", "MalformedRow", "Split", "example_from_cells", "is_unicode"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row.
+
+    Attributes:
+        text: The first or only text.
+        text_pair: The second text, or None for a task with one.
+        label: Label id, or score for regression, or None where the file has none.
+    """
+
+    text: str
+    text_pair: str | None = None
+    label: int | float | None = None
+
+
+@dataclass(frozen=True)
+class MalformedRow:
+    """A row that cannot be read, and why.
+
+    Attributes:
+        file: Path or name of the source.
+        line: Line number, from 1.
+        column: Name of the column, or its number where the name is not known.
+        value: What stands there, shortened.
+        reason: What is wrong with it.
+    """
+
+    file: str
+    line: int
+    column: str
+    value: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.file}, line {self.line}, column {self.column}: {self.reason}, got {self.value}"
+
+
+@dataclass(frozen=True)
+class Split:
+    """All rows of one split of a data set.
+
+    Attributes:
+        examples: The rows in file order.
+        source: Where they came from.
+        skipped: Malformed rows left out because the caller allowed it.
+    """
+
+    examples: tuple[Example, ...]
+    source: str
+    skipped: tuple[MalformedRow, ...] = field(default=())
+
+    def labels(self) -> list[int | float]:
+        """Return the labels or scores in row order.
+
+        Returns:
+            One number a row.
+
+        Raises:
+            InputError: If a row has no label, as in GLUE's test files.
+        """
+        found = [example.label for example in self.examples if example.label is not None]
+        if len(found) != len(self.examples):
+            raise InputError(f"{self.source} has rows without labels; it can be predicted but not scored")
+        return found
+
+
+class CellError(Exception):
+    """A fault in one cell, before the file and line are known."""
+
+    def __init__(self, column: str, value: object, reason: str) -> None:
+        self.column = column
+        self.value = repr(value)[:80]
+        self.reason = reason
+        super().__init__(reason)
+
+
+def example_from_cells(task: Task, cells: Mapping[str, object], *, labelled: bool) -> Example:
+    """Build an example from the cells of one row.
+
+    Args:
+        task: Says which cells hold texts and label.
+        cells: Values by column name: texts from TSV, JSON values from JSON lines.
+        labelled: Whether to read the label, which then has to be there.
+
+    Returns:
+        The example; its label is None if ``labelled`` is false, whatever stands in that cell.
+
+    Raises:
+        CellError: If a cell is missing or holds no possible value.
+    """
+    text = _text(cells, task.text_column)
+    pair = _text(cells, task.text_pair_column) if task.text_pair_column else None
+    if not labelled:
+        return Example(text, pair)
+    if task.label_column not in cells:
+        raise CellError(task.label_column, None, "the label is missing")
+    value = cells[task.label_column]
+    return Example(text, pair, _score(task, value) if task.is_regression else _label(task, value))
+
+
+def _text(cells: Mapping[str, object], column: str) -> str:
+    value = cells.get(column)
+    if not isinstance(value, str):
+        raise CellError(column, value, "a text is missing" if value is None else "expected a text")
+    if not is_unicode(value):
+        raise CellError(column, value, "half a surrogate pair, which is not valid Unicode")
+    return value
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8; JSON can spell half a surrogate pair, which cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _score(task: Task, value: object) -> float:
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number) or isinstance(value, bool):
+        raise CellError(task.label_column, value, "expected a finite number as score")
+    return number
+
+
+def _has_numbers(task: Task) -> bool:
+    return any(label.lstrip("-").isdigit() for label in task.labels)
+
+
+def _label(task: Task, value: object) -> int:
+    found = task.label_id(value) if isinstance(value, str) else None
+    if isinstance(value, int) and not isinstance(value, bool):
+        found = task.label_id(str(value))
+        # an id, but where labels are numbers themselves: there 0 would be taken for the first of 1, 2, 3
+        if found is None and 0 <= value < len(task.labels) and not _has_numbers(task):
+            found = value
+    if found is None:
+        allowed = ", ".join(dict.fromkeys((*task.label_codes, *task.labels)))
+        raise CellError(task.label_column, value, f"unknown label (allowed: {allowed})")
+    return found

@@ -1,1 +1,0 @@
-"""GLUE tasks, readers, metrics, tokenizing and batching: what training and serving share."""

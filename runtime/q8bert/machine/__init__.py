@@ -1,0 +1,1 @@
+"""What this machine and this environment are: the CPU, CUDA, the builds of ONNX Runtime."""

@@ -1,0 +1,1 @@
+"""What runs a model: sessions, providers, options."""

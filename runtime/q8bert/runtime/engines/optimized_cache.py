@@ -1,0 +1,128 @@
+"""Models as ONNX Runtime optimized them, kept in a folder for the next start.
+
+An entry fits one model, one build of ONNX Runtime, one choice of providers and options, and one kind of CPU, since
+optimized graphs hold layouts and kernels of the hardware. Its file name is a hash of all these and the SHA-256 of the
+file itself, ``KEY-CONTENT.onnx``: one rename puts an entry and its checksum there together, and an entry that was
+altered no longer fits its name.
+
+What it saves is the optimization alone. The model's and the entry's bytes are hashed at every start, so for a small
+model the gain is little.
+"""
+
+import hashlib
+import json
+import os
+import platform
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import onnxruntime as ort
+
+from q8bert.machine.builds import installed_ort_build
+from q8bert.runtime.engines.options import RuntimeOptions
+from q8bert.runtime.engines.providers import NamedProviders
+from q8bert.spec.bundle import EXTERNAL_DATA_FILE
+from q8bert.spec.errors import ConfigError
+from q8bert.spec.files import sha256_of
+
+__all__ = ["discard_entry", "entry_key", "find_entry", "new_entry"]
+
+# Providers whose optimized graph is an ordinary ONNX file; others compile parts of it, which cannot be saved so.
+_SAVABLE = frozenset({"CPUExecutionProvider", "CUDAExecutionProvider"})
+
+
+def entry_key(model: Path | bytes, *, providers: NamedProviders, options: RuntimeOptions) -> str:
+    """Return the name of everything that an optimized graph depends on.
+
+    Args:
+        model: The ONNX file or its bytes.
+        providers: Providers of the session.
+        options: Options of the session.
+
+    Returns:
+        32 hexadecimal digits.
+
+    Raises:
+        ConfigError: If such a model cannot be cached.
+    """
+    faults = [
+        f"cache_dir cannot be used with {name}, which compiles the graph itself; use the cache in its own options"
+        for name, _ in providers
+        if name not in _SAVABLE
+    ]
+    if isinstance(model, Path) and (model.parent / EXTERNAL_DATA_FILE).exists():
+        # ONNX Runtime writes a graph that looks for the data beside itself
+        faults.append(f"cache_dir cannot be used with a model whose weights are in {EXTERNAL_DATA_FILE}")
+    if faults:
+        raise ConfigError([f"{fault}. Leave cache_dir out" for fault in faults])
+    build = installed_ort_build()
+    content = {
+        "model": hashlib.sha256(model).hexdigest() if isinstance(model, bytes) else sha256_of(model),
+        "build": [build.distribution, build.version, ort.__version__],
+        "providers": [[name, sorted(given.items())] for name, given in providers],
+        "optimization": options.optimization,
+        "cpu": _cpu(),
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def find_entry(folder: Path, key: str) -> Path | None:
+    """Return the entry of a key, its bytes checked; altered ones are deleted with a warning."""
+    for path in sorted(folder.glob(f"{key}-*.onnx")):
+        try:
+            found = sha256_of(path)
+        except FileNotFoundError:  # another process discarded it meanwhile
+            continue
+        if found == path.stem.partition("-")[2]:
+            return path
+        discard_entry(path, reason="its bytes are not those that its name says")
+    return None
+
+
+def discard_entry(path: Path, *, reason: str) -> None:
+    """Delete an entry that cannot be used, and say so."""
+    with suppress(OSError):  # gone already, or in a folder that cannot be written
+        path.unlink()
+    warnings.warn(
+        f"the optimized model {path} was discarded and is built again: {reason}", RuntimeWarning, stacklevel=2
+    )
+
+
+@contextmanager
+def new_entry(folder: Path, key: str) -> Iterator[Path]:
+    """Give a path to write an optimized model to; it becomes the entry when the block ends well.
+
+    Args:
+        folder: The cache; made if it is not there.
+        key: As :func:`entry_key` gives it.
+
+    Yields:
+        A path beside the entries, on the same file system.
+
+    Raises:
+        ConfigError: If the folder cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        beside = tempfile.TemporaryDirectory(dir=folder, prefix=f"{key}.", suffix=".partial")
+    except OSError as error:
+        raise ConfigError([
+            f"cache_dir {folder} cannot be written: {error}. Give another folder, or leave it out"
+        ]) from error  # fmt: skip
+    with beside:
+        path = Path(beside.name) / "model.onnx"
+        yield path
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
+        path.replace(folder / f"{key}-{sha256_of(path)}.onnx")
+
+
+def _cpu() -> list[str]:
+    """Describe the CPU: machine, name and instructions, as far as the system tells."""
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    told = ("model name", "flags", "Features", "CPU part")
+    return [platform.machine(), platform.processor(), *sorted({line for line in lines if line.startswith(told)})]

@@ -1,0 +1,72 @@
+"""How a model is run: threads, spinning, graph optimization, memory arena, cache of the optimized model.
+
+Two presets. A *service* answers small requests and shares its machine: one thread a call, and no thread that burns a
+core while it waits. A *batch* job has the machine to itself: every core, and threads that spin between operators,
+which saves the time of waking them.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from q8bert.spec.errors import ConfigError
+
+__all__ = ["OPTIMIZATION_LEVELS", "RuntimeOptions"]
+
+OPTIMIZATION_LEVELS = ("none", "basic", "extended", "all")
+
+
+@dataclass(frozen=True)
+class RuntimeOptions:
+    """Options of a session; checked once, every fault reported.
+
+    Attributes:
+        threads: CPU threads that share one operator; 0 leaves the choice to ONNX Runtime: one a core.
+        spinning: Whether threads wait for work actively. Faster on an idle machine, several times slower on a busy one.
+        optimization: What ONNX Runtime may change in the graph: ``none``, ``basic``, ``extended`` or ``all``. INT8
+            kernels need ``extended``.
+        memory_arena: Whether memory of the largest batch so far is kept for the next ones. Off, it goes back to the
+            system after each run, at up to a tenth more time.
+        cache_dir: Folder that keeps models as ONNX Runtime optimized them, so that the next start need not; see
+            :mod:`q8bert.runtime.engines.optimized_cache`. Only this program should be able to write there.
+
+    Raises:
+        ConfigError: If a value is of the wrong kind or out of range.
+
+    Example:
+        >>> RuntimeOptions.service(threads=2).spinning
+        False
+    """
+
+    threads: int = 0
+    spinning: bool = True
+    optimization: str = "all"
+    memory_arena: bool = True
+    cache_dir: Path | str | None = None
+
+    def __post_init__(self) -> None:
+        """Check every value."""
+        faults = []
+        if not isinstance(self.threads, int) or isinstance(self.threads, bool) or self.threads < 0:
+            faults.append(f"threads must be 0 or more, got {self.threads!r}")
+        switches = {"spinning": self.spinning, "memory_arena": self.memory_arena}
+        faults += [
+            f"{name} must be True or False, got {value!r}"
+            for name, value in switches.items()
+            if not isinstance(value, bool)
+        ]
+        if self.optimization not in OPTIMIZATION_LEVELS:
+            faults.append(f"optimization must be one of {', '.join(OPTIMIZATION_LEVELS)}, got {self.optimization!r}")
+        if self.cache_dir is not None and (not isinstance(self.cache_dir, Path | str) or not str(self.cache_dir)):
+            faults.append(f"cache_dir must be the path of a folder or None, got {self.cache_dir!r}")
+        if faults:
+            raise ConfigError(faults)
+
+    @classmethod
+    def service(cls, *, threads: int = 1, cache_dir: Path | str | None = None) -> "RuntimeOptions":
+        """Return options for a service: few threads, none of which spins."""
+        return cls(threads=threads, spinning=False, cache_dir=cache_dir)
+
+    @classmethod
+    def batch(cls, *, threads: int = 0, cache_dir: Path | str | None = None) -> "RuntimeOptions":
+        """Return options for a batch job that has the machine to itself: all cores, spinning."""
+        return cls(threads=threads, spinning=True, cache_dir=cache_dir)

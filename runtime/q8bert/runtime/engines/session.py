@@ -1,0 +1,172 @@
+"""A loaded ONNX model on the execution providers that were asked for, and no others."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from q8bert.runtime.engines.optimized_cache import discard_entry, entry_key, find_entry, new_entry
+from q8bert.runtime.engines.options import RuntimeOptions
+from q8bert.runtime.engines.providers import (
+    CPU_PROVIDER,
+    NamedProviders,
+    Provider,
+    bound_device,
+    check_active,
+    named_providers,
+    prepare_providers,
+)
+from q8bert.spec.errors import BundleError, ConfigError, ProviderError
+
+__all__ = ["CPU_PROVIDER", "Session", "run_bound"]
+
+_LEVELS = {
+    "none": "ORT_DISABLE_ALL",
+    "basic": "ORT_ENABLE_BASIC",
+    "extended": "ORT_ENABLE_EXTENDED",
+    "all": "ORT_ENABLE_ALL",
+}
+# What ONNX Runtime's errors hold when it was a provider that failed, and not the model
+_PROVIDER_MARKS = ("ExecutionProvider", "provider option", "provider_options")
+
+
+class Session:
+    """Runs a model; ``providers`` says where, in order of preference. Several threads may use one session.
+
+    Args:
+        model: Path of the ONNX file, or the model's bytes.
+        providers: Full names, or pairs of a name and its options, for example
+            ``[("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]``. Nodes that the others cannot run
+            go to the CPU provider only if it is named.
+        threads: CPU threads; 0 leaves the choice to ONNX Runtime. The simple way where nothing else is to be chosen.
+        options: Everything that can be chosen, instead of ``threads``.
+
+    Raises:
+        ConfigError: If providers, threads or options do not fit.
+        ProviderError: If a provider is not in this build of ONNX Runtime, could not be started, or lacks an operator.
+        BundleError: If ONNX Runtime cannot load the model.
+    """
+
+    def __init__(
+        self,
+        model: Path | bytes,
+        *,
+        providers: Sequence[Provider] = (CPU_PROVIDER,),
+        threads: int = 0,
+        options: RuntimeOptions | None = None,
+    ) -> None:
+        if options is not None and threads:
+            raise ConfigError([f"give threads or options, not both; say options=RuntimeOptions(threads={threads})"])
+        self.options = options or RuntimeOptions(threads=threads)
+        self.providers = named_providers(providers)
+        prepare_providers(self.providers)
+        self._session = _open(model, self.providers, self.options)
+        self._device = bound_device(self.providers)
+        self.input_names = tuple(value.name for value in self._session.get_inputs())
+
+    def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
+        """Compute logits.
+
+        Args:
+            inputs: Int64 ``(batch, seq)`` by name.
+
+        Returns:
+            Float32 ``(batch, n_outputs)``.
+
+        Raises:
+            BundleError: If ONNX Runtime cannot run the model on these inputs, for example on more tokens than it has
+                positions for.
+        """
+        try:
+            if self._device is not None:
+                return run_bound(self._session, inputs, self._device)
+            (logits,) = self._session.run(["logits"], dict(inputs))
+        except Exception as error:
+            shape = next(iter(inputs.values())).shape
+            raise BundleError(f"ONNX Runtime {ort.__version__} could not run the model on {shape}: {error}") from error
+        return np.asarray(logits, dtype=np.float32)
+
+
+def run_bound(session: Any, inputs: Mapping[str, NDArray[np.int64]], device: tuple[str, int]) -> NDArray[np.float32]:
+    """Compute logits with inputs and output in a device's memory: one copy there, one back.
+
+    Args:
+        session: An ``onnxruntime.InferenceSession``.
+        inputs: Int64 ``(batch, seq)`` by name.
+        device: Kind and number, for example ``("cuda", 0)``.
+
+    Returns:
+        Float32 ``(batch, n_outputs)``, in main memory.
+    """
+    binding = session.io_binding()  # one a call, so that threads do not share it
+    placed = {  # the binding does not keep these alive, so they stay here until the run is over
+        name: ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(values), *device) for name, values in inputs.items()
+    }
+    for name, value in placed.items():
+        binding.bind_ortvalue_input(name, value)
+    binding.bind_output("logits", *device)
+    session.run_with_iobinding(binding)
+    (logits,) = binding.copy_outputs_to_cpu()
+    return np.asarray(logits, dtype=np.float32)
+
+
+def _open(model: Path | bytes, providers: NamedProviders, options: RuntimeOptions) -> Any:
+    chosen = _session_options(providers, options)
+    if options.cache_dir is None or (isinstance(model, Path) and not model.is_file()):
+        return _create(model, chosen, providers)
+    folder = Path(options.cache_dir)
+    key = entry_key(model, providers=providers, options=options)
+    entry = find_entry(folder, key)
+    if entry is not None:
+        ready = _session_options(providers, options)
+        ready.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            return _create(entry, ready, providers)
+        except BundleError as error:
+            discard_entry(entry, reason=str(error))
+    with new_entry(folder, key) as path:
+        chosen.optimized_model_filepath = str(path)
+        return _create(model, chosen, providers)
+
+
+def _session_options(providers: NamedProviders, options: RuntimeOptions) -> Any:
+    chosen = ort.SessionOptions()
+    chosen.log_severity_level = 3
+    chosen.intra_op_num_threads = options.threads
+    chosen.enable_cpu_mem_arena = options.memory_arena
+    chosen.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[options.optimization])
+    chosen.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spinning)))
+    if CPU_PROVIDER not in dict(providers):
+        chosen.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return chosen
+
+
+def _create(model: Path | bytes, chosen: Any, providers: NamedProviders) -> Any:
+    try:
+        session = ort.InferenceSession(
+            model if isinstance(model, bytes) else str(model),
+            chosen,
+            providers=[(name, dict(given)) for name, given in providers],
+            enable_fallback=0,  # else a provider that fails is replaced by the CPU's
+        )
+    except Exception as error:
+        if "assigned to the default CPU EP" in str(error):
+            raise ProviderError(
+                f"{providers[0][0]} cannot run every node of the model here, and {CPU_PROVIDER} was not named: its "
+                f"libraries or its device are missing, or it lacks an operator. Name {CPU_PROVIDER} last to give it "
+                "the rest"
+            ) from error
+        others = [name for name, _ in providers if name != CPU_PROVIDER]
+        if others and any(mark in str(error) for mark in _PROVIDER_MARKS):
+            raise ProviderError(
+                f"execution provider {', '.join(others)} was asked for and could not be started: {error}. "
+                "Check the options given to it"
+            ) from error
+        name = "the model" if isinstance(model, bytes) else model
+        raise BundleError(f"ONNX Runtime {ort.__version__} could not load {name}: {error}") from error
+    check_active(providers, session.get_providers())
+    session.disable_fallback()  # nor may a run that fails go on elsewhere
+    return session

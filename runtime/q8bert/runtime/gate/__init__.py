@@ -1,0 +1,1 @@
+"""Scores of a bundle, and whether it is good enough to ship."""

@@ -1,0 +1,132 @@
+"""The score of a bundle on labelled rows."""
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from q8bert.data.examples import Split
+from q8bert.data.readers import read_split
+from q8bert.runtime.engines.providers import CPU_PROVIDER, Provider
+from q8bert.runtime.predict.classifier import Classifier
+from q8bert.spec.errors import ConfigError
+from q8bert.tasks.metrics import score
+from q8bert.tasks.tasks import Task
+
+__all__ = ["EvaluationReport", "evaluate", "score_split"]
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """Scores of a bundle.
+
+    Attributes:
+        task: Name of the task.
+        split: Name of the split.
+        precision: What the provider really multiplied in: ``int8``, ``float32`` or ``unknown``.
+        main_metric: The metric that the gate compares.
+        metrics: Every metric of the task, as a fraction.
+        n_rows: Rows scored.
+        n_skipped: Malformed rows left out.
+        seconds: From text to label, loading excluded.
+        skipped: The malformed rows, one line each.
+        n_truncated: Rows longer than the bundle's maximum length, which lost tokens.
+        precision_note: Why it is that precision.
+    """
+
+    task: str
+    split: str
+    precision: str
+    main_metric: str
+    metrics: Mapping[str, float]
+    n_rows: int
+    n_skipped: int
+    seconds: float
+    skipped: tuple[str, ...] = ()
+    n_truncated: int = 0
+    precision_note: str = ""
+
+
+def evaluate(
+    bundle: Path | str,
+    data_dir: Path | str,
+    *,
+    split: str = "dev",
+    task: Task | None = None,
+    providers: Sequence[Provider] = (CPU_PROVIDER,),
+    threads: int = 0,
+    batch_size: int = 32,
+    skip_malformed: bool = False,
+    show_progress: Callable[[int, int], None] = lambda *_: None,
+) -> EvaluationReport:
+    """Score a bundle on one split.
+
+    Args:
+        bundle: The bundle's folder.
+        data_dir: Folder of the task's files, or ``hub:nyu-mll/glue``.
+        split: Name of the split.
+        task: Another task with the same labels, for example QNLI for a bundle of RTE; default the bundle's own.
+        providers: Execution providers by full name, or pairs of a name and its options.
+        threads: CPU threads; 0 leaves the choice to ONNX Runtime.
+        batch_size: Rows a batch.
+        skip_malformed: Leave malformed rows out instead of stopping.
+        show_progress: Called with rows done and rows in all.
+
+    Returns:
+        The scores.
+
+    Raises:
+        BundleError: If the bundle is incomplete or altered.
+        ConfigError: If ``task`` has other labels than the bundle.
+        InputError: If the data cannot be read or has no labels.
+    """
+    classifier = Classifier.load(bundle, providers=providers, threads=threads)
+    chosen = task or classifier.task
+    if chosen.labels != classifier.task.labels:
+        raise ConfigError([
+            f"task {chosen.name} has the labels {list(chosen.labels)}, the bundle has {list(classifier.task.labels)}"
+        ])  # fmt: skip
+    rows = read_split(chosen, data_dir, split, skip_malformed=skip_malformed)
+    rows.labels()
+    started = time.perf_counter()
+    metrics, n_truncated = score_split(classifier, rows, chosen, batch_size=batch_size, show_progress=show_progress)
+    return EvaluationReport(
+        task=chosen.name,
+        split=split,
+        precision=classifier.precision,
+        main_metric=chosen.main_metric,
+        metrics=metrics,
+        n_rows=len(rows.examples),
+        n_skipped=len(rows.skipped),
+        seconds=round(time.perf_counter() - started, 3),
+        skipped=tuple(str(row) for row in rows.skipped),
+        n_truncated=n_truncated,
+        precision_note=classifier.precision_note,
+    )
+
+
+def score_split(
+    classifier: Classifier,
+    rows: Split,
+    task: Task,
+    *,
+    batch_size: int = 32,
+    show_progress: Callable[[int, int], None] = lambda *_: None,
+) -> tuple[dict[str, float], int]:
+    """Score a loaded classifier on labelled rows.
+
+    Args:
+        classifier: The classifier.
+        rows: Labelled rows.
+        task: The task whose metrics are wanted.
+        batch_size: Rows a batch.
+        show_progress: Called with rows done and rows in all.
+
+    Returns:
+        Every metric as a fraction, and the number of truncated rows.
+    """
+    texts = [example.text for example in rows.examples]
+    pairs = [example.text_pair or "" for example in rows.examples] if task.text_pair_column else None
+    encoded = classifier.encode(texts, pairs)
+    logits = classifier.run(encoded, batch_size=batch_size, show_progress=show_progress)
+    return score(task, logits, rows.labels()), len(encoded.truncated)

@@ -1,0 +1,147 @@
+"""The gate: is the INT8 bundle four times smaller, and as good as its float twin?"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from pathlib import Path
+
+from q8bert.data.readers import read_split
+from q8bert.runtime.engines.providers import CPU_PROVIDER, Provider
+from q8bert.runtime.gate.evaluation import score_split
+from q8bert.runtime.predict.classifier import Classifier
+from q8bert.spec.errors import ConfigError
+
+__all__ = ["VerificationReport", "verify"]
+
+
+@dataclass(frozen=True)
+class VerificationReport:
+    """What the gate found.
+
+    Attributes:
+        passed: Whether both conditions hold.
+        size_ratio: Bytes of the reference's model over bytes of the bundle's (``model.onnx`` and external data).
+        min_size_ratio: Smallest ratio that passes.
+        relative_loss: ``(reference − bundle) / reference`` of the main metric; negative is a gain.
+        max_relative_loss: Largest loss that passes.
+        task: Name of the task.
+        split: Name of the split.
+        main_metric: The metric compared.
+        metrics: All metrics of the bundle, as fractions.
+        reference_metrics: All metrics of the reference.
+        n_rows: Rows scored.
+        failures: Why it did not pass, in words; empty when it did.
+        n_skipped: Malformed rows left out.
+        skipped: Those rows, one line each.
+        n_truncated: Rows longer than the bundle's maximum length, which lost tokens.
+        precision: What the provider really multiplied in, for the bundle: ``int8``, ``float32`` or ``unknown``.
+        precision_note: Why it is that precision.
+    """
+
+    passed: bool
+    size_ratio: float
+    min_size_ratio: float
+    relative_loss: float
+    max_relative_loss: float
+    task: str
+    split: str
+    main_metric: str
+    metrics: Mapping[str, float]
+    reference_metrics: Mapping[str, float]
+    n_rows: int
+    failures: tuple[str, ...]
+    n_skipped: int = 0
+    skipped: tuple[str, ...] = ()
+    n_truncated: int = 0
+    precision: str = ""
+    precision_note: str = ""
+
+
+def verify(
+    bundle: Path | str,
+    reference: Path | str,
+    data_dir: Path | str,
+    *,
+    split: str = "dev",
+    min_size_ratio: float = 3.9,
+    max_relative_loss: float = 0.01,
+    providers: Sequence[Provider] = (CPU_PROVIDER,),
+    threads: int = 0,
+    batch_size: int = 32,
+    skip_malformed: bool = False,
+    show_progress: Callable[[int, int], None] = lambda *_: None,
+) -> VerificationReport:
+    """Compare a bundle with its float twin in size and accuracy.
+
+    Args:
+        bundle: The INT8 bundle's folder.
+        reference: The float bundle's folder.
+        data_dir: Folder of the task's files, or ``hub:nyu-mll/glue``.
+        split: Name of the split.
+        min_size_ratio: Smallest size ratio that passes.
+        max_relative_loss: Largest relative loss of the main metric that passes, as a fraction.
+        providers: Execution providers by full name, or pairs of a name and its options.
+        threads: CPU threads; 0 leaves the choice to ONNX Runtime.
+        batch_size: Rows a batch.
+        skip_malformed: Leave malformed rows out instead of stopping.
+        show_progress: Called with rows done and rows in all, of both bundles.
+
+    Returns:
+        The findings; ``passed`` is the gate.
+
+    Raises:
+        BundleError: If a bundle is incomplete or altered.
+        ConfigError: If a limit is not finite, the bundles are of different tasks, or the reference scores
+            zero or less, of which no relative loss can be formed.
+        InputError: If the data cannot be read.
+    """
+    limits = {"min_size_ratio": min_size_ratio, "max_relative_loss": max_relative_loss}
+    # every comparison with NaN is false, so it would open the gate
+    faults = [f"{name} must be a finite number, got {value}" for name, value in limits.items() if not isfinite(value)]
+    if faults:
+        raise ConfigError(faults)
+    ours = Classifier.load(bundle, providers=providers, threads=threads)
+    theirs = Classifier.load(reference, providers=providers, threads=threads)
+    if ours.task != theirs.task:
+        raise ConfigError([f"{bundle} is of task {ours.task.name}, the reference {reference} of {theirs.task.name}"])
+    task = ours.task
+    rows = read_split(task, data_dir, split, skip_malformed=skip_malformed)
+    metrics, n_truncated = score_split(
+        ours, rows, task, batch_size=batch_size, show_progress=lambda done, total: show_progress(done, 2 * total)
+    )
+    reference_metrics, _ = score_split(
+        theirs, rows, task, batch_size=batch_size,
+        show_progress=lambda done, total: show_progress(total + done, 2 * total),
+    )  # fmt: skip
+    base = reference_metrics[task.main_metric]
+    if base <= 0:
+        raise ConfigError([
+            f"the reference's {task.main_metric} is {base:.4f}; a relative loss needs a reference above zero. "
+            "Train the float model longer"
+        ])  # fmt: skip
+    size_ratio = theirs.bundle.model_size_bytes / ours.bundle.model_size_bytes
+    relative_loss = (base - metrics[task.main_metric]) / base
+    failures = []
+    if size_ratio < min_size_ratio:
+        failures.append(f"size ratio {size_ratio:.3f} is below {min_size_ratio:g}")
+    if relative_loss > max_relative_loss:
+        failures.append(f"relative loss {relative_loss:.2%} of {task.main_metric} is above {max_relative_loss:.2%}")
+    return VerificationReport(
+        passed=not failures,
+        size_ratio=size_ratio,
+        min_size_ratio=min_size_ratio,
+        relative_loss=relative_loss,
+        max_relative_loss=max_relative_loss,
+        task=task.name,
+        split=split,
+        main_metric=task.main_metric,
+        metrics=metrics,
+        reference_metrics=reference_metrics,
+        n_rows=len(rows.examples),
+        failures=tuple(failures),
+        n_skipped=len(rows.skipped),
+        skipped=tuple(str(row) for row in rows.skipped),
+        n_truncated=n_truncated,
+        precision=ours.precision,
+        precision_note=ours.precision_note,
+    )

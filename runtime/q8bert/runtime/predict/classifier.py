@@ -1,0 +1,267 @@
+"""Texts in, labels and probabilities (or scores) out."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from q8bert.runtime.engines.options import RuntimeOptions
+from q8bert.runtime.engines.providers import CPU_PROVIDER, Provider, running_precision, with_int8_enabled
+from q8bert.runtime.engines.session import Session
+from q8bert.runtime.predict.rows import Texts, text_columns
+from q8bert.spec.bundle import Bundle, open_bundle
+from q8bert.spec.errors import BundleError, ConfigError, InputError
+from q8bert.tasks.tasks import Task, task_from_json
+from q8bert.text.batching import model_inputs, sorted_batches
+from q8bert.text.tokenizer import Encoded, TextTokenizer
+
+__all__ = ["Classifier", "Prediction"]
+
+_ON_LONG = ("truncate", "refuse")
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The answer for one row.
+
+    Attributes:
+        label: Most probable label; None for regression.
+        probabilities: Probability of each label; None for regression.
+        score: Predicted score; None for classification.
+        truncated: Whether the row was longer than the bundle's maximum length and lost tokens.
+    """
+
+    label: str | None = None
+    probabilities: Mapping[str, float] | None = None
+    score: float | None = None
+    truncated: bool = False
+
+
+class Classifier:
+    """A bundle loaded and ready to run. Nothing changes after loading, so any number of threads may share it.
+
+    Example:
+        >>> classifier = Classifier.load("bundle")  # doctest: +SKIP
+        >>> classifier(["a charming film"])[0].label  # doctest: +SKIP
+        'positive'
+    """
+
+    def __init__(self, bundle: Bundle, session: Session, *, on_long: str = "truncate") -> None:
+        manifest = bundle.manifest
+        missing = sorted(set(session.input_names) ^ set(manifest.input_names))
+        if missing:
+            raise BundleError(f"{bundle.path}: manifest and model disagree on the inputs {', '.join(missing)}")
+        _check_on_long(on_long)
+        self.bundle = bundle
+        self.on_long = on_long
+        self._session = session
+        try:
+            self.task: Task = task_from_json(manifest.task, source=str(bundle.path))
+            self._tokenizer = TextTokenizer.load(bundle.tokenizer_path, max_length=manifest.max_length)
+        except (ConfigError, InputError) as error:
+            raise BundleError(f"{error}. Export the bundle again") from error
+        if manifest.pad_token_id >= self._tokenizer.vocabulary_size:
+            raise BundleError(
+                f"{bundle.path}: pad_token_id is {manifest.pad_token_id}, but the tokenizer has "
+                f"{self._tokenizer.vocabulary_size} tokens. Export the bundle again"
+            )
+
+    @classmethod
+    def load(
+        cls,
+        bundle: Path | str,
+        *,
+        providers: Sequence[Provider] = (CPU_PROVIDER,),
+        threads: int = 0,
+        options: RuntimeOptions | None = None,
+        on_long: str = "truncate",
+    ) -> "Classifier":
+        """Open a bundle, check its files and load its model.
+
+        Args:
+            bundle: The bundle's folder.
+            providers: Execution providers by full name, or pairs of a name and its options, in order of preference.
+            threads: CPU threads; 0 leaves the choice to ONNX Runtime.
+            options: Everything that can be chosen, instead of ``threads``: ``RuntimeOptions.service()``, ``.batch()``.
+            on_long: Rows longer than the bundle's maximum length: ``truncate`` them, or ``refuse`` them with an error.
+
+        Returns:
+            The classifier.
+
+        Raises:
+            BundleError: If the bundle is incomplete, altered or unreadable.
+            ConfigError: If providers, threads, options or ``on_long`` do not fit.
+            ProviderError: If a provider that was asked for cannot be had.
+        """
+        _check_on_long(on_long)
+        opened = open_bundle(bundle)
+        if opened.manifest.precision == "int8":
+            providers = with_int8_enabled(providers)
+        session = Session(opened.model_path, providers=providers, threads=threads, options=options)
+        return cls(opened, session, on_long=on_long)
+
+    @property
+    def precision(self) -> str:
+        """In what the first provider really multiplies: ``int8``, ``float32`` or ``unknown``."""
+        return self._running_precision()[0]
+
+    @property
+    def precision_note(self) -> str:
+        """A sentence that says why it is :attr:`precision`, and what else could be done."""
+        return self._running_precision()[1]
+
+    def __call__(
+        self, texts: Texts, text_pairs: Sequence[str] | None = None, *, batch_size: int = 32
+    ) -> list[Prediction]:
+        """Classify texts, or pairs of texts, in order.
+
+        Args:
+            texts: First or only texts; or pairs as tuples.
+            text_pairs: Second texts, for a task on pairs whose ``texts`` are single.
+            batch_size: Rows a batch; rows are sorted by length, and the answers put back in order.
+
+        Returns:
+            One prediction a row.
+
+        Raises:
+            InputError: If texts are missing where the task has pairs, or given where it has none, no UTF-8, or too
+                long where long ones are refused.
+            BundleError: If the model's output is of another width than the task's, or holds NaN or infinity.
+        """
+        encoded = self.encode(texts, text_pairs)
+        return self._predictions(self.run(encoded, batch_size=batch_size), encoded)
+
+    def answers(
+        self, texts: Texts, text_pairs: Sequence[str] | None = None, *, batch_size: int = 32
+    ) -> list[Prediction | InputError]:
+        """Classify like a call, but a row refused for its length gets its error in the place of its answer.
+
+        Args:
+            texts: First or only texts; or pairs as tuples.
+            text_pairs: Second texts.
+            batch_size: Rows a batch.
+
+        Returns:
+            One prediction or error a row.
+
+        Raises:
+            InputError: As for a call, except for long rows.
+            BundleError: As for a call.
+        """
+        encoded = self._encode(texts, text_pairs)
+        refused = encoded.truncated if self.on_long == "refuse" else frozenset()
+        kept = encoded.select([row for row in range(len(encoded)) if row not in refused])
+        predictions = iter(self._predictions(self.run(kept, batch_size=batch_size), kept))
+        return [self._too_long("the text") if row in refused else next(predictions) for row in range(len(encoded))]
+
+    def logits(
+        self, texts: Texts, text_pairs: Sequence[str] | None = None, *, batch_size: int = 32
+    ) -> NDArray[np.float32]:
+        """Compute the model's raw outputs.
+
+        Args:
+            texts: First or only texts; or pairs as tuples.
+            text_pairs: Second texts.
+            batch_size: Rows a batch.
+
+        Returns:
+            Float32 ``(n, n_outputs)``, in the order of ``texts``.
+
+        Raises:
+            InputError: As for a call.
+            BundleError: As for a call.
+        """
+        return self.run(self.encode(texts, text_pairs), batch_size=batch_size)
+
+    def encode(self, texts: Texts, text_pairs: Sequence[str] | None = None) -> Encoded:
+        """Check rows and turn them into ids.
+
+        Args:
+            texts: First or only texts; or pairs as tuples.
+            text_pairs: Second texts.
+
+        Returns:
+            Ids of every row, and which rows were truncated.
+
+        Raises:
+            InputError: If rows do not fit the task, or are too long where long ones are refused.
+        """
+        encoded = self._encode(texts, text_pairs)
+        if self.on_long == "refuse" and encoded.truncated:
+            row, more = min(encoded.truncated), len(encoded.truncated) - 1
+            raise self._too_long(f"row {row}" + (f" (and {more} more)" if more else ""))
+        return encoded
+
+    def run(
+        self, encoded: Encoded, *, batch_size: int = 32, show_progress: Callable[[int, int], None] = lambda *_: None
+    ) -> NDArray[np.float32]:
+        """Compute the logits of rows that :meth:`encode` gave.
+
+        Args:
+            encoded: Ids of n rows.
+            batch_size: Rows a batch.
+            show_progress: Called after each batch with rows done and rows in all.
+
+        Returns:
+            Float32 ``(n, n_outputs)``, in order.
+
+        Raises:
+            InputError: If ``batch_size`` is below 1.
+            BundleError: If the model's output is of another width than the task's, or holds NaN or infinity.
+        """
+        if batch_size < 1:
+            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        manifest = self.bundle.manifest
+        logits = np.zeros((len(encoded), self.task.n_outputs), dtype=np.float32)
+        n_done = 0
+        for rows in sorted_batches(encoded.lengths, batch_size):
+            inputs = model_inputs(encoded, rows, manifest.input_names, pad_token_id=manifest.pad_token_id)
+            output = self._session.run(inputs)
+            if output.shape != (len(rows), self.task.n_outputs):
+                raise BundleError(
+                    f"{self.bundle.path}: the model's output is {output.shape} for {len(rows)} rows; task "
+                    f"{self.task.name} needs a width of {self.task.n_outputs}"
+                )
+            logits[rows] = output
+            n_done += len(rows)
+            show_progress(n_done, len(encoded))
+        if not np.all(np.isfinite(logits)):
+            raise BundleError(f"{self.bundle.path}: the model gave logits that are not finite (NaN or infinity)")
+        return logits
+
+    def _encode(self, texts: Texts, text_pairs: Sequence[str] | None) -> Encoded:
+        return self._tokenizer.encode(*text_columns(self.task, texts, text_pairs))
+
+    def _running_precision(self) -> tuple[str, str]:
+        session = self._session
+        precision = self.bundle.manifest.precision
+        return running_precision(session.providers, precision, optimization=session.options.optimization)
+
+    def _too_long(self, what: str) -> InputError:
+        return InputError(
+            f"{what} has more than the {self.bundle.manifest.max_length} tokens that the bundle was trained with, and "
+            "long rows are refused. Shorten it, or load the classifier with on_long='truncate'"
+        )
+
+    def _predictions(self, logits: NDArray[np.float32], encoded: Encoded) -> list[Prediction]:
+        cut = encoded.truncated
+        if self.task.is_regression:
+            return [Prediction(score=float(value), truncated=row in cut) for row, value in enumerate(logits[:, 0])]
+        return [self._prediction(values, truncated=row in cut) for row, values in enumerate(_softmax(logits))]
+
+    def _prediction(self, probabilities: NDArray[np.float32], *, truncated: bool) -> Prediction:
+        named = {name: float(value) for name, value in zip(self.task.labels, probabilities, strict=True)}
+        return Prediction(self.task.labels[int(probabilities.argmax())], named, truncated=truncated)
+
+
+def _check_on_long(on_long: str) -> None:
+    if on_long not in _ON_LONG:
+        raise ConfigError([f"on_long must be one of {', '.join(_ON_LONG)}, got {on_long!r}"])
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
+    result: NDArray[np.float32] = shifted / shifted.sum(axis=1, keepdims=True)
+    return result

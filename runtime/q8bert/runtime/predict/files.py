@@ -1,0 +1,114 @@
+"""Predictions for a whole file, as JSON lines."""
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from q8bert.data.readers import read_file
+from q8bert.runtime.engines.providers import CPU_PROVIDER, Provider
+from q8bert.runtime.predict.classifier import Classifier, Prediction
+from q8bert.spec.errors import InputError
+from q8bert.spec.files import PARTIAL
+
+__all__ = ["PredictionReport", "predict_file"]
+
+# rows between two calls of show_progress; also how far sorting by length reaches
+_CHUNK = 4096
+
+
+@dataclass(frozen=True)
+class PredictionReport:
+    """What was predicted.
+
+    Attributes:
+        n_rows: Rows predicted.
+        n_skipped: Malformed rows left out.
+        output: The file written.
+        skipped: The malformed rows, one line each.
+        n_truncated: Rows longer than the bundle's maximum length, which lost tokens.
+    """
+
+    n_rows: int
+    n_skipped: int
+    output: str
+    skipped: tuple[str, ...] = ()
+    n_truncated: int = 0
+
+
+def predict_file(
+    bundle: Path | str,
+    source: Path,
+    output: Path,
+    *,
+    providers: Sequence[Provider] = (CPU_PROVIDER,),
+    threads: int = 0,
+    batch_size: int = 32,
+    skip_malformed: bool = False,
+    on_long: str = "truncate",
+    show_progress: Callable[[int, int], None] = lambda *_: None,
+) -> PredictionReport:
+    """Predict every row of a file.
+
+    Writes one JSON object a line, in input order: ``index`` (from 0) and ``label`` with ``probabilities``,
+    or ``score``. The output appears when it is complete.
+
+    Args:
+        bundle: The bundle's folder.
+        source: The task's TSV, labelled or not, or JSON lines with ``text`` and ``text_pair``.
+        output: File to write.
+        providers: Execution providers by full name, or pairs of a name and its options.
+        threads: CPU threads; 0 leaves the choice to ONNX Runtime.
+        batch_size: Rows a batch.
+        skip_malformed: Leave malformed rows out instead of stopping; ``index`` then counts the rows read.
+        on_long: Rows longer than the bundle's maximum length: ``truncate`` and count them, or ``refuse`` the file.
+        show_progress: Called with rows done and rows in all.
+
+    Returns:
+        Counts.
+
+    Raises:
+        BundleError: If the bundle is incomplete or altered.
+        InputError: If the source cannot be read, a row is too long and refused, or the output cannot be written.
+    """
+    classifier = Classifier.load(bundle, providers=providers, threads=threads, on_long=on_long)
+    if not output.parent.is_dir():
+        raise InputError(f"cannot write {output}: the folder {output.parent} does not exist")
+    if output.exists() and not output.is_file():
+        raise InputError(f"cannot write {output}: it is no ordinary file; give the name of a file")
+    if output.exists() and source.exists() and output.samefile(source):
+        raise InputError(f"cannot write {output}: it is the input; give another --output")
+    output = output.resolve()  # what a link points to is replaced, not the link
+    task = classifier.task
+    split = read_file(task, source, labelled=False, skip_malformed=skip_malformed)
+    n_truncated = 0
+    partial = output.with_name(f"{output.name}.{os.getpid()}{PARTIAL}")
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            for start in range(0, len(split.examples), _CHUNK):
+                chunk = split.examples[start : start + _CHUNK]
+                pairs = [example.text_pair or "" for example in chunk] if task.text_pair_column else None
+                answers = classifier.answers([example.text for example in chunk], pairs, batch_size=batch_size)
+                for index, answer in enumerate(answers, start):
+                    if isinstance(answer, InputError):
+                        raise InputError(f"{source}, index {index}: {answer}") from answer
+                    n_truncated += answer.truncated
+                    file.write(_line(index, answer))
+                show_progress(start + len(chunk), len(split.examples))
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(output)
+    finally:
+        partial.unlink(missing_ok=True)
+    skipped = tuple(str(row) for row in split.skipped)
+    return PredictionReport(len(split.examples), len(skipped), str(output), skipped, n_truncated)
+
+
+def _line(index: int, prediction: Prediction) -> str:
+    row: dict[str, object] = {"index": index}
+    if prediction.score is not None:
+        row["score"] = prediction.score
+    else:
+        row |= {"label": prediction.label, "probabilities": prediction.probabilities}
+    return json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n"

@@ -1,0 +1,55 @@
+"""Rows as a caller gives them → columns of texts that fit the task."""
+
+from collections.abc import Sequence
+
+from q8bert.data.examples import is_unicode
+from q8bert.spec.errors import InputError
+from q8bert.tasks.tasks import Task
+
+__all__ = ["Texts", "text_columns"]
+
+Texts = Sequence[str] | Sequence[tuple[str, str]]
+
+
+def text_columns(task: Task, texts: Texts, text_pairs: Sequence[str] | None) -> tuple[list[str], list[str] | None]:
+    """Split rows into columns and check every text.
+
+    Args:
+        task: Says whether rows are single texts or pairs.
+        texts: First or only texts; or pairs as tuples.
+        text_pairs: Second texts, or None.
+
+    Returns:
+        First texts, and second texts or None; of equal length.
+
+    Raises:
+        InputError: If rows do not fit the task, or a text is no text or no valid Unicode.
+    """
+    if isinstance(texts, str) or isinstance(text_pairs, str):
+        raise InputError("give a list of texts, not a single text")
+    first: list[str] = []
+    second: list[str] = list(text_pairs) if text_pairs is not None else []
+    for number, row in enumerate(texts):
+        if isinstance(row, str):
+            first.append(row)
+        elif text_pairs is None and isinstance(row, tuple) and len(row) == 2:
+            first.append(row[0])
+            second.append(row[1])
+        else:
+            raise InputError(f"row {number} must be a text or a pair of texts, got {row!r}")
+    has_pairs = bool(second) or (text_pairs is not None)
+    if first and has_pairs != (task.text_pair_column is not None):
+        wanted = "pairs of texts" if task.text_pair_column else "single texts"
+        raise InputError(f"task {task.name} takes {wanted}")
+    if has_pairs and len(first) != len(second):
+        raise InputError(f"{len(first)} texts and {len(second)} second texts do not pair up")
+    _check_texts((*first, *second))
+    return first, second if has_pairs else None
+
+
+def _check_texts(texts: Sequence[object]) -> None:
+    for text in texts:
+        if not isinstance(text, str):
+            raise InputError(f"every text must be a str, got {text!r}")
+        if not is_unicode(text):
+            raise InputError(f"a text holds half a surrogate pair and is not valid Unicode: {text[:80]!r}")

@@ -1,0 +1,1 @@
+"""Many small requests, put together to batches."""

@@ -1,0 +1,1 @@
+"""Tasks: what their rows hold, what is predicted, and how it is scored."""

@@ -1,0 +1,1 @@
+"""Texts as ids, and ids in batches of like length."""

@@ -1,0 +1,155 @@
+"""The exported graph: exact operators, zero points, layout; fused to integers by ONNX Runtime; equal to the simulation."""
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from q8bert.export.graph import build as graph_module
+from q8bert.export.graph.build import build_graph
+from q8bert.export.graph.inference_model import InferenceModel
+from q8bert.export.proofs.fusion import examine_fusion
+from q8bert.spec.errors import ExportError
+from q8bert.training.engines.torch_engine import TorchEngine
+from q8bert.training.quantization.weights import prepare_weights
+
+FAMILIES = ("bert", "roberta", "electra", "mpnet", "distilbert")
+
+
+def test_only_standard_operators_readable_by_every_supported_release(bert: Any) -> None:
+    assert [(entry.domain, entry.version) for entry in bert.graph.opset_import] == [("", 20)]
+    assert bert.graph.ir_version <= 10
+    assert not bert.graph.functions
+
+
+def test_inputs_and_output_have_dynamic_axes(bert: Any) -> None:
+    for value in bert.graph.graph.input:
+        assert [dim.dim_param for dim in value.type.tensor_type.shape.dim] == ["batch", "seq"]
+    (logits,) = bert.graph.graph.output
+    shape = logits.type.tensor_type.shape.dim
+    assert logits.name == "logits"
+    assert (shape[0].dim_param, shape[1].dim_value) == ("batch", 3)
+
+
+def test_every_site_and_every_weight_is_quantized_once(bert: Any) -> None:
+    counts = Counter(node.op_type for node in bert.graph.graph.node)
+    n_linear_products = len(bert.sites)  # query, key and value are one product, so one a site
+    n_tables = 3
+    assert counts["QuantizeLinear"] == len(bert.sites)
+    assert counts["DequantizeLinear"] == len(bert.sites) + n_linear_products + n_tables
+    assert counts["MatMul"] == n_linear_products + 2 * 2  # and two attention products a layer
+    assert counts["Gelu"] == 2
+    assert counts["Split"] == 2
+    assert counts["Gemm"] == counts["Erf"] == 0
+
+
+def test_zero_points_are_explicit_and_zero_and_no_two_pairs_share_constants(bert: Any) -> None:
+    constants = bert.initializers()
+    used: list[str] = []
+    for node in bert.graph.graph.node:
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
+            assert constants[node.input[2]].dtype == np.int8
+            assert not constants[node.input[2]].any()
+            assert (constants[node.input[1]] > 0).all()
+            used += node.input[1:3]
+    assert len(used) == len(set(used))
+
+
+def test_the_rules_of_tensorrt_are_kept(bert: Any) -> None:
+    constants = bert.initializers()
+    assert {array.dtype for array in constants.values()} <= {np.dtype(t) for t in (np.int8, np.float32, np.int64)}
+    producers = {name: node.op_type for node in bert.graph.graph.node for name in node.output}
+    for node in bert.graph.graph.node:
+        if node.op_type == "QuantizeLinear":  # activations by tensor
+            assert constants[node.input[1]].ndim == 0
+        if node.op_type == "DequantizeLinear" and constants[node.input[1]].ndim:  # weights by output channel
+            codes, scale = constants[node.input[0]], constants[node.input[1]]
+            assert [(item.name, item.i) for item in node.attribute] == [("axis", 1)]
+            assert scale.shape == (codes.shape[1],)
+        if node.op_type == "MatMul" and producers.get(node.input[1]) == "DequantizeLinear":
+            assert producers[node.input[0]] in {"DequantizeLinear", "Unsqueeze"}  # both factors or none
+
+
+def test_weights_are_int8_and_already_transposed(bert: Any) -> None:
+    constants = bert.initializers()
+    dense = "bert.encoder.layer.0.intermediate.dense"
+    codes, scale = constants[f"{dense}.weight_codes"], constants[f"{dense}.weight_scale"]
+    (site,) = (site for site in bert.sites if site.linears == (dense,))
+    assert any(site.smoothing)
+    weight = bert.model.get_parameter(f"{dense}.weight").detach().numpy() * 2.0 ** np.array(site.smoothing)
+    assert (codes.dtype, codes.shape, scale.shape) == (np.int8, (32, 64), (64,))
+    # half a step is the largest rounding error
+    assert (np.abs(codes * scale - weight.T) <= scale / 2 * 1.0001).all()
+    float_names = {name for name, array in constants.items() if array.dtype == np.float32 and array.ndim > 1}
+    assert not float_names
+
+
+def test_smoothed_activations_are_multiplied_once_and_right_before_they_are_quantized(bert: Any) -> None:
+    constants = bert.initializers()
+    readers = {node.input[0]: node for node in bert.graph.graph.node if node.op_type == "QuantizeLinear"}
+    found = {}
+    for node in bert.graph.graph.node:
+        factors = next((name for name in node.input if name.endswith(".smoothing")), None)
+        if factors is not None:
+            assert node.op_type == "Mul"
+            assert readers[node.output[0]].input[1] == factors.replace(".smoothing", ".quantize_scale")
+            found[factors.removesuffix(".smoothing")] = constants[factors]
+    assert list(found) == [site.name for site in bert.sites if site.smoothing]
+    for site in bert.sites:
+        if site.smoothing:
+            np.testing.assert_array_equal(found[site.name], 0.5 ** np.array(site.smoothing))
+
+
+def test_nothing_of_the_exporter_is_left_in_the_file(bert: Any) -> None:
+    graph = bert.graph.graph
+    assert not bert.graph.metadata_props
+    assert not bert.graph.doc_string
+    assert not any(node.metadata_props or node.doc_string or node.name for node in graph.node)
+    assert not any(tensor.metadata_props or tensor.doc_string for tensor in graph.initializer)
+    assert not graph.value_info
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name == "bert" else pytest.mark.slow) for name in FAMILIES]
+)
+@pytest.mark.parametrize("per_channel", [True, pytest.param(False, marks=pytest.mark.slow)])
+def test_exported_model_equals_the_simulation_and_multiplies_integers(
+    family: str, per_channel: bool, export_random: Any, run_graph: Any
+) -> None:
+    exported = export_random(family, per_channel=per_channel)
+    floats = run_graph(exported.float_graph, exported.batch.inputs)
+    with torch.no_grad():
+        reference = exported.model(**exported.batch.inputs).logits
+    np.testing.assert_allclose(floats, reference.numpy(), rtol=0, atol=1e-4)
+    report = exported.parity()  # raises where a code differs and there is no tie
+    assert report.resolved.max_abs_diff < 1e-4 < report.quantization_effect
+    # one product for each site, for query, key and value are one; all of them in integers
+    fusion = examine_fusion(exported.graph)
+    in_attention = [site for site in exported.sites if len(site.linears) > 1]
+    n_linears = sum(isinstance(module, torch.nn.Linear) for module in exported.model.modules())
+    assert (fusion.n_integer, fusion.n_float) == (n_linears - 2 * len(in_attention), 0)
+    assert examine_fusion(exported.float_graph).n_float == n_linears
+
+
+def test_rows_do_not_depend_on_their_batch(bert: Any, run_graph: Any) -> None:
+    logits = run_graph(bert.graph, bert.batch.inputs)
+    for row, length in enumerate([11, 7, 4, 11]):
+        alone = {name: tensor[row : row + 1, :length] for name, tensor in bert.batch.inputs.items()}
+        np.testing.assert_allclose(run_graph(bert.graph, alone)[0], logits[row], rtol=0, atol=2e-2)
+
+
+def test_the_rebuilt_model_computes_the_simulation_in_torch(bert: Any) -> None:
+    weights = prepare_weights(bert.model, bert.quantized, bert.sites)
+    simulated = TorchEngine(bert.model, bert.sites, weights).logits(bert.batch.inputs, bert.amax)
+    rebuilt = InferenceModel(bert.model, bert.sites, bert.amax, bert.quantized).eval()
+    with torch.no_grad():
+        torch.testing.assert_close(rebuilt(**bert.batch.inputs), simulated, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_a_graph_beyond_what_one_file_holds_is_refused(bert: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graph_module, "_MAX_BYTES", 10_000)
+    with pytest.raises(ExportError, match="one ONNX file holds 2 GiB at most"):
+        build_graph(bert.model, (), torch.zeros(0), {}, input_names=list(bert.batch.inputs))

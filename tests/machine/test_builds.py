@@ -1,0 +1,46 @@
+"""None, one or two builds of ONNX Runtime, and missing extras."""
+
+import importlib
+
+import pytest
+
+from q8bert.machine import builds
+from q8bert.machine.builds import installed_ort_build, require
+from q8bert.spec.errors import MissingExtraError, OrtBuildError
+
+
+@pytest.mark.parametrize(
+    ("installed", "error", "message"),
+    [
+        ([], MissingExtraError, r'pip install "q8bert\[runtime\]"'),
+        (
+            ["onnxruntime", "onnxruntime-training-cpu"],
+            OrtBuildError,
+            "pip uninstall -y onnxruntime onnxruntime-training-cpu &&",
+        ),
+        (["onnxruntime", "onnxruntime-gpu"], OrtBuildError, "overwrite each other's files"),
+    ],
+)
+def test_none_or_two_builds_of_onnx_runtime_are_an_error(
+    monkeypatch: pytest.MonkeyPatch, installed: list[str], error: type[Exception], message: str
+) -> None:
+    monkeypatch.setattr(builds, "_version_of", lambda name: "1.0" if name in installed else None)
+    with pytest.raises(error, match=message):
+        installed_ort_build()
+
+
+def test_the_one_build_is_named_and_known_to_train_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, trains in (("onnxruntime", False), ("onnxruntime-gpu", False), ("onnxruntime-training", True)):
+        monkeypatch.setattr(builds, "_version_of", lambda found, name=name: "1.0" if found == name else None)
+        assert (installed_ort_build().distribution, installed_ort_build().can_train) == (name, trains)
+
+
+def test_a_missing_package_names_the_extra() -> None:
+    with pytest.raises(MissingExtraError, match=r'scoring needs no_such_module.*pip install "q8bert\[evaluate\]"'):
+        require("json", "no_such_module", extra="evaluate", purpose="scoring")
+
+
+def test_a_name_of_the_runtime_without_a_build_says_which_command_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(builds, "_version_of", lambda _: None)
+    with pytest.raises(MissingExtraError, match=r'pip install "q8bert\[runtime\]"'):
+        importlib.import_module("q8bert.runtime").Classifier  # noqa: B018 - the access itself is what is tested

@@ -1,0 +1,86 @@
+"""Options are checked once, all faults together, and reach ONNX Runtime."""
+
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+import pytest
+
+from q8bert.runtime import Classifier, RuntimeOptions
+from q8bert.runtime.engines.session import Session
+from q8bert.spec.errors import ConfigError
+
+
+def inside(options: RuntimeOptions | None, small: Any, **arguments: Any) -> Any:
+    """Return the options that ONNX Runtime's own session has."""
+    session: Any = Session(small.bundle("SST-2", "int8") / "model.onnx", options=options, **arguments)
+    return session._session.get_session_options()
+
+
+def spins(options: Any) -> bool:
+    return {"0": False, "1": True}[options.get_session_config_entry("session.intra_op.allow_spinning")]
+
+
+def test_a_service_takes_one_thread_that_does_not_spin(small: Any) -> None:
+    options = inside(RuntimeOptions.service(), small)
+    assert (options.intra_op_num_threads, spins(options)) == (1, False)
+    assert inside(RuntimeOptions.service(threads=2), small).intra_op_num_threads == 2
+
+
+def test_a_batch_job_takes_all_cores_and_spins(small: Any) -> None:
+    options = inside(RuntimeOptions.batch(), small)
+    assert (options.intra_op_num_threads, spins(options)) == (0, True)  # 0: ONNX Runtime takes every core
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_the_arena_is_as_asked(small: Any, on: bool) -> None:
+    assert inside(RuntimeOptions(memory_arena=on), small).enable_cpu_mem_arena is on
+
+
+@pytest.mark.parametrize(
+    ("level", "meaning"),
+    [
+        ("none", ort.GraphOptimizationLevel.ORT_DISABLE_ALL),
+        ("basic", ort.GraphOptimizationLevel.ORT_ENABLE_BASIC),
+        ("extended", ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED),
+        ("all", ort.GraphOptimizationLevel.ORT_ENABLE_ALL),
+    ],
+)
+def test_the_optimization_level_is_as_asked(small: Any, level: str, meaning: Any) -> None:
+    assert inside(RuntimeOptions(optimization=level), small).graph_optimization_level == meaning
+
+
+def test_threads_alone_are_the_simple_way(small: Any) -> None:
+    assert inside(None, small, threads=1).intra_op_num_threads == 1
+
+
+def test_threads_said_twice_are_refused(small: Any) -> None:
+    with pytest.raises(ConfigError, match="give threads or options, not both"):
+        Classifier.load(small.bundle("SST-2", "int8"), threads=1, options=RuntimeOptions.batch())
+
+
+def test_all_faults_are_reported_together() -> None:
+    wrong: dict[str, Any] = {
+        "threads": -1, "spinning": 1, "optimization": "most", "memory_arena": "yes", "cache_dir": "",
+    }  # fmt: skip
+    with pytest.raises(ConfigError) as caught:
+        RuntimeOptions(**wrong)
+    assert caught.value.faults == (
+        "threads must be 0 or more, got -1",
+        "spinning must be True or False, got 1",
+        "memory_arena must be True or False, got 'yes'",
+        "optimization must be one of none, basic, extended, all, got 'most'",
+        "cache_dir must be the path of a folder or None, got ''",
+    )
+
+
+@pytest.mark.parametrize("threads", [True, 1.5, "2", None])
+def test_threads_are_a_whole_number(threads: Any) -> None:
+    with pytest.raises(ConfigError, match="threads must be 0 or more"):
+        RuntimeOptions(threads=threads)
+
+
+def test_equal_options_are_equal() -> None:
+    assert RuntimeOptions.service(threads=3, cache_dir=Path("a")) == RuntimeOptions(
+        threads=3, spinning=False, cache_dir=Path("a")
+    )

@@ -1,0 +1,389 @@
+"""The loop: how rows become steps, what happens when, and what that leaves behind."""
+
+import itertools
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+
+from q8bert.spec.errors import CheckpointError, ConfigError, ModelError
+from q8bert.tasks.tasks import glue_task
+from q8bert.text.tokenizer import Encoded
+from q8bert.training import TrainConfig, train
+from q8bert.training.loop.batches import TokenizedSplit, shared_out
+from q8bert.training.loop.gradients import clip_gradients_, step_seed
+from q8bert.training.runs.checkpoint import checkpoint_folders, load_checkpoint
+from q8bert.training.runs.run_folder import best_checkpoint
+
+
+def config(small: Any, output_dir: Path, **options: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "data_dir": str(small.data("SST-2")), "model": str(small.model), "engine": "torch", "epochs": 1,
+        "batch_size": 32, "learning_rate": 1e-3, "max_length": 32, "threads": 1, "log_every": 1,
+        "quantize_from": 0.0,
+    }  # fmt: skip
+    return TrainConfig(task=glue_task("SST-2"), output_dir=output_dir, **(values | options))
+
+
+def events(run: Path, kind: str) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["event"] == kind]
+
+
+def last_weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(max(checkpoint_folders(run).values()) / "model.safetensors")
+
+
+def assert_close_runs(run: Path, reference: Path, *, quantize: bool) -> None:
+    """Weights, ranges and losses of two runs whose sums were taken in another order.
+
+    A float32 sum of some hundred terms in another order differs by 1e-6 or so. AdamW's first steps have the size of the
+    learning rate whatever the gradient, and divide by its root mean square, so where a gradient is nearly zero the
+    noise counts in full: the mean is what is held tightly, to two thousandths of the path, 11e-3 long: 20 steps of
+    rates that rise to 1e-3 and fall again.
+
+    With quantization a rounding tie may fall otherwise, on one CPU and not on another, and the codes after it too; what
+    then holds is that the runs stay together, to a tenth of that path.
+    """
+    mean, ranges, loss = (1e-3, 5e-2, 5e-2) if quantize else (2e-5, 0, 2e-3)
+    ours, theirs = last_weights(run), last_weights(reference)
+    # softmax does not see a key's bias: its true gradient is zero, and AdamW walks wherever the noise points
+    names = [name for name in theirs if "key.bias" not in name]
+    difference = torch.cat([(ours[name] - theirs[name]).flatten().abs() for name in names])
+    assert float(difference.mean()) < mean
+    if quantize:
+        amax, expected = (
+            load_checkpoint(max(checkpoint_folders(path).values())).ranges.amax() for path in (run, reference)
+        )
+        torch.testing.assert_close(amax, expected, rtol=ranges, atol=0)
+    losses, expected_losses = ([event["loss"] for event in events(path, "train")] for path in (run, reference))
+    np.testing.assert_allclose(losses, expected_losses, rtol=loss, atol=1e-4)
+
+
+# ---- rows and seeds -----------------------------------------------------------------------------
+
+
+def split_of(n_rows: int) -> TokenizedSplit:
+    ids = tuple(np.arange(1 + row % 7, dtype=np.int64) for row in range(n_rows))
+    return TokenizedSplit(Encoded(ids, ids), torch.arange(n_rows), ("input_ids",), 0)
+
+
+@given(st.integers(1, 200), st.integers(1, 40), st.integers(0, 30), st.integers(0, 5))
+def test_steps_pass_over_every_row_once_an_epoch_and_may_begin_anywhere(
+    n_rows: int, rows_per_step: int, start: int, seed: int
+) -> None:
+    split = split_of(n_rows)
+    per_epoch = split.steps_per_epoch(rows_per_step)
+    steps = list(itertools.islice(split.training_steps(rows_per_step, seed=seed, start=0), start + 2 * per_epoch))
+    for epoch in range(2):
+        rows = np.concatenate(steps[epoch * per_epoch : (epoch + 1) * per_epoch])
+        assert sorted(rows.tolist()) == list(range(n_rows))
+    later = itertools.islice(split.training_steps(rows_per_step, seed=seed, start=start), per_epoch)
+    for ours, theirs in zip(later, steps[start:], strict=False):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@given(st.integers(1, 100), st.integers(1, 20), st.integers(1, 5))
+def test_processes_and_passes_share_a_steps_rows_without_repeats(
+    n_rows: int, batch_size: int, n_processes: int
+) -> None:
+    rows = np.arange(n_rows) * 3
+    shares = [shared_out(rows, batch_size, rank=rank, n_processes=n_processes) for rank in range(n_processes)]
+    parts = [part for share in shares for part in share]
+    assert sorted(row for part in parts for row in part) == rows.tolist()
+    assert all(0 < len(part) <= batch_size for part in parts)
+    sizes = [sum(map(len, share)) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+def test_every_draw_has_a_seed_of_its_own() -> None:
+    keys = itertools.product(range(2), range(20), range(3), range(3))
+    seeds = [step_seed(seed, step=step, rank=rank, part=part) for seed, step, rank, part in keys]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+def test_clipping_is_by_the_global_norm() -> None:
+    gradient = torch.tensor([3.0, 0.0, 4.0])
+    assert clip_gradients_(gradient, max_norm=10.0) == pytest.approx(5.0)
+    torch.testing.assert_close(gradient, torch.tensor([3.0, 0.0, 4.0]))
+    assert clip_gradients_(gradient, max_norm=1.0) == pytest.approx(5.0)
+    torch.testing.assert_close(gradient, torch.tensor([0.6, 0.0, 0.8]), rtol=1e-5, atol=0)
+    broken = torch.tensor([1.0, float("inf")])
+    assert not np.isfinite(clip_gradients_(broken, max_norm=1.0))
+    assert broken[0] == 1.0
+
+
+# ---- the same training in other portions ---------------------------------------------------------
+
+
+@pytest.fixture(scope="module", params=[True, pytest.param(False, marks=pytest.mark.slow)], ids=["int8", "float32"])
+def quantize(request: pytest.FixtureRequest) -> bool:
+    value: bool = request.param
+    return value
+
+
+@pytest.fixture(scope="module")
+def reference(small: Any, quantize: bool, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty steps of 32 rows on the torch engine."""
+    run = tmp_path_factory.mktemp("reference") / "run"
+    train(config(small, run, max_steps=20, quantize=quantize))
+    return run
+
+
+def test_engines_stay_together_over_twenty_steps(small: Any, tmp_path: Path, reference: Path, quantize: bool) -> None:
+    train(config(small, tmp_path / "run", engine="ort", max_steps=20, quantize=quantize))
+    assert_close_runs(tmp_path / "run", reference, quantize=quantize)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["torch", "ort"])
+def test_accumulated_passes_train_like_one_pass(
+    small: Any, tmp_path: Path, reference: Path, engine: str, quantize: bool
+) -> None:
+    options = {"max_steps": 20, "batch_size": 8, "gradient_accumulation": 4, "quantize": quantize}
+    train(config(small, tmp_path / "run", engine=engine, **options))
+    assert_close_runs(tmp_path / "run", reference, quantize=quantize)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["torch", "ort"])
+def test_two_processes_train_like_one_with_the_doubled_batch(
+    small: Any, tmp_path: Path, reference: Path, engine: str, quantize: bool
+) -> None:
+    options = {"max_steps": 20, "batch_size": 16, "quantize" if quantize else "no-quantize": None, "json": None}
+    done = torchrun(2, small, tmp_path / "run", engine=engine, **options)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["n_steps"] == 20  # one object, of the first process
+    assert_close_runs(tmp_path / "run", reference, quantize=quantize)
+    assert events(tmp_path / "run", "dev")[0]["accuracy"] == pytest.approx(
+        events(reference, "dev")[0]["accuracy"], abs=0.05
+    )
+
+
+@pytest.mark.slow
+def test_a_dying_process_ends_the_job_which_then_goes_on(small: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    more: dict[str, Any] = {"engine": "torch", "max_steps": 400, "batch_size": 16, "save_every": 5, "eval_every": 200}
+    job = subprocess.Popen(
+        torchrun_command(2, small, run, **more), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not checkpoint_folders(run) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.kill(process_of_rank(job.pid, 1), signal.SIGKILL)
+    _, stderr = job.communicate(timeout=60)
+    assert job.returncode != 0
+    assert "SIGKILL" in stderr or "Signal 9" in stderr
+    step = max(checkpoint_folders(run))
+    assert 5 <= step < 400
+    done = torchrun(2, small, run, **more)
+    assert done.returncode == 0, done.stderr
+    assert f"going on from step {step}" in done.stderr
+
+
+def test_a_run_of_another_number_of_processes_is_refused(
+    small: Any, reference: Path, tmp_path: Path, quantize: bool
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(reference, run)
+    content = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(content | {"processes": 2}))
+    with pytest.raises(CheckpointError, match="processes 2 there, 1 asked"):
+        train(config(small, run, max_steps=20, quantize=quantize))
+
+
+@pytest.mark.slow
+def test_a_refusal_of_the_first_process_is_no_defect_of_the_others(small: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(config(small, run, max_steps=1))
+    done = torchrun(2, small, run, max_steps=20, batch_size=16)
+    assert done.returncode != 0
+    assert "holds a run with other options" in done.stderr
+    assert "this is a defect of q8bert" not in done.stderr
+    assert "another process of this job ended or does not answer" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("option", "message", "remedy"),
+    [
+        # a folder of its own for each process, as on machines without a common disk
+        ("--output-dir", r"on whether \S+run1 holds the run \(here False\)", "must be a folder that all share"),
+        ("--dropout", "on options and data", "Give every process the same options and the same data"),
+    ],
+)
+def test_processes_that_are_told_different_things_are_refused(
+    small: Any, tmp_path: Path, option: str, message: str, remedy: str
+) -> None:
+    script = (
+        "import os, sys; from q8bert.training.__main__ import main; "
+        f"sys.argv[sys.argv.index('{option}') + 1] += os.environ['RANK']; main()"
+    )
+    command = torchrun_command(2, small, tmp_path / "run", max_steps=4, batch_size=16, engine="torch", dropout=0.0)
+    at = command.index("q8bert.training")
+    (tmp_path / "script.py").write_text(script)
+    command[at - 1 : at + 1] = [str(tmp_path / "script.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode != 0
+    said = " ".join(done.stderr.split())  # messages are wrapped
+    assert re.search(f"the processes do not agree {message}", said)
+    assert remedy in said
+
+
+def torchrun_command(n_processes: int, small: Any, run: Path, **more: Any) -> list[str]:
+    values = {
+        "task": "SST-2", "data-dir": small.data("SST-2"), "model": small.model, "output-dir": run, "quantize-from": 0.0,
+        "learning-rate": 1e-3, "max-length": 32, "threads": 1, "log-every": 1,
+    } | {name.replace("_", "-"): value for name, value in more.items()}  # fmt: skip
+    options = [text for name, value in values.items() for text in (f"--{name}", str(value)) if value is not None]
+    options += [f"--{name}" for name, value in values.items() if value is None]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(n_processes)]
+    return [*launcher, "-m", "q8bert.training", *options]
+
+
+def torchrun(n_processes: int, small: Any, run: Path, **more: Any) -> subprocess.CompletedProcess[str]:
+    command = torchrun_command(n_processes, small, run, **more)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+
+
+def process_of_rank(parent: int, rank: int) -> int:
+    """Return the id of a child process that torchrun started with a rank."""
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            if f" {parent} " not in (path / "stat").read_text().rpartition(")")[2][:20]:
+                continue
+            if f"RANK={rank}".encode() in (path / "environ").read_bytes().split(b"\0"):
+                return int(path.name)
+        except OSError:  # it ended meanwhile
+            continue
+    raise AssertionError(f"torchrun has no process of rank {rank}")
+
+
+# ---- what happens when ---------------------------------------------------------------------------
+
+
+def test_steps_decide_evaluations_and_checkpoints(small: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    result = train(config(small, run, max_steps=25, eval_every=10, save_every=4, keep_checkpoints=3))
+    assert result.n_steps == 25
+    assert [event["step"] for event in events(run, "dev")] == [10, 20, 25]
+    # due at 4, 8, 10, 12, 16, 20, 24, 25: the newest three, and the best
+    assert set(checkpoint_folders(run)) == {20, 24, 25} | {result.best_step}
+    train_losses = [event["loss"] for event in events(run, "train")]
+    assert events(run, "dev")[1]["train_loss"] == pytest.approx(np.mean(train_losses[10:20]))
+    rates = [event["learning_rate"] for event in events(run, "train")]
+    # two steps of warm-up (a tenth of 25, rounded down), then linear to 0 at step 25
+    assert rates[:3] == pytest.approx([0.5e-3, 1e-3, 1e-3])
+    assert rates[-1] == pytest.approx(1e-3 / 23)
+
+
+def test_training_stops_when_the_score_rises_no_more(small: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    # a learning rate of next to nothing: no evaluation can be better than the first
+    result = train(config(small, run, max_steps=40, eval_every=2, patience=3, learning_rate=1e-12))
+    assert result.n_steps == 8
+    assert result.best_step == 2
+    # float evaluations do not count: the first quantized one is that of step 12
+    late = train(
+        config(
+            small, tmp_path / "late", max_steps=40, eval_every=4, patience=3, learning_rate=1e-12, quantize_from=0.25
+        )
+    )
+    assert (late.best_step, late.n_steps) == (12, 24)
+    assert len(events(run, "dev")) == 4
+    assert train(config(small, run, max_steps=40, eval_every=2, patience=3, learning_rate=1e-12)).n_steps == 8
+
+
+def test_frozen_ranges_stay_as_they_are(small: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(config(small, run, max_steps=10, save_every=1, keep_checkpoints=10, freeze_ranges_from=0.5))
+    averages = [load_checkpoint(path).ranges.average for path in checkpoint_folders(run).values()]
+    assert not torch.equal(averages[3], averages[4])
+    assert all(torch.equal(average, averages[4]) for average in averages[5:])
+
+
+@pytest.mark.parametrize("engine", ["torch", "ort"])
+def test_quantization_can_start_late(small: Any, tmp_path: Path, engine: str) -> None:
+    late, plain, early = tmp_path / "late", tmp_path / "plain", tmp_path / "early"
+    shared = {"engine": engine, "max_steps": 12, "eval_every": 4, "keep_checkpoints": 3}
+    result = train(config(small, late, quantize_from=2 / 3, **shared))
+    train(config(small, plain, quantize=False, **shared))
+    train(config(small, early, **shared))
+    ours, floats, quantized = ([event["loss"] for event in events(path, "train")] for path in (late, plain, early))
+    assert ours[:8] == floats[:8]
+    assert ours[8] != floats[8]
+    assert ours[0] != quantized[0]
+    # scores up to there are the float model's and no rival to later ones
+    scores, float_scores = ([event["accuracy"] for event in events(path, "dev")] for path in (late, plain))
+    assert scores[:2] == float_scores[:2]
+    assert [event["quantized"] for event in events(late, "dev")] == [False, False, True]
+    assert not any(event["quantized"] for event in events(plain, "dev"))
+    assert result.best_step == 12
+    assert best_checkpoint(late).progress.step == result.best_step
+    # ranges are learned from the first step on
+    assert load_checkpoint(checkpoint_folders(late)[4]).ranges.count == 8 + 4
+
+
+def test_a_run_without_a_quantized_evaluation_has_no_best_checkpoint(small: Any, tmp_path: Path) -> None:
+    train(config(small, tmp_path / "run", max_steps=4, eval_every=2, quantize_from=0.75, keep_checkpoints=2))
+    shutil.rmtree(checkpoint_folders(tmp_path / "run")[4])
+    with pytest.raises(CheckpointError, match="no checkpoint was evaluated yet, or only before quantization starts"):
+        best_checkpoint(tmp_path / "run")
+
+
+# ---- layers left in float ------------------------------------------------------------------------
+
+
+def test_layers_are_kept_in_float_by_name(small: Any, tmp_path: Path) -> None:
+    result = train(config(small, tmp_path / "run", max_steps=4, keep_float=("classifier", "*.token_type_embeddings")))
+    assert result.float_layers == ("bert.embeddings.token_type_embeddings", "classifier")
+    sites = best_checkpoint(tmp_path / "run").sites
+    assert not any("classifier" in linear for site in sites for linear in site.linears)
+    assert any("pooler" in linear for site in sites for linear in site.linears)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "message"),
+    [
+        (("decoder.*",), r"no layer matches decoder\.\*; there are bert\.embeddings"),
+        (("*",), "leaves no Linear to quantize"),
+    ],
+)
+def test_patterns_that_match_nothing_or_everything_are_refused(
+    small: Any, tmp_path: Path, patterns: tuple[str, ...], message: str
+) -> None:
+    with pytest.raises(ModelError, match=message):
+        train(config(small, tmp_path / "run", keep_float=patterns))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("given_options", "message"),
+    [
+        ({"max_steps": -1}, "max_steps must be 0 or more, got -1"),
+        ({"gradient_accumulation": 0}, "gradient_accumulation must be at least 1"),
+        ({"quantize_from": 0.5, "freeze_ranges_from": 0.4}, "must come after quantize_from"),
+        ({"freeze_ranges_from": 0.0}, "freeze_ranges_from must be above 0"),
+        ({"keep_float": ("classifier",), "quantize": False}, "but quantize is False"),
+        ({"device": "gpu"}, "device must be cpu, cuda or cuda:N, got 'gpu'"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(
+    small: Any, tmp_path: Path, given_options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        train(config(small, tmp_path / "run", **given_options))

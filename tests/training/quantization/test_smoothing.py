@@ -1,0 +1,238 @@
+"""Smoothing: exact in float, by the formula, found on real tokens only, and kept with the run."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file
+from transformers import AutoModelForSequenceClassification, BertConfig
+
+from q8bert.spec.errors import CalibrationError, CheckpointError
+from q8bert.tasks.tasks import glue_task
+from q8bert.training import TrainConfig, train
+from q8bert.training.engines.engine import Batch
+from q8bert.training.engines.torch_engine import TorchEngine
+from q8bert.training.quantization import calibration
+from q8bert.training.quantization.calibration import channel_amax
+from q8bert.training.quantization.sites import Site, find_sites
+from q8bert.training.quantization.smoothing import smooth, smoothing_exponents
+from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
+from q8bert.training.runs.checkpoint import checkpoint_folders, load_checkpoint
+
+OUTLIER = 7  # of 64 channels
+
+
+class Outlying:
+    """A BERT with one channel that LayerNorm blows up, and a batch with padding."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        config = BertConfig(
+            hidden_size=64, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64, vocab_size=50,
+            max_position_embeddings=32, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, num_labels=2,
+        )  # fmt: skip
+        self.model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
+        with torch.no_grad():
+            self.model.bert.encoder.layer[0].attention.output.LayerNorm.weight[OUTLIER] = 40.0
+        self.sites = find_sites(self.model)
+        mask = torch.ones(4, 10, dtype=torch.int64)
+        mask[1, 6:], mask[3, 2:] = 0, 0
+        ids = torch.where(mask == 1, torch.randint(5, 50, mask.shape), 0)
+        self.batch = Batch({"input_ids": ids, "attention_mask": mask}, torch.tensor([0, 1, 1, 0]))
+
+
+@pytest.fixture(scope="module")
+def outlying() -> Outlying:
+    return Outlying()
+
+
+def exponents_by_hand(amax: list[float]) -> tuple[int, ...]:
+    threshold = sorted(amax, reverse=True)[int(0.02 * len(amax))]
+    if threshold == 0 or max(amax) <= 4 * threshold:
+        return ()
+    exponents = []
+    for value in amax:
+        exponent = 0
+        while value > threshold * 2**exponent:
+            exponent += 1
+        exponents.append(exponent)
+    return tuple(exponents)
+
+
+@given(st.lists(st.floats(0, 100, width=16), min_size=1, max_size=150), st.integers(0, 8))
+def test_exponents_follow_the_formula(values: list[float], blow_up: int) -> None:
+    values = [*values, 100.0 * 2**blow_up]
+    assert smoothing_exponents(torch.tensor(values)) == exponents_by_hand(values)
+
+
+def test_outliers_of_four_thresholds_are_left_alone_and_of_more_are_not() -> None:
+    values = torch.ones(100)
+    values[:2] = 4.0
+    assert smoothing_exponents(values) == ()
+    values[0] = 4.01
+    assert smoothing_exponents(values) == (3, 2, *[0] * 98)
+
+
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_a_model_that_diverged_is_not_smoothed_but_refused(value: float) -> None:
+    assert smoothing_exponents(torch.tensor([*[1.0] * 60, value])) == ()
+
+
+def test_the_largest_of_each_channel_leaves_padding_out(outlying: Outlying) -> None:
+    seen: dict[str, torch.Tensor] = {}
+    names = [site.linears[0] for site in outlying.sites]
+    handles = [
+        outlying.model.get_submodule(name).register_forward_hook(
+            lambda _, args, __, name=name: seen.update({name: args[0].numpy()})
+        )
+        for name in names
+    ]
+    found = channel_amax(outlying.model, outlying.sites, outlying.batch.inputs)
+    for handle in handles:
+        handle.remove()
+    mask = outlying.batch.inputs["attention_mask"].numpy().astype(bool)
+    for name, ours in zip(names, found, strict=True):
+        x = seen[name]
+        rows = x[mask] if x.ndim == 3 else x
+        np.testing.assert_array_equal(ours.numpy(), np.abs(rows).max(axis=0))
+
+
+def test_the_outlier_is_found_where_it_is(outlying: Outlying) -> None:
+    sites = smooth(outlying.sites, channel_amax(outlying.model, outlying.sites, outlying.batch.inputs))
+    smoothing = {site.linears[0]: site.smoothing for site in sites}
+    after, before = "bert.encoder.layer.0.intermediate.dense", "bert.encoder.layer.0.attention.self.query"
+    assert np.argmax(smoothing[after]) == OUTLIER
+    assert max(smoothing[after]) >= 3
+    assert smoothing[before] == ()  # what it reads, LayerNorm has not blown up yet
+    assert tuple(replace(site, smoothing=()) for site in sites) == outlying.sites
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_float_model_and_its_gradients_stay_what_they_were_to_the_bit(outlying: Outlying, shared: bool) -> None:
+    results = []
+    chosen = tuple(
+        site if shared or len(site.linears) == 1 else replace(site, smoothing=())
+        for site in every_site_smoothed(outlying)
+    )
+    for sites in (outlying.sites, chosen):
+        weights = prepare_weights(outlying.model, quantized_parameters(outlying.model, per_channel=True), sites)
+        weights.refresh(quantize=False)
+        engine = TorchEngine(outlying.model, sites, weights)
+        step = engine.step(outlying.batch, None, seed=0)
+        results.append((step.loss, step.logits, weights.gradient.clone()))
+    assert results[0][0] == results[1][0]
+    assert torch.equal(results[0][1], results[1][1])
+    if shared:  # those of query, key and value are added before they meet that of the residual
+        largest = float(results[0][2].abs().max())
+        torch.testing.assert_close(results[0][2], results[1][2], rtol=0, atol=1e-6 * largest)
+    else:
+        assert torch.equal(results[0][2], results[1][2])
+
+
+def test_a_range_is_that_of_the_smoothed_activation(outlying: Outlying) -> None:
+    sites = every_site_smoothed(outlying)
+    weights = prepare_weights(outlying.model, quantized_parameters(outlying.model, per_channel=True), sites)
+    weights.refresh(quantize=False)
+    observed = TorchEngine(outlying.model, sites, weights).step(outlying.batch, None, seed=0).observations
+    channels = channel_amax(outlying.model, outlying.sites, outlying.batch.inputs)
+    expected = [
+        (amax.numpy() / 2.0 ** np.array(site.smoothing)).max() for amax, site in zip(channels, sites, strict=True)
+    ]
+    np.testing.assert_allclose(observed.numpy(), expected, rtol=1e-6)
+
+
+def every_site_smoothed(outlying: Outlying) -> tuple[Site, ...]:
+    generator = torch.Generator().manual_seed(1)
+    widths = [outlying.model.get_parameter(f"{site.linears[0]}.weight").shape[1] for site in outlying.sites]
+    exponents = [tuple(torch.randint(0, 5, (width,), generator=generator).tolist()) for width in widths]
+    return tuple(replace(site, smoothing=found) for site, found in zip(outlying.sites, exponents, strict=True))
+
+
+# ---- whole runs ----------------------------------------------------------------------------------
+
+
+def smooth_everything(sites: tuple[Site, ...], channel_amax: list[torch.Tensor]) -> tuple[Site, ...]:
+    # the small model has no outliers; where one Linear reads, gradients stay the same to the bit
+    return tuple(
+        replace(site, smoothing=tuple(index % 3 for index in range(len(amax)))) if len(site.linears) == 1 else site
+        for site, amax in zip(sites, channel_amax, strict=True)
+    )
+
+
+def config(small: Any, output_dir: Path, **options: Any) -> TrainConfig:
+    values: dict[str, Any] = {
+        "data_dir": str(small.data("SST-2")), "model": str(small.model), "max_steps": 8, "eval_every": 4,
+        "batch_size": 16, "learning_rate": 1e-3, "max_length": 32, "threads": 1, "log_every": 1,
+    }  # fmt: skip
+    return TrainConfig(task=glue_task("SST-2"), output_dir=output_dir, **(values | options))
+
+
+def weights_of(run: Path, step: int) -> dict[str, torch.Tensor]:
+    return load_file(checkpoint_folders(run)[step] / "model.safetensors")
+
+
+@pytest.mark.parametrize("engine", ["torch", pytest.param("ort", marks=pytest.mark.slow)])
+def test_a_smoothed_run_is_its_float_twin_until_quantization_starts(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
+) -> None:
+    monkeypatch.setattr(calibration, "smooth", smooth_everything)
+    train(config(small, tmp_path / "int8", engine=engine))
+    train(config(small, tmp_path / "float32", engine=engine, quantize=False))
+    ours, twin = (weights_of(tmp_path / name, 4) for name in ("int8", "float32"))
+    largest = max(float((ours[name] - twin[name]).abs().max()) for name in twin)
+    # torch runs the same operations in the same order; ONNX Runtime may fuse them otherwise
+    assert largest <= (0.0 if engine == "torch" else 1e-5)
+    quantized, floats = (weights_of(tmp_path / name, 8) for name in ("int8", "float32"))
+    assert any(not torch.equal(value, floats[name]) for name, value in quantized.items())
+
+
+def test_smoothing_is_kept_and_a_resumed_run_goes_on_with_it(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(step: int, n_steps: int, loss: float) -> None:
+        if step == 6:
+            raise StoppedError
+
+    monkeypatch.setattr(calibration, "smooth", smooth_everything)
+    train(config(small, tmp_path / "whole", engine="torch"))
+    with pytest.raises(StoppedError):
+        train(config(small, tmp_path / "cut", engine="torch"), show_step=stop)
+    monkeypatch.undo()  # what goes on is what the checkpoint says, not what would be found now
+    train(config(small, tmp_path / "cut", engine="torch"))
+    for name, value in weights_of(tmp_path / "whole", 8).items():
+        assert torch.equal(value, weights_of(tmp_path / "cut", 8)[name]), name
+    checkpoint = load_checkpoint(checkpoint_folders(tmp_path / "cut")[8])
+    assert {(len(site.linears), site.smoothing[:4]) for site in checkpoint.sites} == {(3, ()), (1, (0, 1, 2, 0))}
+    state = json.loads((checkpoint.path / "state.json").read_text())
+    assert state["sites"][1]["smoothing"][:4] == [0, 1, 2, 0]
+    state["sites"][1]["smoothing"].pop()
+    (checkpoint.path / "state.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match=r"is of another model: .*31 smoothed channels of bert\..*output\.dense"):
+        train(config(small, tmp_path / "cut", engine="torch"))
+
+
+def test_no_smoothing_means_none(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "smooth", smooth_everything)
+    train(config(small, tmp_path / "run", engine="torch", smoothing=False))
+    checkpoint = load_checkpoint(checkpoint_folders(tmp_path / "run")[8])
+    assert {site.smoothing for site in checkpoint.sites} == {()}
+
+
+def test_calibration_refuses_a_model_that_diverged(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def channel_amax(model: torch.nn.Module, sites: tuple[Site, ...], inputs: Any) -> list[torch.Tensor]:
+        widths = [model.get_parameter(f"{site.linears[0]}.weight").shape[1] for site in sites]
+        return [torch.full((width,), math.inf) for width in widths]
+
+    monkeypatch.setattr(calibration, "channel_amax", channel_amax)
+    with pytest.raises(CalibrationError, match="not finite"):
+        train(config(small, tmp_path / "run", engine="torch"))

@@ -1,0 +1,1 @@
+"""Who computes gradients: torch, or ONNX Runtime."""

@@ -1,0 +1,133 @@
+"""Rows of a split as tensors: tokenized once, batched by length every epoch."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from q8bert.data.examples import Split
+from q8bert.tasks.tasks import Task
+from q8bert.text.batching import model_inputs, shuffled_batches, sorted_batches
+from q8bert.text.tokenizer import Encoded, TextTokenizer
+from q8bert.training.engines.engine import Batch
+
+__all__ = ["TokenizedSplit", "fingerprint", "shared_out", "tokenize_split"]
+
+
+@dataclass(frozen=True)
+class TokenizedSplit:
+    """A split ready to be batched.
+
+    Attributes:
+        encoded: Token ids of every row.
+        labels: Int64 ids or float32 scores, ``(n,)``.
+        input_names: Inputs that the model takes.
+        pad_token_id: Id that fills shorter rows.
+    """
+
+    encoded: Encoded
+    labels: Tensor
+    input_names: tuple[str, ...]
+    pad_token_id: int
+
+    def __len__(self) -> int:
+        return len(self.encoded)
+
+    def training_steps(self, rows_per_step: int, *, seed: int, start: int) -> Iterator[NDArray[np.int64]]:
+        """Yield the row numbers of one optimizer step after the other, epoch after epoch, without end.
+
+        Args:
+            rows_per_step: Rows of a step, over all processes and forward passes.
+            seed: Seed of the run.
+            start: Step to begin with; what is yielded depends on nothing before it.
+
+        Yields:
+            Row numbers, sorted by length; at an epoch's end there may be fewer.
+        """
+        epoch, skipped = divmod(start, self.steps_per_epoch(rows_per_step))
+        while True:
+            yield from shuffled_batches(self.encoded.lengths, rows_per_step, seed=seed, epoch=epoch)[skipped:]
+            epoch, skipped = epoch + 1, 0
+
+    def steps_per_epoch(self, rows_per_step: int) -> int:
+        """Return how many optimizer steps an epoch has."""
+        return -(-len(self) // rows_per_step)
+
+    def evaluation_batches(
+        self, batch_size: int, *, rank: int = 0, n_processes: int = 1
+    ) -> Iterator[tuple[NDArray[np.int64], Batch]]:
+        """Yield row numbers and tensors of every batch, or of this process's share, longest rows first."""
+        for rows in sorted_batches(self.encoded.lengths, batch_size)[rank::n_processes]:
+            yield rows, self.batch(rows)
+
+    def batch(self, rows: NDArray[np.int64]) -> Batch:
+        """Return some rows as tensors, padded to the longest of them."""
+        inputs = model_inputs(self.encoded, rows, self.input_names, pad_token_id=self.pad_token_id)
+        return Batch({name: torch.from_numpy(array) for name, array in inputs.items()}, self.labels[rows])
+
+
+def shared_out(rows: NDArray[np.int64], batch_size: int, *, rank: int, n_processes: int) -> list[NDArray[np.int64]]:
+    """Return one process's forward passes of a step.
+
+    Rows of a step are sorted by length: dealt out in turn, every process gets as much work; cut into consecutive
+    passes, little is padded.
+
+    Args:
+        rows: Row numbers of the whole step.
+        batch_size: Rows a forward pass, at most.
+        rank: Number of the process.
+        n_processes: Number of processes.
+
+    Returns:
+        Row numbers of each pass; over all processes each row once.
+    """
+    own = rows[rank::n_processes]
+    return [own[at : at + batch_size] for at in range(0, len(own), batch_size)]
+
+
+def fingerprint(options: Mapping[str, object], splits: Sequence[TokenizedSplit]) -> int:
+    """Return a number that two processes share if they have the same options and rows.
+
+    Args:
+        options: A run's identity; paths in it may differ from machine to machine and do not count.
+        splits: Training and dev rows.
+
+    Returns:
+        Seven bytes of a SHA-256.
+    """
+    counted = {name: value for name, value in options.items() if name not in {"data_dir", "model"}}
+    found = hashlib.sha256(json.dumps(counted, sort_keys=True).encode())
+    for split in splits:
+        found.update(split.labels.numpy().tobytes())
+        for ids, types in zip(split.encoded.input_ids, split.encoded.token_type_ids, strict=True):
+            found.update(ids.tobytes() + types.tobytes())
+    return int.from_bytes(found.digest()[:7])
+
+
+def tokenize_split(
+    split: Split, task: Task, tokenizer: TextTokenizer, *, input_names: tuple[str, ...], pad_token_id: int
+) -> TokenizedSplit:
+    """Tokenize every row of a labelled split.
+
+    Args:
+        split: The rows.
+        task: Says whether there are pairs and whether labels are scores.
+        tokenizer: Text → ids.
+        input_names: Inputs that the model takes.
+        pad_token_id: Id that fills shorter rows.
+
+    Returns:
+        The split, ready to be batched.
+
+    Raises:
+        InputError: If a row has no label.
+    """
+    texts = [example.text for example in split.examples]
+    pairs = [example.text_pair or "" for example in split.examples] if task.text_pair_column else None
+    labels = torch.tensor(split.labels(), dtype=torch.float32 if task.is_regression else torch.int64)
+    return TokenizedSplit(tokenizer.encode(texts, pairs), labels, input_names, pad_token_id)

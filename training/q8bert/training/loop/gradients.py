@@ -1,0 +1,116 @@
+"""The gradient of one optimizer step: the mean over all its rows, whoever ran them and in how many passes.
+
+A step's rows are shared out to the processes, and each process's rows to forward passes of at most ``batch_size``.
+Each pass gives the mean gradient of its own rows; weighted by how many rows those are, the sum is the gradient of
+the mean loss over all rows of the step, as if one pass had run them together.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from q8bert.training.engines.engine import Batch, Engine, StepResult
+from q8bert.training.loop.processes import Processes
+from q8bert.training.quantization.weights import TrainableWeights
+
+__all__ = ["clip_gradients_", "mean_gradients", "step_seed"]
+
+_MAX_SEED = 2**31 - 1
+
+
+def step_seed(seed: int, *, step: int, rank: int, part: int) -> int:
+    """Return the seed of every random draw of one forward pass.
+
+    Args:
+        seed: Seed of the run.
+        step: Optimizer step, from 0.
+        rank: Number of the process.
+        part: Number of the forward pass within the step, on this process.
+
+    Returns:
+        A number below 2**31.
+    """
+    return int(np.random.default_rng((seed, step, rank, part)).integers(_MAX_SEED))
+
+
+def mean_gradients(
+    engine: Engine,
+    weights: TrainableWeights,
+    batches: Sequence[Batch],
+    *,
+    n_rows: int,
+    amax: Tensor | None,
+    seeds: Sequence[int],
+    processes: Processes,
+    loss_scale: float = 1.0,
+) -> StepResult:
+    """Run a step's forward and backward passes and leave the mean gradient in the weights' gradient buffers.
+
+    Args:
+        engine: Runs each pass.
+        weights: Owner of the gradient buffers.
+        batches: This process's share of the step; may be empty on the last step of an epoch.
+        n_rows: Rows of the step over all processes.
+        amax: Ranges, or None while nothing is quantized.
+        seeds: One for each batch.
+        processes: Those that share the step.
+        loss_scale: What the loss is multiplied by on the way; the gradients are divided by it again.
+
+    Returns:
+        Mean loss and largest observations over all rows; logits of this process's last pass.
+    """
+    result = _scaled_gradients(
+        engine, weights, batches, n_rows=n_rows, amax=amax, seeds=seeds, processes=processes, loss_scale=loss_scale
+    )
+    if loss_scale != 1.0:
+        weights.gradient.mul_(1.0 / loss_scale)
+    return result
+
+
+def _scaled_gradients(
+    engine: Engine,
+    weights: TrainableWeights,
+    batches: Sequence[Batch],
+    *,
+    n_rows: int,
+    amax: Tensor | None,
+    seeds: Sequence[int],
+    processes: Processes,
+    loss_scale: float,
+) -> StepResult:
+    if processes.count == 1 and len(batches) == 1:
+        return engine.step(batches[0], amax, seed=seeds[0], loss_scale=loss_scale)
+    gradient = torch.zeros_like(weights.gradient)
+    loss = torch.zeros((), dtype=torch.float64, device=gradient.device)
+    observations = torch.zeros(engine.n_sites, device=gradient.device)
+    logits = torch.zeros(0)
+    for batch, seed in zip(batches, seeds, strict=True):
+        result = engine.step(batch, amax, seed=seed, loss_scale=loss_scale)
+        share = len(batch.labels) / n_rows
+        gradient.add_(weights.gradient, alpha=share)
+        loss += share * result.loss
+        observations = torch.maximum(observations, result.observations)
+        logits = result.logits
+    weights.gradient.copy_(gradient)
+    processes.sum_(weights.gradient)
+    processes.sum_(loss)
+    processes.max_(observations)
+    return StepResult(loss.item(), logits, observations)
+
+
+def clip_gradients_(gradient: Tensor, *, max_norm: float) -> float:
+    """Scale all gradients down together so that their global norm is at most ``max_norm``.
+
+    Args:
+        gradient: Every gradient in one vector, float32; scaled in place.
+        max_norm: Largest norm allowed.
+
+    Returns:
+        The norm before; not finite if any gradient was, and then nothing is scaled.
+    """
+    norm = float(torch.linalg.vector_norm(gradient))
+    if np.isfinite(norm) and norm > max_norm:
+        gradient.mul_(max_norm / (norm + 1e-6))
+    return norm

@@ -1,0 +1,29 @@
+"""How far a run has come."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["Progress"]
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come.
+
+    Attributes:
+        step: Optimizer steps done.
+        metrics: Scores on the dev split at the last evaluation, as fractions; empty before the first.
+        best_step: Step of the best checkpoint so far; 0 before the first quantized evaluation.
+        best_metric: The main metric there.
+        evaluations_since_best: Evaluations since then.
+        loss_sum: Sum of the steps' losses since the last evaluation.
+        loss_count: Their number.
+    """
+
+    step: int = 0
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    best_step: int = 0
+    best_metric: float = 0.0
+    evaluations_since_best: int = 0
+    loss_sum: float = 0.0
+    loss_count: int = 0

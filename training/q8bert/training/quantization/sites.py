@@ -1,0 +1,145 @@
+"""Sites: the places where an activation is quantized, one to each tensor that feeds a Linear.
+
+The projections of query, key and value read the same tensor, so they share a site: one range, one
+quantization. Which layers share is found by running the model once and looking at which tensor
+each Linear is handed, so no family needs a table of names.
+"""
+
+import fnmatch
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from q8bert.spec.errors import ModelError
+
+__all__ = ["Site", "column_factors", "find_sites", "matching_layers", "refuse_float_layers"]
+
+_FLOAT_BY_DESIGN = (nn.LayerNorm,)
+
+
+@dataclass(frozen=True)
+class Site:
+    """One quantized activation.
+
+    Attributes:
+        name: Name of the first Linear that reads it, with ``.input`` appended.
+        linears: Names of all Linear layers that read it.
+        smoothing: Exponents of two, one an input channel: the activation is divided by these powers before it is
+            quantized, and the columns of its readers' weights are multiplied by them. Empty: it is not smoothed; see
+            :mod:`~q8bert.training.quantization.smoothing`.
+    """
+
+    name: str
+    linears: tuple[str, ...]
+    smoothing: tuple[int, ...] = ()
+
+    def factors(self) -> Tensor:
+        """Return the powers of two, float32 ``(features,)``; none for a site that is not smoothed."""
+        return torch.exp2(torch.tensor(self.smoothing, dtype=torch.float32))
+
+
+def column_factors(sites: Sequence[Site]) -> dict[str, Tensor]:
+    """Return what the columns of smoothed weights are multiplied by.
+
+    Args:
+        sites: Where activations are quantized.
+
+    Returns:
+        Name of each Linear that reads a smoothed activation → powers of two, float32 ``(in_features,)``.
+    """
+    return {linear: site.factors() for site in sites if site.smoothing for linear in site.linears}
+
+
+def refuse_float_layers(model: nn.Module) -> None:
+    """Check that every parameter belongs to a layer that is quantized or float by design.
+
+    Args:
+        model: A float model.
+
+    Raises:
+        ModelError: If a module other than Linear, Embedding or LayerNorm has parameters of its own.
+    """
+    strangers = [
+        f"{name} ({type(module).__name__})"
+        for name, module in model.named_modules()
+        if any(True for _ in module.parameters(recurse=False))
+        and type(module) not in {nn.Linear, nn.Embedding, *_FLOAT_BY_DESIGN}
+    ]
+    if strangers:
+        raise ModelError(
+            f"{type(model).__name__} has layers that would silently stay float: {', '.join(strangers)}. "
+            "Only Linear and Embedding are quantized, and LayerNorm stays float by design"
+        )
+
+
+def matching_layers(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...]:
+    """Return the Linear and Embedding layers whose names match patterns.
+
+    Args:
+        model: A float model.
+        patterns: Names with ``*``, ``?`` and ``[…]`` as in file names, for example ``*.layer.0.*``.
+
+    Returns:
+        Names of layers, in the model's order.
+
+    Raises:
+        ModelError: If a pattern matches no layer, or nothing is left to quantize.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Embedding)]
+    idle = [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]
+    if idle:
+        raise ModelError(f"keep_float: no layer matches {', '.join(idle)}; there are {', '.join(names)}")
+    found = tuple(name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+    linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    if linears <= set(found):
+        raise ModelError("keep_float leaves no Linear to quantize; train the float twin with --no-quantize instead")
+    return found
+
+
+def find_sites(model: nn.Module, *, keep_float: Sequence[str] = ()) -> tuple[Site, ...]:
+    """Find which Linear layers share an input, by running the model on four tokens.
+
+    Args:
+        model: Hugging Face classifier that takes ``input_ids`` and ``attention_mask``.
+        keep_float: Names of layers that stay float; what they read is no site of theirs.
+
+    Returns:
+        The sites in the order in which they are reached.
+
+    Raises:
+        ModelError: If a Linear is never run, or is run more than once with different inputs.
+    """
+    names = {
+        module: name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name not in keep_float
+    }
+    readers: list[tuple[Tensor, list[str]]] = []
+
+    def record(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        for tensor, linears in readers:
+            if tensor is args[0]:
+                linears.append(names[module])  # type: ignore[index]
+                return
+        readers.append((args[0], [names[module]]))  # type: ignore[index]
+
+    handles = [module.register_forward_pre_hook(record) for module in names]
+    training = model.training
+    try:
+        with torch.no_grad():
+            tokens = torch.full((1, 4), 2, dtype=torch.int64, device=next(model.parameters()).device)
+            model.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+    finally:
+        model.train(training)
+        for handle in handles:
+            handle.remove()
+    found = [name for _, linears in readers for name in linears]
+    wrong = sorted(set(names.values()) - set(found)) + sorted({name for name in found if found.count(name) > 1})
+    if wrong:
+        raise ModelError(
+            f"these Linear layers of {type(model).__name__} are not run exactly once: {', '.join(wrong)}; "
+            "their inputs cannot be given one range each"
+        )
+    return tuple(Site(f"{linears[0]}.input", tuple(linears)) for _, linears in readers)

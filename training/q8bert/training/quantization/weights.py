@@ -1,0 +1,143 @@
+"""Three views of the trainable weights: the float masters, what the forward pass sees, and gradients.
+
+The optimizer owns the masters. Before each step the quantized ones (every Linear and Embedding
+weight) are smoothed and rounded to their int8 grid into buffers of their own; biases and LayerNorm are used as they
+are. Both engines read these buffers and write gradients into fixed memory, which is what lets ONNX
+Runtime bind it once and copy nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from q8bert.training.quantization.fake_quantize import TABLE_GRID, WeightGrid, fake_quantize_weight_
+from q8bert.training.quantization.sites import Site, column_factors
+
+__all__ = ["TrainableWeights", "prepare_weights", "quantized_parameters"]
+
+_ALIGNMENT = 16  # float32 values, 64 bytes: a cache line, and the widest vector of a CPU
+
+
+def quantized_parameters(
+    model: nn.Module, *, per_channel: bool, saturation_free: bool = True, keep_float: Sequence[str] = ()
+) -> dict[str, WeightGrid]:
+    """Return which parameters are quantized, and on which grid.
+
+    Embedding tables always have one scale: the graph gathers int8 rows and
+    then dequantizes the few it gathered, which costs nothing only while the scale is a scalar.
+
+    Args:
+        model: A float model.
+        per_channel: Granularity of Linear weights.
+        saturation_free: Whether Linear weights are kept from overflowing on CPUs without VNNI.
+        keep_float: Names of layers that stay float.
+
+    Returns:
+        Parameter name → its grid.
+    """
+    found = {}
+    for name, module in model.named_modules():
+        if name in keep_float:
+            continue
+        if isinstance(module, nn.Linear):
+            found[f"{name}.weight"] = WeightGrid(per_channel, saturation_free)
+        elif isinstance(module, nn.Embedding):
+            found[f"{name}.weight"] = TABLE_GRID
+    return found
+
+
+@dataclass(frozen=True)
+class TrainableWeights:
+    """The tensors of a training run, all float32 and of fixed address, by parameter name.
+
+    Attributes:
+        masters: Float weights, updated by the optimizer.
+        effective: What the forward pass reads: quantized buffers, or the masters themselves.
+        gradient: All gradients in one vector; what adds up, clips or sends them treats them as one.
+        gradients: Loss gradients with respect to the masters, views of ``gradient``; also the masters' ``.grad``.
+        quantized: Quantized names → their grid.
+        smoothing: Names of smoothed weights → what their columns are multiplied by, float32 ``(in_features,)``.
+        padding_rows: Embedding tables whose padding row is never trained → that row.
+    """
+
+    masters: Mapping[str, nn.Parameter]
+    effective: Mapping[str, Tensor]
+    gradient: Tensor
+    gradients: Mapping[str, Tensor]
+    quantized: Mapping[str, WeightGrid]
+    smoothing: Mapping[str, Tensor]
+    padding_rows: Mapping[str, int]
+
+    def refresh(self, *, quantize: bool = True) -> None:
+        """Bring the effective buffers up to the current masters.
+
+        Args:
+            quantize: False copies them as they are, for steps before quantization starts.
+        """
+        with torch.no_grad():
+            for name, grid in self.quantized.items():
+                weight = self.smoothed(name)
+                if quantize:
+                    fake_quantize_weight_(self.effective[name], weight, grid)
+                else:
+                    self.effective[name].copy_(weight)
+
+    def smoothed(self, name: str) -> Tensor:
+        """Return a master as it is before rounding, its columns multiplied where its input is divided."""
+        master = self.masters[name].detach()
+        return master * self.smoothing[name] if name in self.smoothing else master
+
+    def finish_gradients(self) -> None:
+        """Turn gradients with respect to ``effective``, as an engine computes them, into those of the masters.
+
+        Smoothed columns are scaled; padding rows are zeroed, as torch does by itself and ONNX Runtime does not.
+        """
+        for name, factors in self.smoothing.items():
+            self.gradients[name].mul_(factors)
+        for name, row in self.padding_rows.items():
+            self.gradients[name][row] = 0.0
+
+
+def prepare_weights(model: nn.Module, quantized: Mapping[str, WeightGrid], sites: Sequence[Site]) -> TrainableWeights:
+    """Allocate buffers and gradients for a model's parameters.
+
+    Args:
+        model: Owner of the masters.
+        quantized: Names to quantize, see :func:`quantized_parameters`; empty for float training.
+        sites: Where activations are quantized, which says which weights are smoothed; empty for float training.
+
+    Returns:
+        The tensors; effective buffers are filled.
+    """
+    masters = dict(model.named_parameters())
+    effective = {
+        name: torch.empty_like(master) if name in quantized else master.detach() for name, master in masters.items()
+    }
+    gradient, gradients = _one_vector(masters)
+    for name, master in masters.items():
+        master.grad = gradients[name]
+    padding_rows = {
+        f"{name}.weight": module.padding_idx
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None
+    }
+    smoothing = {f"{name}.weight": factors.to(gradient.device) for name, factors in column_factors(sites).items()}
+    weights = TrainableWeights(masters, effective, gradient, gradients, dict(quantized), smoothing, padding_rows)
+    weights.refresh()
+    return weights
+
+
+def _one_vector(masters: Mapping[str, nn.Parameter]) -> tuple[Tensor, dict[str, Tensor]]:
+    starts, end = {}, 0
+    for name, master in masters.items():
+        starts[name] = end
+        end += -(-master.numel() // _ALIGNMENT) * _ALIGNMENT
+    device = next(iter(masters.values())).device
+    vector = torch.zeros(end, device=device)
+    views = {
+        name: vector[starts[name] : starts[name] + master.numel()].view(master.shape)
+        for name, master in masters.items()
+    }
+    return vector, views

@@ -1,0 +1,1 @@
+"""What is kept: options, the folder of a run, checkpoints, the log."""

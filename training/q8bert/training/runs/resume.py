@@ -1,0 +1,105 @@
+"""A checkpoint → a model and its optimizer, where it fits them."""
+
+from collections import defaultdict
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from q8bert.spec.errors import CheckpointError
+from q8bert.training.quantization.sites import Site
+from q8bert.training.runs.checkpoint import Checkpoint
+
+__all__ = ["check_fits", "copy_weights", "restore"]
+
+
+def restore(model: PreTrainedModel, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
+    """Copy a checkpoint's weights and moments into a model and its optimizer, in place.
+
+    Args:
+        model: Of the same architecture.
+        optimizer: AdamW over the model's parameters.
+        checkpoint: What to copy; it fits (:func:`check_fits`).
+    """
+    copy_weights(model, checkpoint)
+    moments = _moments_by_parameter(checkpoint)
+    for name, parameter in model.named_parameters():
+        # fused AdamW wants them beside the parameter
+        optimizer.state[parameter] = {
+            moment: value.to(parameter.device, copy=True) for moment, value in moments.get(name, {}).items()
+        }
+
+
+def copy_weights(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
+    """Copy a checkpoint's weights into a model, in place.
+
+    Args:
+        model: Of the same architecture.
+        checkpoint: What to copy.
+
+    Raises:
+        CheckpointError: If names or shapes differ.
+    """
+    _check_weights(checkpoint, model)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            parameter.copy_(checkpoint.weights[name])
+
+
+def check_fits(checkpoint: Checkpoint, model: PreTrainedModel, sites: tuple[Site, ...]) -> None:
+    """Check that training can go on from a checkpoint.
+
+    Args:
+        checkpoint: What was read.
+        model: The model to be trained on.
+        sites: Where its activations are quantized, smoothing aside.
+
+    Raises:
+        CheckpointError: If it is of another model, or has ranges of other activations, or moments of
+            other parameters.
+    """
+    _check_weights(checkpoint, model)
+    found = tuple(replace(site, smoothing=()) for site in checkpoint.sites)
+    if found != sites or len(checkpoint.ranges.average) != len(sites):
+        raise CheckpointError(
+            f"{checkpoint.path} has ranges of other activations than this model; it was made with other versions of "
+            "transformers or q8bert"
+        )
+    moments = _moments_by_parameter(checkpoint)
+    # none at all where every step so far was left out
+    if moments and (
+        set(moments) != set(checkpoint.weights) or len({frozenset(kinds) for kinds in moments.values()}) > 1
+    ):
+        raise CheckpointError(f"{checkpoint.path}: the optimizer's moments are not those of the model's parameters")
+
+
+def _moments_by_parameter(checkpoint: Checkpoint) -> dict[str, dict[str, Tensor]]:
+    moments: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, value in checkpoint.optimizer.items():
+        name, _, moment = key.rpartition(".")
+        moments[name][moment] = value
+    return moments
+
+
+def _check_weights(checkpoint: Checkpoint, model: PreTrainedModel) -> None:
+    parameters = dict(model.named_parameters())
+    missing = sorted(set(parameters) - set(checkpoint.weights))
+    unexpected = sorted(set(checkpoint.weights) - set(parameters))
+    misshaped = [
+        f"{name} {tuple(checkpoint.weights[name].shape)} instead of {tuple(parameter.shape)}"
+        for name, parameter in parameters.items()
+        if name in checkpoint.weights and checkpoint.weights[name].shape != parameter.shape
+    ]
+    misshaped += [
+        f"{len(site.smoothing)} smoothed channels of {site.name}"
+        for site in checkpoint.sites
+        for name in site.linears
+        if site.smoothing and f"{name}.weight" in parameters
+        and len(site.smoothing) != parameters[f"{name}.weight"].shape[1]
+    ]  # fmt: skip
+    if missing or unexpected or misshaped:
+        raise CheckpointError(
+            f"{checkpoint.path} is of another model: missing {missing[:3]}, unexpected {unexpected[:3]}, "
+            f"mis-shaped {misshaped[:3]}"
+        )
