@@ -117,7 +117,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
 
         def config(name: str) -> TrainConfig:
-            return TrainConfig(
+            return TrainConfig.from_options(
                 task=glue_task(args.task), data_dir=args.data_dir, model=args.model, engine=args.engine, batch_size=16,
                 gradient_accumulation=2, quantize_from=0.3, freeze_ranges_from=0.8, keep_checkpoints=2,
                 learning_rate=1e-3, max_length=32, max_steps=args.max_steps, eval_every=10, save_every=args.save_every,

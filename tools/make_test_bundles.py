@@ -87,7 +87,7 @@ def main() -> None:
     for name, engine in (("SST-2", "ort"), ("STS-B", "torch")):
         for precision in ("float32", "int8"):
             run = target / name / f"{precision}-run"
-            config = TrainConfig(
+            config = TrainConfig.from_options(
                 task=glue_task(name), data_dir=str(target / "data" / name), model=str(target / "model"), output_dir=run,
                 engine=engine, quantize=precision == "int8", epochs=4, batch_size=16, learning_rate=3e-3, max_length=32,
                 quantize_from=0.0, threads=1,

@@ -58,7 +58,7 @@ class Trial:
         return replace(self, precision="float32", range_decay=0.0, quantize_from=0.0, smoothing=False)
 
     def options(self) -> dict[str, Any]:
-        """Return what ``TrainConfig`` is given."""
+        """Return what ``TrainConfig.from_options`` is given."""
         values = {name: value for name, value in asdict(self).items() if name != "precision"}
         return values | {"quantize": self.precision == "int8"}
 
@@ -113,7 +113,7 @@ def main() -> None:
         name = f"{args.engine} {args.share:g} {trial}"
         if name not in results:
             run = args.work_dir / task.name / "run"
-            config = TrainConfig(
+            config = TrainConfig.from_options(
                 task=task, data_dir=str(data), model="minilm-l6", output_dir=run, engine=args.engine,
                 threads=args.threads, **trial.options(),
             )  # fmt: skip

@@ -48,7 +48,7 @@ def test_a_family_goes_the_whole_way(small: Any, tmp_path: Path, family: str) ->
     tokenizer.save_pretrained(tmp_path / "model")
     options: dict[str, Any] = {"data_dir": str(small.data("SST-2")), "output_dir": tmp_path / "run", "threads": 1}
     options |= {"dropout": 0.1, "quantize_from": 0.0, "max_steps": 4, "max_length": 24}
-    result = train(TrainConfig(glue_task("SST-2"), model=str(tmp_path / "model"), **options))
+    result = train(TrainConfig.from_options(task=glue_task("SST-2"), model=str(tmp_path / "model"), **options))
     bundle, report = export(result.path, tmp_path / "bundle")
     assert report.fusion.n_float == 0
     assert report.parity is not None

@@ -130,7 +130,7 @@ def test_a_method_that_does_not_fit_the_run_is_refused(
 @pytest.mark.slow
 def test_layers_left_in_float_are_reported_with_what_they_cost(small: Any, tmp_path: Path) -> None:
     float_layers = ("bert.embeddings.token_type_embeddings", "bert.encoder.layer.0.output.dense", "classifier")
-    options = TrainConfig(
+    options = TrainConfig.from_options(
         task=glue_task("SST-2"), data_dir=str(small.data("SST-2")), model=str(small.model), output_dir=tmp_path / "run",
         engine="torch", max_steps=2, max_length=32, threads=1, keep_float=float_layers,
         quantize_from=0.0,
@@ -159,7 +159,7 @@ def test_a_smoothed_run_is_exported_smoothed(small: Any, tmp_path: Path, monkeyp
         )
 
     monkeypatch.setattr(calibration, "smooth", smooth)
-    options = TrainConfig(
+    options = TrainConfig.from_options(
         task=glue_task("SST-2"), data_dir=str(small.data("SST-2")), model=str(small.model), output_dir=tmp_path / "run",
         engine="torch", max_steps=2, max_length=32, threads=1, quantize_from=0.0,
     )  # fmt: skip

@@ -144,7 +144,7 @@ def config(small: Any, output_dir: Path, **options: Any) -> TrainConfig:
         "batch_size": 32, "learning_rate": 1e-3, "max_length": 32, "threads": 1, "log_every": 1, "eval_every": 15,
         "dropout": 0.1, "quantize_from": 0.0,
     }  # fmt: skip
-    return TrainConfig(task=glue_task("SST-2"), output_dir=output_dir, **(values | options))
+    return TrainConfig.from_options(task=glue_task("SST-2"), output_dir=output_dir, **(values | options))
 
 
 class Overflowing:

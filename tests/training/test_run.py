@@ -33,7 +33,7 @@ def config(small: Any, output_dir: Path, **options: Any) -> TrainConfig:
         "batch_size": 32, "learning_rate": 1e-3, "max_length": 32, "threads": 1, "log_every": 5,
         "dropout": 0.1, "quantize_from": 0.0,
     }  # fmt: skip
-    return TrainConfig(task=glue_task("SST-2"), output_dir=output_dir, **(values | options))
+    return TrainConfig.from_options(task=glue_task("SST-2"), output_dir=output_dir, **(values | options))
 
 
 def events(run: Path) -> list[dict[str, Any]]:
@@ -284,7 +284,7 @@ def test_a_run_killed_at_any_moment_ends_as_one_never_interrupted(small: Any, en
 def test_options_survive_the_run_folder(small: Any, tmp_path: Path) -> None:
     run = small.run("STS-B", "int8")
     assert read_run(run).task == glue_task("STS-B")
-    assert read_run(run).engine == "torch"
+    assert read_run(run).execution.engine == "torch"
     with pytest.raises(CheckpointError, match="not the folder of a training run"):
         read_run(tmp_path)
 

@@ -145,12 +145,12 @@ def export(
 
 def _method(config: TrainConfig, asked: str | None) -> str:
     if asked is None:
-        return "qat" if config.quantize else "none"
+        return "qat" if config.quantization.quantize else "none"
     if asked not in QUANTIZATIONS:
         raise ConfigError([f"quantization must be one of {', '.join(QUANTIZATIONS)}, got {asked!r}"])
-    if (asked == "qat") != config.quantize:
-        kind = "quantized" if config.quantize else "float (--no-quantize)"
-        fits = "qat" if config.quantize else "none, dynamic or static"
+    if (asked == "qat") != config.quantization.quantize:
+        kind = "quantized" if config.quantization.quantize else "float (--no-quantize)"
+        fits = "qat" if config.quantization.quantize else "none, dynamic or static"
         raise ConfigError([
             f"quantization {asked} was asked for, but {config.output_dir} is a {kind} run; it can be exported as {fits}"
         ])  # fmt: skip
@@ -174,7 +174,7 @@ def _after_training(graph: onnx.ModelProto, method: str, trained: TrainedRun, da
         return quantize_after_training_dynamic(graph)
     split = trained.rows(data_dir, "train")
     order = np.random.default_rng(trained.config.seed).permutation(len(split))[:_N_CALIBRATION_ROWS]
-    size = trained.config.batch_size
+    size = trained.config.optimization.batch_size
     batches = (split.batch(order[at : at + size]).inputs for at in range(0, len(order), size))
     return quantize_after_training_static(
         graph, ({name: tensor.numpy() for name, tensor in inputs.items()} for inputs in batches)
@@ -188,11 +188,11 @@ def _parity(
     return compare(
         Simulation(model, sites, trained.weights, trained.amax),
         prepare_weights(model, {}, ()),
-        Session(graph.SerializeToString(), threads=config.threads),
-        CodeObserver(graph, sites, threads=config.threads) if sites else None,
+        Session(graph.SerializeToString(), threads=config.execution.threads),
+        CodeObserver(graph, sites, threads=config.execution.threads) if sites else None,
         split=rows,
         task=config.task,
-        batch_size=config.eval_batch_size,
+        batch_size=config.evaluation.eval_batch_size,
         show_progress=show_progress,
     )
 

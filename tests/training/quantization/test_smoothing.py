@@ -171,7 +171,7 @@ def config(small: Any, output_dir: Path, **options: Any) -> TrainConfig:
         "data_dir": str(small.data("SST-2")), "model": str(small.model), "max_steps": 8, "eval_every": 4,
         "batch_size": 16, "learning_rate": 1e-3, "max_length": 32, "threads": 1, "log_every": 1,
     }  # fmt: skip
-    return TrainConfig(task=glue_task("SST-2"), output_dir=output_dir, **(values | options))
+    return TrainConfig.from_options(task=glue_task("SST-2"), output_dir=output_dir, **(values | options))
 
 
 def weights_of(run: Path, step: int) -> dict[str, torch.Tensor]:

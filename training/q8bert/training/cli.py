@@ -1,11 +1,11 @@
-"""The command ``train``: its options are the fields of ``TrainConfig``, their help the lines of its docstring."""
+"""The command ``train``: its options are those of ``TrainConfig`` and its groups, flat."""
 
 import inspect
 import os
-import re
-from dataclasses import MISSING, fields
+from collections.abc import Mapping
+from dataclasses import MISSING
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import typer
 from rich.markup import escape
@@ -13,12 +13,10 @@ from rich.table import Table
 
 from q8bert.console.command import Speaker, exit_codes, progress_bar
 from q8bert.tasks.task_file import choose_task
+from q8bert.training.options import flat_fields
 from q8bert.training.runs.config import TrainConfig
 
 __all__ = ["register"]
-
-# one line of the docstring's list of attributes, for example "    epochs: Passes over the training split."
-_ATTRIBUTE = re.compile(r"^    (\w+): (.+)$", re.MULTILINE)
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +29,7 @@ def train_command(**given: Any) -> None:
     with exit_codes():
         overwrite, speaker = given.pop("overwrite"), Speaker(as_json=given.pop("json"))
         task = choose_task(given.pop("task"), given.pop("task_file"))
-        config = TrainConfig(task=task, keep_float=tuple(given.pop("keep_float") or ()), **given)
+        config = TrainConfig.from_options(task=task, **_values(given))
         from q8bert.training import train  # noqa: PLC0415 - torch loads slowly
 
         if os.environ.get("RANK", "0") != "0" and os.environ.get("WORLD_SIZE", "1") != "1":
@@ -62,20 +60,25 @@ def _with_options(command: Any) -> Any:
 
 
 def _config_parameters() -> list[inspect.Parameter]:
-    hints = get_type_hints(TrainConfig)
-    helps = dict(_ATTRIBUTE.findall(inspect.getdoc(TrainConfig) or ""))
     parameters = []
-    for field in fields(TrainConfig):
-        if field.name == "task":
-            continue
+    for owner, field, known in flat_fields(TrainConfig):
+        kind = get_type_hints(owner)[field.name]
         default = inspect.Parameter.empty if field.default is MISSING else field.default
-        kind, names = hints[field.name], []
-        if field.name == "keep_float":
-            kind, default = list[str] | None, None
-        if field.name == "skip_malformed":
-            names = ["--skip-malformed"]  # no --no-skip-malformed
-        parameters.append(_option(field.name, kind, default, helps[field.name], *names))
+        if _is_repeated(owner, field.name):  # in Typer's words
+            kind, default = list[get_args(kind)[0]] | None, None  # type: ignore[misc]
+        names = [f"--{field.name.replace('_', '-')}"] if known.only_on else []
+        parameters.append(_option(field.name, kind, default, known.help, *names))
     return parameters
+
+
+def _is_repeated(owner: type[Any], name: str) -> bool:
+    return get_origin(get_type_hints(owner)[name]) is tuple
+
+
+def _values(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what was given for options that may be repeated as tuples, as ``TrainConfig`` has them."""
+    repeated = {field.name for owner, field, _ in flat_fields(TrainConfig) if _is_repeated(owner, field.name)}
+    return {name: tuple(value or ()) if name in repeated else value for name, value in given.items()}
 
 
 def _command_parameters() -> list[inspect.Parameter]:

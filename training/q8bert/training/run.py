@@ -1,9 +1,8 @@
 """``train(TrainConfig)``: options → a trained run, resumed where one was interrupted."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import nullcontext
 from functools import partial
-from itertools import islice
 
 import torch
 from platformdirs import user_cache_path
@@ -17,12 +16,12 @@ from q8bert.training.engines.engine import Engine
 from q8bert.training.engines.ort_engine import OrtEngine
 from q8bert.training.engines.programs import Programs, cached_programs
 from q8bert.training.engines.torch_engine import TorchEngine
-from q8bert.training.loop.batches import TokenizedSplit, fingerprint, shared_out, tokenize_split
+from q8bert.training.loop.batches import TokenizedSplit, fingerprint, first_passes, tokenize_split
 from q8bert.training.loop.loss_scale import LossScale
 from q8bert.training.loop.optimization import adamw
 from q8bert.training.loop.processes import Processes, default_threads, joined_processes
 from q8bert.training.loop.progress import Progress
-from q8bert.training.loop.schedule import Schedule
+from q8bert.training.loop.schedule import Schedule, make_schedule
 from q8bert.training.loop.trainer import Parts, TrainingState, train_steps
 from q8bert.training.models.source import load_source_model
 from q8bert.training.quantization.calibration import calibrate
@@ -32,7 +31,6 @@ from q8bert.training.quantization.sites import Site, find_sites, matching_layers
 from q8bert.training.quantization.weights import TrainableWeights, prepare_weights, quantized_parameters
 from q8bert.training.runs.checkpoint import prune_checkpoints, save_checkpoint
 from q8bert.training.runs.config import TrainConfig
-from q8bert.training.runs.planning import make_schedule, rows_per_step
 from q8bert.training.runs.resume import restore
 from q8bert.training.runs.run_folder import RUN_FILE, best_checkpoint, newest_checkpoint, prepare_folder
 from q8bert.training.runs.run_log import RunLog
@@ -68,11 +66,11 @@ def train(
         ModelError: If the model cannot be found or fully quantized.
         ProviderError: If the engine cannot be had.
     """
-    device = resolve_device(config.device, engine=config.engine)
+    device = resolve_device(config.execution.device, engine=config.execution.engine)
     with joined_processes(device) as processes:
         if not processes.is_first:
             report, show_step = (lambda _: None), (lambda *_: None)
-        threads = config.threads or default_threads()
+        threads = config.execution.threads or default_threads()
         if threads:
             torch.set_num_threads(threads)
         return _Run(config, device, processes, threads, report).train(show_step, overwrite=overwrite)
@@ -102,8 +100,8 @@ class _Run:
             dropout=config.dropout,
         )
         self._model = self._source.model.to(device)  # type: ignore[arg-type]
-        self._float_layers = matching_layers(self._model, config.keep_float)
-        self._sites = find_sites(self._model, keep_float=self._float_layers) if config.quantize else ()
+        self._float_layers = matching_layers(self._model, config.quantization.keep_float)
+        self._sites = find_sites(self._model, keep_float=self._float_layers) if config.quantization.quantize else ()
         self._train = self._tokenize(train_split)
         self._dev = self._tokenize(dev_split)
         report(f"{config.task.name}: {len(self._train)} training rows, {len(self._dev)} dev rows")
@@ -124,16 +122,24 @@ class _Run:
         masters = dict(self._model.named_parameters())
         for master in masters.values():
             self._processes.take_first_(master.data)  # machines may hold other copies of a model
-        optimizer = adamw(masters, weight_decay=config.weight_decay)
+        optimizer = adamw(masters, weight_decay=config.optimization.weight_decay)
         state = self._first_state(optimizer)
         weights = prepare_weights(self._model, self._quantized(), state.sites)
-        schedule = make_schedule(config, self._train, n_processes=self._processes.count)
+        schedule = make_schedule(
+            self._train,
+            optimization=config.optimization,
+            evaluation=config.evaluation,
+            record=config.record,
+            quantization=config.quantization,
+            seed=config.seed,
+            n_processes=self._processes.count,
+        )
         if not schedule.is_over(state.progress):
             state = self._train_on(optimizer, weights, state, schedule, show_step)
         self._processes.wait()  # the last checkpoint is written
         best = best_checkpoint(config.output_dir)
         if self._processes.is_first:  # a kill may have come between the last checkpoint and this
-            prune_checkpoints(config.output_dir, keep=config.keep_checkpoints, best_step=best.progress.step)
+            prune_checkpoints(config.output_dir, keep=config.record.keep_checkpoints, best_step=best.progress.step)
         return RunResult(
             path=config.output_dir,
             best_step=best.progress.step,
@@ -145,11 +151,14 @@ class _Run:
         )
 
     def _quantized(self) -> dict[str, WeightGrid]:
-        config, per_channel = self._config, self._config.granularity == "per_channel"
-        if not config.quantize:
+        options = self._config.quantization
+        if not options.quantize:
             return {}
         return quantized_parameters(
-            self._model, per_channel=per_channel, saturation_free=config.saturation_free, keep_float=self._float_layers
+            self._model,
+            per_channel=options.per_channel,
+            saturation_free=options.saturation_free,
+            keep_float=self._float_layers,
         )
 
     def _train_on(
@@ -185,43 +194,44 @@ class _Run:
         return TrainingState(resume.sites, resume.ranges, resume.progress, resume.loss_scale)
 
     def _calibrated(self) -> tuple[tuple[Site, ...], RangeState]:
-        config = self._config
+        options, optimization = self._config.quantization, self._config.optimization
         if not self._sites:
-            return (), RangeState.empty(0, decay=config.range_decay)
-        self._report(f"observing {config.calibration_batches} float batches for the first ranges")
+            return (), RangeState.empty(0, decay=options.range_decay)
+        self._report(f"observing {options.calibration_batches} float batches for the first ranges")
         sites, ranges = calibrate(
             self._model,
             self._sites,
-            self._calibration_passes(),
-            decay=config.range_decay,
-            smoothing=config.smoothing,
+            first_passes(
+                self._train,
+                n_steps=options.calibration_batches,
+                rows_per_step=optimization.rows_per_step(self._processes.count),
+                batch_size=optimization.batch_size,
+                seed=self._config.seed,
+                rank=self._processes.rank,
+                n_processes=self._processes.count,
+            ),
+            decay=options.range_decay,
+            smoothing=options.smoothing,
             take_largest=self._processes.max_,
         )
         n_smoothed = sum(bool(site.smoothing) for site in sites)
         self._report(f"outliers are smoothed at {n_smoothed} of {len(sites)} activations")
         return sites, ranges
 
-    def _calibration_passes(self) -> Iterator[Iterator[Mapping[str, torch.Tensor]]]:
-        config, processes = self._config, self._processes
-        n_rows = rows_per_step(config, n_processes=processes.count)
-        n_steps = min(config.calibration_batches, self._train.steps_per_epoch(n_rows))
-        for rows in islice(self._train.training_steps(n_rows, seed=config.seed, start=0), n_steps):
-            parts = shared_out(rows, config.batch_size, rank=processes.rank, n_processes=processes.count)
-            yield (self._train.batch(part).inputs for part in parts)
-
     def _first_loss_scale(self) -> LossScale:
-        config = self._config
-        if config.precision != "float16":
+        options = self._config.execution
+        if options.precision != "float16":
             return LossScale()
-        return LossScale(config.loss_scale, config.loss_scale_factor, config.loss_scale_window)
+        return LossScale(options.loss_scale, options.loss_scale_factor, options.loss_scale_window)
 
     def _engine(self, weights: TrainableWeights, state: TrainingState, schedule: Schedule) -> Engine:
         config, sites = self._config, state.sites
-        if config.engine == "torch":
-            return TorchEngine(self._model, sites, weights, precision=config.precision)
+        if config.execution.engine == "torch":
+            return TorchEngine(self._model, sites, weights, precision=config.execution.precision)
         # all that the steps to come need, so that nothing fails half-way; one process builds, the others then find it
         wanted = {
-            config.quantize and schedule.is_quantized(step) for step in (state.progress.step, schedule.n_steps - 1)
+            config.quantization.quantize and schedule.is_quantized(step)
+            for step in (state.progress.step, schedule.n_steps - 1)
         }
         build = partial(self._programs, sites)
         programs = {quantize: build(quantize=quantize) for quantize in wanted if self._processes.is_first}
@@ -232,7 +242,7 @@ class _Run:
             weights,
             sites=sites,
             n_outputs=config.task.n_outputs,
-            precision=config.precision,
+            precision=config.execution.precision,
             threads=self._threads,
         )
 
@@ -243,9 +253,9 @@ class _Run:
             quantize=quantize,
             input_names=self._source.input_names,
             regression=self._config.task.is_regression,
-            precision=self._config.precision,
+            precision=self._config.execution.precision,
             device_type=self._device.type,
-            cache_dir=self._config.cache_dir or user_cache_path("q8bert") / "graphs",
+            cache_dir=self._config.execution.cache_dir or user_cache_path("q8bert") / "graphs",
             report=self._report,
         )
 
@@ -274,7 +284,9 @@ class _Run:
             input_names=self._source.input_names,
             pad_token_id=self._source.pad_token_id,
         )
-        prune_checkpoints(self._config.output_dir, keep=self._config.keep_checkpoints, best_step=progress.best_step)
+        prune_checkpoints(
+            self._config.output_dir, keep=self._config.record.keep_checkpoints, best_step=progress.best_step
+        )
 
     def _tokenize(self, split: Split) -> TokenizedSplit:
         # the checkpoint keeps the tokenizer as it came; this copy truncates

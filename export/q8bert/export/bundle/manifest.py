@@ -62,9 +62,9 @@ def _quantization(
     weights, sites = trained.weights, trained.checkpoint.sites
     scales = scale_from_amax(trained.amax).tolist()
     return found | {
-        "quantize_from": trained.config.quantize_from,
+        "quantize_from": trained.config.quantization.quantize_from,
         "saturation": asdict(saturation),
-        "weight_granularity": trained.config.granularity,
+        "weight_granularity": trained.config.quantization.granularity,
         "float_layers": list(trained.float_layers),
         "smoothed_activations": [site.name for site in sites if site.smoothing],
         "activation_scales": {site.name: scale for site, scale in zip(sites, scales, strict=True)},

@@ -1,6 +1,7 @@
 """Rows of a split as tensors: tokenized once, batched by length every epoch."""
 
 import hashlib
+import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from q8bert.text.batching import model_inputs, shuffled_batches, sorted_batches
 from q8bert.text.tokenizer import Encoded, TextTokenizer
 from q8bert.training.engines.engine import Batch
 
-__all__ = ["TokenizedSplit", "fingerprint", "shared_out", "tokenize_split"]
+__all__ = ["TokenizedSplit", "fingerprint", "first_passes", "shared_out", "tokenize_split"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,36 @@ def shared_out(rows: NDArray[np.int64], batch_size: int, *, rank: int, n_process
     """
     own = rows[rank::n_processes]
     return [own[at : at + batch_size] for at in range(0, len(own), batch_size)]
+
+
+def first_passes(
+    split: TokenizedSplit,
+    *,
+    n_steps: int,
+    rows_per_step: int,
+    batch_size: int,
+    seed: int,
+    rank: int,
+    n_processes: int,
+) -> Iterator[Iterator[Mapping[str, Tensor]]]:
+    """Yield what one process runs forward in each of the first steps of a run.
+
+    Args:
+        split: Training rows.
+        n_steps: Number of steps; fewer are yielded when an epoch has fewer.
+        rows_per_step: Rows of a step, over all processes and forward passes.
+        batch_size: Rows a forward pass, at most.
+        seed: Seed of the run.
+        rank: Number of the process.
+        n_processes: Number of processes.
+
+    Yields:
+        For each step, the inputs of its forward passes: int64 ``(batch, seq)`` by name.
+    """
+    steps = split.training_steps(rows_per_step, seed=seed, start=0)
+    for rows in itertools.islice(steps, min(n_steps, split.steps_per_epoch(rows_per_step))):
+        passes = shared_out(rows, batch_size, rank=rank, n_processes=n_processes)
+        yield (split.batch(part).inputs for part in passes)
 
 
 def fingerprint(options: Mapping[str, object], splits: Sequence[TokenizedSplit]) -> int:

@@ -105,7 +105,7 @@ def train_steps(
     while not schedule.is_over(state.progress):
         state = _one_step(parts, state, schedule, next(steps), log=log, show_step=show_step)
         step = state.progress.step
-        is_evaluated = step % schedule.eval_every == 0 or step == schedule.n_steps
+        is_evaluated = schedule.is_evaluated(step)
         if is_evaluated:
             train_loss = state.progress.loss_sum / max(1, state.progress.loss_count)
             state = _evaluated(parts, state, schedule)
@@ -115,7 +115,7 @@ def train_steps(
                 seconds=round(time.monotonic() - started, 2), **state.progress.metrics,
             )  # fmt: skip
             started = time.monotonic()
-        if is_evaluated or (schedule.save_every and step % schedule.save_every == 0):
+        if schedule.is_saved(step):
             save(state, is_evaluated=is_evaluated)
     return state
 
@@ -160,7 +160,7 @@ def _one_step(
 ) -> TrainingState:
     progress, step, rank = state.progress, state.progress.step, parts.processes.rank
     rate = _set_rate(parts.optimizer, schedule, step)
-    passes = shared_out(rows, schedule.batch_size, rank=rank, n_processes=parts.processes.count)
+    passes = shared_out(rows, schedule.optimization.batch_size, rank=rank, n_processes=parts.processes.count)
     result = mean_gradients(
         parts.engine,
         parts.weights,
@@ -171,7 +171,7 @@ def _one_step(
         processes=parts.processes,
         loss_scale=state.loss_scale.scale,
     )
-    norm = clip_gradients_(parts.weights.gradient, max_norm=schedule.max_grad_norm)
+    norm = clip_gradients_(parts.weights.gradient, max_norm=schedule.optimization.max_grad_norm)
     ranges, loss_scale = state.ranges, state.loss_scale
     progress = replace(progress, step=step + 1)
     # under a loss scale a range may overflow though FakeQuant clamps what it belongs to
@@ -189,20 +189,21 @@ def _one_step(
         log("skipped", step=step + 1, loss_scale=loss_scale.scale, n_skipped=loss_scale.n_skipped)
     parts.weights.refresh(quantize=schedule.is_quantized(step + 1))
     show_step(step + 1, schedule.n_steps, result.loss)
-    if (step + 1) % schedule.log_every == 0 and is_finite:
+    if (step + 1) % schedule.record.log_every == 0 and is_finite:
         scale = {"loss_scale": loss_scale.scale} if loss_scale.is_dynamic else {}
         log("train", step=step + 1, loss=result.loss, learning_rate=rate, grad_norm=norm, **scale)
     return replace(state, ranges=ranges, progress=progress, loss_scale=loss_scale)
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> float:
+    options = schedule.optimization
     rate = learning_rate_at(
         step,
-        peak=schedule.learning_rate,
-        end=schedule.end_learning_rate,
+        peak=options.learning_rate,
+        end=options.end_learning_rate,
         n_steps=schedule.n_steps,
-        warmup_ratio=schedule.warmup_ratio,
-        power=schedule.decay_power,
+        warmup_ratio=options.warmup_ratio,
+        power=options.decay_power,
     )
     for group in optimizer.param_groups:
         group["lr"] = rate
@@ -219,7 +220,7 @@ def _evaluated(parts: Parts, state: TrainingState, schedule: Schedule) -> Traini
         parts.dev,
         parts.task,
         state.amax if counts else None,
-        batch_size=schedule.eval_batch_size,
+        batch_size=schedule.evaluation.eval_batch_size,
         processes=parts.processes,
     )
     if not counts:

@@ -1,181 +1,104 @@
-"""What a training run is told: one frozen dataclass, checked once, all faults reported together.
+"""What a training run is told: frozen dataclasses in groups, checked when they are made.
 
-The trainer and everything below it take plain values, never this object.
+Each group lives in the room that it is handed to. Below these rooms' doors functions take plain values.
 """
 
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from q8bert.data.hub import HUB_PREFIX
 from q8bert.spec.errors import ConfigError
 from q8bert.tasks.tasks import Task, task_from_json
+from q8bert.training.engines.config import ExecutionConfig
+from q8bert.training.loop.config import EvaluationConfig, OptimizationConfig, RecordConfig
+from q8bert.training.options import build, check_options, flat_values, group, option, within
+from q8bert.training.quantization.config import QuantizationConfig
 
-__all__ = ["ENGINES", "GRANULARITIES", "PRECISIONS", "TrainConfig"]
-
-ENGINES = ("ort", "torch")
-PRECISIONS = ("float32", "float16", "bfloat16")
-GRANULARITIES = ("per_channel", "per_tensor")
-
-# a run may be continued with other values of these: they change nothing that it learns, but for the order of float sums
-# in the case of threads
-_NOT_IDENTITY = ("output_dir", "threads", "log_every", "save_every", "keep_checkpoints", "cache_dir")
+__all__ = ["TrainConfig"]
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Options of one fine-tuning run; every default suits MiniLM.
+    """Options of one fine-tuning run; each field says what it means, and every default suits MiniLM.
 
-    The command line is made from this class: each field is an option, its line below is the option's help.
+    Example:
+        >>> TrainConfig(task, "GLUE/RTE", Path("run"), optimization=OptimizationConfig(epochs=10))  # doctest: +SKIP
+        >>> TrainConfig.from_options(task=task, data_dir="RTE", output_dir=Path("run"), epochs=10)  # doctest: +SKIP
 
-    Attributes:
-        task: The data set's description.
-        data_dir: The task's own folder, e.g. GLUE/STS-B, or hub:nyu-mll/glue.
-        output_dir: Folder of the run; a run with the same options there is continued.
-        model: minilm-l6, a folder in Hugging Face's layout, or a hub id.
-        engine: ort (ONNX Runtime Training) or torch.
-        device: cpu, cuda or cuda:N; with several processes, cuda is each one's own.
-        quantize: Train with quantization awareness; --no-quantize trains the FP32 twin.
-        granularity: Weight scales: per_channel or per_tensor.
-        saturation_free: Weight scales with which no product overflows on CPUs without VNNI; export uses them anyway.
-        smoothing: Scale outlier channels of activations down and their weights up before quantization; exact in float.
-        keep_float: Pattern of layers that stay float, e.g. 'classifier' or '*.output.dense'; repeat for more.
-        epochs: Passes over the training split.
-        max_steps: Optimizer steps in all; overrides epochs. 0: epochs decide.
-        batch_size: Rows a forward pass of each process.
-        gradient_accumulation: Forward passes an optimizer step.
-        learning_rate: Peak learning rate of AdamW.
-        weight_decay: Decoupled weight decay, not on biases and LayerNorm.
-        warmup_ratio: Share of all steps in which the learning rate rises linearly from 0.
-        decay_power: Power of the polynomial decay after it; 1 is linear.
-        end_learning_rate: Where the decay ends.
-        max_grad_norm: Global norm to which gradients are clipped.
-        max_length: Longest row in tokens, special tokens included; the runtime obeys it too.
-        range_decay: Decay of the moving average of activation ranges.
-        calibration_batches: Float batches observed before training, for the first ranges.
-        quantize_from: Share of all steps after which quantization starts; before it the run is its FP32 twin.
-        freeze_ranges_from: Share of all steps after which the learned ranges stay as they are; 1 learns to the end.
-        precision: float32, float16 (with dynamic loss scaling) or bfloat16 (torch engine) for the forward pass.
-        loss_scale: What the loss is multiplied by at first in float16, so that small gradients are not lost.
-        loss_scale_factor: Divides the loss scale where a gradient overflows, multiplies it after loss_scale_window.
-        loss_scale_window: Steps without overflow after which the loss scale rises.
-        dropout: Dropout of the whole model; it widens the ranges that are learned.
-        eval_batch_size: Rows a batch in evaluation.
-        eval_every: Steps between two evaluations on the dev split. 0: after each epoch.
-        save_every: Steps between two checkpoints besides those at evaluations. 0: only at evaluations.
-        keep_checkpoints: Newest checkpoints to keep; the best one is kept besides.
-        patience: Evaluations, of those with quantization, without a better score after which training stops. 0: never.
-        seed: Seed of everything drawn at random.
-        skip_malformed: Leave malformed rows out, list and count them, instead of stopping.
-        threads: CPU threads of each process. 0: the engine's choice.
-        log_every: Steps between two lines of the log.
-        cache_dir: Folder of built training graphs. Default: the user's cache folder.
+    Raises:
+        ConfigError: If values do not fit; it names every fault.
     """
 
     task: Task
-    data_dir: str
-    output_dir: Path
-    model: str = "minilm-l6"
-    engine: str = "ort"
-    device: str = "cpu"
-    quantize: bool = True
-    granularity: str = "per_channel"
-    saturation_free: bool = True
-    smoothing: bool = True
-    keep_float: tuple[str, ...] = ()
-    epochs: int = 4
-    max_steps: int = 0
-    batch_size: int = 16
-    gradient_accumulation: int = 1
-    learning_rate: float = 1e-4
-    weight_decay: float = 0.01
-    warmup_ratio: float = 0.1
-    decay_power: float = 1.0
-    end_learning_rate: float = 0.0
-    max_grad_norm: float = 1.0
-    max_length: int = 128
-    range_decay: float = 0.99
-    calibration_batches: int = 8
-    quantize_from: float = 0.5
-    freeze_ranges_from: float = 1.0
-    precision: str = "float32"
-    loss_scale: float = 65536.0
-    loss_scale_factor: float = 2.0
-    loss_scale_window: int = 1000
-    dropout: float = 0.0
-    eval_batch_size: int = 64
-    eval_every: int = 0
-    save_every: int = 0
-    keep_checkpoints: int = 2
-    patience: int = 0
-    seed: int = 11
-    skip_malformed: bool = False
-    threads: int = 0
-    log_every: int = 10
-    cache_dir: Path | None = None
+    data_dir: str = option(help="The task's own folder, e.g. GLUE/STS-B, or hub:nyu-mll/glue.")
+    output_dir: Path = option(
+        help="Folder of the run; a run with the same options there is continued.", decides_results=False
+    )
+    model: str = option(default="minilm-l6", help="minilm-l6, a folder in Hugging Face's layout, or a hub id.")
+    max_length: int = option(
+        default=128,
+        check=within("at least 8, special tokens included", lambda value: value >= 8),
+        help="Longest row in tokens, special tokens included; the runtime obeys it too.",
+    )
+    dropout: float = option(
+        default=0.0,
+        check=within("at least 0 and below 1", lambda value: 0 <= value < 1),
+        help="Dropout of the whole model; it widens the ranges that are learned.",
+    )
+    seed: int = option(
+        default=11,
+        check=within("0 or more and below 2**63", lambda value: 0 <= value < 2**63),
+        help="Seed of everything drawn at random.",
+    )
+    skip_malformed: bool = option(
+        default=False, help="Leave malformed rows out, list and count them, instead of stopping.", only_on=True
+    )
+    quantization: QuantizationConfig = group(QuantizationConfig)
+    optimization: OptimizationConfig = group(OptimizationConfig)
+    evaluation: EvaluationConfig = group(EvaluationConfig)
+    execution: ExecutionConfig = group(ExecutionConfig)
+    record: RecordConfig = group(RecordConfig)
 
     def __post_init__(self) -> None:
-        faults = self._faults()
-        if faults:
-            raise ConfigError(faults)
-
-    def _faults(self) -> list[str]:
-        def out_of_range(names: tuple[str, ...], allowed: str, fits: Callable[[float], bool]) -> list[str]:
-            values = {name: getattr(self, name) for name in names}
-            return [
-                f"{name} must be {allowed}, got {value}"
-                for name, value in values.items()
-                if not (math.isfinite(value) and fits(value))
-            ]
-
-        faults = [
-            f"{name} must be one of {', '.join(allowed)}, got {getattr(self, name)!r}"
-            for name, allowed in (("engine", ENGINES), ("granularity", GRANULARITIES), ("precision", PRECISIONS))
-            if getattr(self, name) not in allowed
-        ]
-        counts = (
-            "epochs", "batch_size", "eval_batch_size", "calibration_batches", "log_every", "gradient_accumulation",
-            "keep_checkpoints", "loss_scale_window",
-        )  # fmt: skip
-        faults += out_of_range(counts, "at least 1", lambda value: value >= 1)
-        faults += out_of_range(("loss_scale_factor",), "above 1", lambda value: value > 1)
-        faults += out_of_range(("learning_rate", "max_grad_norm", "loss_scale"), "above 0", lambda value: value > 0)
-        not_negative = (
-            "weight_decay", "end_learning_rate", "decay_power", "threads", "seed", "max_steps", "eval_every",
-            "save_every", "patience",
-        )  # fmt: skip
-        faults += out_of_range(not_negative, "0 or more", lambda value: value >= 0)
-        shares = ("warmup_ratio", "range_decay", "dropout", "quantize_from")
-        faults += out_of_range(shares, "at least 0 and below 1", lambda value: 0 <= value < 1)
-        faults += out_of_range(("max_length",), "at least 8, special tokens included", lambda value: value >= 8)
-        faults += out_of_range(("freeze_ranges_from",), "above 0 and at most 1", lambda value: 0 < value <= 1)
-        faults += out_of_range(("seed",), "below 2**63", lambda value: value < 2**63)
-        if self.quantize and self.freeze_ranges_from <= self.quantize_from:
-            faults.append(
-                f"freeze_ranges_from ({self.freeze_ranges_from}) must come after quantize_from ({self.quantize_from}, "
-                "where quantization starts); give an earlier quantize_from too"
-            )
-        if self.engine == "ort" and self.precision == "bfloat16":
-            faults.append("the engine ort trains in float32 or float16; bfloat16 needs --engine torch")
-        if self.keep_float and not self.quantize:
-            faults.append("keep_float names layers to leave out of quantization, but quantize is False")
+        """Check the options that stand in no group."""
+        conflicts = []
         if not self.task.has_training_data:
             name = self.task.name
-            faults.append(f"task {name} has no training data; train MNLI and predict its rows with the bundle")
-        return faults
+            conflicts.append(f"task {name} has no training data; train MNLI and predict its rows with the bundle")
+        check_options(self, conflicts=conflicts)
+
+    @classmethod
+    def from_options(cls, *, task: Task, **options: Any) -> "TrainConfig":
+        """Make a configuration from options given flat, as on the command line.
+
+        Args:
+            task: The task.
+            options: Names of this class and of its groups, in any order.
+
+        Returns:
+            The configuration.
+
+        Raises:
+            ConfigError: If values do not fit; it names the faults of all groups together.
+            TypeError: If a name is unknown, or an option that must be given is missing.
+        """
+        return build(cls, {"task": task, **options})
 
     def identity(self) -> dict[str, object]:
-        """Return the options that decide a run's results, as a JSON object."""
-        content = asdict(self) | {"task": self.task.to_json(), "keep_float": list(self.keep_float)}
+        """Return the options that decide a run's results, flat, as a JSON object."""
+        values = flat_values(self, results_only=True)
+        content = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        content["task"] = self.task.to_json()
         if not self.data_dir.startswith(HUB_PREFIX):
             content["data_dir"] = str(Path(self.data_dir).resolve())
         if Path(self.model).exists():
             content["model"] = str(Path(self.model).resolve())
-        return {name: value for name, value in content.items() if name not in _NOT_IDENTITY}
+        return content
 
-    @staticmethod
-    def from_identity(content: Mapping[str, object], *, output_dir: Path) -> "TrainConfig":
+    @classmethod
+    def from_identity(cls, content: Mapping[str, object], *, output_dir: Path) -> "TrainConfig":
         """Rebuild the options of a run from what :meth:`identity` gave.
 
         Args:
@@ -188,16 +111,13 @@ class TrainConfig:
         Raises:
             ConfigError: If the object does not describe a run of this release.
         """
-        values = dict(content)
-        task, keep_float = values.pop("task", None), values.pop("keep_float", ())
+        options = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+        task = options.pop("task", None)
         if not isinstance(task, Mapping):
             raise ConfigError([f"{output_dir}: the run's options name no task"])
         try:
-            return TrainConfig(
-                task=task_from_json(task, source=str(output_dir)),
-                output_dir=output_dir,
-                keep_float=tuple(keep_float),  # type: ignore[arg-type]
-                **values,  # type: ignore[arg-type]
+            return cls.from_options(
+                task=task_from_json(task, source=str(output_dir)), **(options | {"output_dir": output_dir})
             )
         except TypeError as error:
             raise ConfigError([f"{output_dir}: the run was made by another release: {error}"]) from error

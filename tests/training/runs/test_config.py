@@ -1,0 +1,115 @@
+"""The options of a run: faults together, groups and flat names alike, and runs of earlier days."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from q8bert.spec.errors import ConfigError
+from q8bert.tasks.tasks import glue_task
+from q8bert.training.engines.config import ExecutionConfig
+from q8bert.training.loop.config import EvaluationConfig, OptimizationConfig, RecordConfig
+from q8bert.training.quantization.config import QuantizationConfig
+from q8bert.training.runs.config import TrainConfig
+from q8bert.training.runs.run_folder import read_run
+
+# as version 0.1.0 wrote it before options had groups
+RUN_JSON = """
+{
+  "run_version": 4,
+  "options": {
+    "task": {
+      "name": "SST-2", "text_column": "sentence", "text_pair_column": null, "label_column": "label",
+      "labels": ["negative", "positive"], "metrics": ["accuracy"], "label_codes": ["0", "1"], "files": {},
+      "headerless_columns": [], "hub_name": "sst2", "has_training_data": true
+    },
+    "data_dir": "/data/SST-2", "model": "/data/model", "engine": "torch", "device": "cpu", "quantize": true,
+    "granularity": "per_tensor", "saturation_free": true, "smoothing": false, "keep_float": ["classifier"], "epochs": 4,
+    "max_steps": 0, "batch_size": 16, "gradient_accumulation": 3, "learning_rate": 0.003, "weight_decay": 0.01,
+    "warmup_ratio": 0.1, "decay_power": 1.0, "end_learning_rate": 0.0, "max_grad_norm": 1.0, "max_length": 32,
+    "range_decay": 0.99, "calibration_batches": 8, "quantize_from": 0.25, "freeze_ranges_from": 1.0,
+    "precision": "bfloat16", "loss_scale": 65536.0, "loss_scale_factor": 2.0, "loss_scale_window": 1000, "dropout": 0.1,
+    "eval_batch_size": 64, "eval_every": 7, "patience": 0, "seed": 12, "skip_malformed": true
+  },
+  "processes": 1,
+  "versions": {"python": "3.11.7", "q8bert": "0.1.0"}
+}
+"""
+
+
+def flat(**options: Any) -> TrainConfig:
+    return TrainConfig.from_options(task=glue_task("SST-2"), data_dir="/data/SST-2", output_dir=Path("run"), **options)
+
+
+def test_a_run_of_earlier_days_is_read_and_gives_back_the_same_identity(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(RUN_JSON)
+    read = read_run(tmp_path)
+    assert read == TrainConfig(
+        task=glue_task("SST-2"), data_dir="/data/SST-2", output_dir=tmp_path, model="/data/model", max_length=32,
+        dropout=0.1, seed=12, skip_malformed=True,
+        quantization=QuantizationConfig(
+            granularity="per_tensor", smoothing=False, keep_float=("classifier",), quantize_from=0.25
+        ),
+        optimization=OptimizationConfig(gradient_accumulation=3, learning_rate=0.003),
+        evaluation=EvaluationConfig(eval_every=7),
+        execution=ExecutionConfig(engine="torch", precision="bfloat16"),
+    )  # fmt: skip
+    assert read.identity() == json.loads(RUN_JSON)["options"]
+
+
+def test_a_run_with_an_option_that_is_unknown_here_was_made_by_another_release(tmp_path: Path) -> None:
+    content = json.loads(RUN_JSON)
+    content["options"]["colour"] = "red"
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="made by another release: unknown options: colour"):
+        read_run(tmp_path)
+
+
+def test_flat_options_find_their_groups() -> None:
+    assert flat(epochs=2, quantize=False, threads=3, save_every=5) == TrainConfig(
+        glue_task("SST-2"),
+        "/data/SST-2",
+        Path("run"),
+        optimization=OptimizationConfig(epochs=2),
+        quantization=QuantizationConfig(quantize=False),
+        execution=ExecutionConfig(threads=3),
+        record=RecordConfig(save_every=5),
+    )
+    with pytest.raises(TypeError, match="unknown options: epoch, lr"):
+        flat(lr=1.0, epoch=2)
+
+
+def test_what_does_not_decide_results_is_no_part_of_the_identity() -> None:
+    others = {"threads": 4, "log_every": 1, "save_every": 9, "keep_checkpoints": 5, "cache_dir": Path("cache")}
+    assert flat(**others).identity() == flat().identity()
+    assert flat(batch_size=32).identity() != flat().identity()
+
+
+def test_all_faults_of_the_options_are_reported_together(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig.from_options(
+            task=glue_task("AX"), data_dir="x", model="m", output_dir=tmp_path, engine="jax", granularity="per_row",
+            epochs=0, learning_rate=float("nan"), dropout=1.0, max_length=2,
+        )  # fmt: skip
+    text = str(caught.value)
+    for fault in ("engine", "granularity", "epochs", "learning_rate", "dropout", "max_length", "AX has no training"):
+        assert fault in text
+    assert len(caught.value.faults) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("seed", 2**63, "seed must be 0 or more and below 2**63, got 9223372036854775808"),
+        ("weight_decay", -0.5, "weight_decay must be 0 or more, got -0.5"),
+        ("learning_rate", 0.0, "learning_rate must be above 0, got 0.0"),
+        ("batch_size", "many", "batch_size must be at least 1, got 'many'"),
+        ("log_every", True, "log_every must be at least 1, got True"),
+        ("precision", "int4", "precision must be one of float32, float16, bfloat16, got 'int4'"),
+    ],
+)
+def test_a_fault_says_what_is_allowed_and_what_was_given(name: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        flat(**{name: value})
+    assert caught.value.faults == (message,)
