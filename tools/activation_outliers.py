@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 
 from q8bert.data.readers import read_split
-from q8bert.tasks.tasks import GLUE_TASKS, glue_task
+from q8bert.tasks.glue import GLUE_TASKS, glue_task
 from q8bert.text.tokenizer import TextTokenizer
 from q8bert.training.loop.batches import TokenizedSplit, tokenize_split
 from q8bert.training.models.source import SourceModel, load_source_model
@@ -42,10 +42,10 @@ def main() -> None:
     task = glue_task(args.task)
     torch.manual_seed(SEED)
     source = load_source_model(
-        args.model, n_outputs=task.n_outputs, labels=task.labels, max_length=MAX_LENGTH, dropout=None
+        args.model, n_outputs=task.head.n_outputs, labels=task.head.labels, max_length=MAX_LENGTH, dropout=None
     )
     split = tokenize_split(
-        read_split(task, args.data_dir, "train"), task, TextTokenizer(source.tokenizer, max_length=MAX_LENGTH),
+        read_split(task, args.data_dir, "train"), task.head, TextTokenizer(source.tokenizer, max_length=MAX_LENGTH),
         input_names=source.input_names, pad_token_id=source.pad_token_id,
     )  # fmt: skip
     sites = find_sites(source.model)

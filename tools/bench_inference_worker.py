@@ -235,13 +235,13 @@ def time_calls(model: TensorModel, *, shape: tuple[int, int], seed: int, n_calls
 
 def time_split(model: TextModel, order: Order, *, data_dir: str, warm_up: bool) -> dict[str, Any]:
     """Run a dev split from texts to answers; reading the file is not timed."""
+    from q8bert.data.examples import text_columns
     from q8bert.data.readers import read_split
-    from q8bert.tasks.tasks import task_from_json
+    from q8bert.tasks.task import task_from_json
 
     task = task_from_json(order.task, source="the bundle")
     examples = read_split(task, data_dir, "dev").examples[: _N_WARM_UP_ROWS if warm_up else None]
-    texts = [example.text for example in examples]
-    pairs = [example.text_pair or "" for example in examples] if task.text_pair_column else None
+    texts, pairs = text_columns(examples)
     wall, cpu, answers = _timed(lambda: model(texts, pairs))
     return {"wall": [wall], "cpu": [cpu], "n_rows": len(texts), "result": answers}
 

@@ -113,17 +113,16 @@ def bench_epoch(
 ) -> dict[str, Any]:
     """Time a share of a real epoch's batches, each taken by length and padded to 128."""
     from q8bert.data.readers import read_split
-    from q8bert.tasks.tasks import glue_task
+    from q8bert.tasks.glue import glue_task
     from q8bert.text.batching import model_inputs, shuffled_batches
     from q8bert.text.tokenizer import TextTokenizer
     from q8bert.training.models.source import resolve_model
 
-    task = glue_task(task_name)
-    split = read_split(task, data_dir, "train", skip_malformed=False)
+    split = read_split(glue_task(task_name), data_dir, "train", skip_malformed=False)
     tokenizer = TextTokenizer.load(Path(resolve_model("minilm-l6")) / "tokenizer.json", max_length=128)
-    pairs = [example.text_pair or "" for example in split.examples] if task.text_pair_column else None
+    texts, pairs = split.columns()
     started = time.perf_counter()
-    encoded = tokenizer.encode([example.text for example in split.examples], pairs)
+    encoded = tokenizer.encode(texts, pairs)
     tokenizing, batching = time.perf_counter() - started, 0.0
     names = ("input_ids", "attention_mask", "token_type_ids")
     batches = shuffled_batches(encoded.lengths, batch_size, seed=0, epoch=0)

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from q8bert.spec.files import write_json
-from q8bert.tasks.tasks import GLUE_TASKS
+from q8bert.tasks.glue import GLUE_TASKS
 
 COLUMNS = (
     "task",

@@ -23,7 +23,7 @@ from typing import Any
 
 import torch
 
-from q8bert.tasks.tasks import GLUE_TASKS, glue_task
+from q8bert.tasks.glue import GLUE_TASKS, glue_task
 from q8bert.training import TrainConfig, train
 from q8bert.training.runs.checkpoint import checkpoint_folders, load_checkpoint
 

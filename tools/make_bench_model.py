@@ -28,7 +28,8 @@ from q8bert.export.graph.build import build_graph
 from q8bert.export.proofs.fusion import examine_fusion
 from q8bert.export.proofs.saturation import what_it_took
 from q8bert.spec.bundle import Manifest
-from q8bert.tasks.tasks import Task, glue_task
+from q8bert.tasks.glue import glue_task
+from q8bert.tasks.task import Task
 from q8bert.training.models.source import SourceModel, count_parameters, load_source_model
 from q8bert.training.quantization.calibration import channel_amax
 from q8bert.training.quantization.fake_quantize import WeightGrid
@@ -45,7 +46,7 @@ def make_source(size: str, task: Task, *, seed: int) -> SourceModel:
     """Return a classifier with a random head; BERT-base has random weights throughout and MiniLM's tokenizer."""
     torch.manual_seed(seed)
     minilm = load_source_model(
-        "minilm-l6", n_outputs=task.n_outputs, labels=task.labels, max_length=MAX_LENGTH, dropout=None
+        "minilm-l6", n_outputs=task.head.n_outputs, labels=task.head.labels, max_length=MAX_LENGTH, dropout=None
     )
     if size == "minilm-l6":
         return minilm

@@ -21,21 +21,22 @@ from typing import Any
 import numpy as np
 
 from q8bert.spec.files import write_json
-from q8bert.tasks.tasks import GLUE_TASKS, Task, glue_task
+from q8bert.tasks.glue import GLUE_TASKS, glue_task
+from q8bert.tasks.task import Task
 from q8bert.training import TrainConfig, train
 
 
 def hold_out(task: Task, data_dir: Path, target: Path, *, share: float, seed: int) -> None:
     """Write ``train.tsv`` and ``dev.tsv``, both from the training file, into ``target``."""
     lines = (data_dir / "train.tsv").read_bytes().split(b"\n")
-    header = [] if task.headerless_columns else [lines.pop(0)]
+    header = [] if task.data.headerless_columns else [lines.pop(0)]
     rows = [line for line in lines if line]
     order = np.random.default_rng(seed).permutation(len(rows))
     n_held_out = int(share * len(rows))
     target.mkdir(parents=True, exist_ok=True)
     for name, chosen in (("dev", order[:n_held_out]), ("train", order[n_held_out:])):
         content = b"\n".join([*header, *(rows[index] for index in chosen)]) + b"\n"
-        (target / task.files.get(name, f"{name}.tsv")).write_bytes(content)
+        (target / task.data.files.get(name, f"{name}.tsv")).write_bytes(content)
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,7 @@ def main() -> None:
             write_json(results_file, {"machine": platform.platform(), "runs": results})
             shutil.rmtree(run)
         metrics = results[name]["metrics"]
-        scores[trial] = metrics[task.main_metric]
+        scores[trial] = metrics[task.data.main_metric]
         print(f"{name}: " + "  ".join(f"{key} {100 * value:.2f}" for key, value in metrics.items()), flush=True)
     print_differences(scores)
 

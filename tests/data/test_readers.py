@@ -11,7 +11,10 @@ from q8bert.data.examples import Example
 from q8bert.data.hub import split_from_hub_rows
 from q8bert.data.readers import read_file, read_split
 from q8bert.spec.errors import InputError
-from q8bert.tasks.tasks import GLUE_TASKS, Task, glue_task
+from q8bert.tasks.data_set import DataSet
+from q8bert.tasks.glue import GLUE_TASKS, glue_task
+from q8bert.tasks.head import Head
+from q8bert.tasks.task import Task
 
 # rows of the files as their sources give them (train files of QQP, MNLI and QNLI are partial or on a split of their own)
 ROWS = {
@@ -101,7 +104,10 @@ def test_malformed_input_is_named_by_file_line_column_and_value(
 
 
 def test_labels_that_are_numbers_are_names_and_never_ids(tmp_path: Path) -> None:
-    task = Task("stars", "text", None, "stars", ("1", "2", "3"), ("accuracy",))
+    task = Task(
+        Head.of_labels(("1", "2", "3")),
+        DataSet(name="stars", text_column="text", label_column="stars", metrics=("accuracy",)),
+    )
     rows = "".join(f'{{"text": "a", "stars": {stars}}}\n' for stars in (1, 3, '"2"'))
     assert read_file(task, write(tmp_path / "a.jsonl", rows), labelled=True).labels() == [0, 2, 1]
     with pytest.raises(InputError, match=r"line 1, column stars: unknown label \(allowed: 1, 2, 3\), got 0"):

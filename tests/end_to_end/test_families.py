@@ -18,7 +18,7 @@ from transformers import (
 from q8bert.data.readers import read_split
 from q8bert.export import export
 from q8bert.runtime import Classifier
-from q8bert.tasks.tasks import glue_task
+from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train
 
 SMALL = {

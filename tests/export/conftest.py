@@ -24,7 +24,7 @@ from q8bert.export.graph.build import build_graph
 from q8bert.export.proofs.observed_codes import CodeObserver
 from q8bert.export.proofs.parity import ParityReport, Simulation, compare
 from q8bert.runtime.engines.session import Session
-from q8bert.tasks.tasks import glue_task
+from q8bert.tasks.glue import glue_task
 from q8bert.text.tokenizer import Encoded
 from q8bert.training.engines.engine import Batch
 from q8bert.training.loop.batches import TokenizedSplit

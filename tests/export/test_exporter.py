@@ -17,7 +17,7 @@ from q8bert.export.proofs.fusion import FusionReport, examine_fusion
 from q8bert.runtime import evaluate
 from q8bert.runtime.cli import build_app
 from q8bert.spec.errors import CheckpointError, ConfigError, ExportError
-from q8bert.tasks.tasks import glue_task
+from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train
 from q8bert.training.quantization import calibration
 from q8bert.training.quantization.sites import Site

@@ -15,7 +15,7 @@ from q8bert.data.readers import read_split
 from q8bert.export.proofs.fusion import examine_fusion
 from q8bert.runtime import Classifier
 from q8bert.runtime.engines.session import Session
-from q8bert.tasks.tasks import glue_task
+from q8bert.tasks.glue import glue_task
 
 GRAPHS = sorted(Path(os.environ.get("Q8BERT_TEST_GRAPHS", "")).glob("*.onnx"))
 
@@ -121,12 +121,10 @@ def test_openvino_agrees_but_for_ties(path: Path, largest_differences: list[str]
 @pytest.mark.parametrize("task", ["SST-2", "STS-B"])
 def test_openvino_predicts_what_the_classifier_predicts(small: Any, task: str) -> None:
     classifier = Classifier.load(small.bundle(task, "int8"))
-    rows = read_split(glue_task(task), small.data(task), "dev").examples
-    pairs = [row.text_pair or "" for row in rows] if classifier.task.text_pair_column else None
-    texts = [row.text for row in rows]
+    texts, pairs = read_split(glue_task(task), small.data(task), "dev").columns()
     expected = classifier.logits(texts, pairs, batch_size=1)
     encoded = classifier._tokenizer.encode(texts, pairs)
-    for number in range(0, len(rows), 10):
+    for number in range(0, len(texts), 10):
         ids = encoded.input_ids[number][None]
         types = encoded.token_type_ids[number][None]
         inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": types}

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from q8bert.data.readers import read_split
 from q8bert.runtime import Classifier
 from q8bert.runtime.cli import build_app
-from q8bert.tasks.tasks import glue_task
+from q8bert.tasks.glue import glue_task
 
 
 @pytest.fixture(scope="session")

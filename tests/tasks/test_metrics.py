@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from q8bert.spec.errors import InputError
+from q8bert.tasks.glue import glue_task
 from q8bert.tasks.metrics import score
-from q8bert.tasks.tasks import glue_task
 
 
 def one_hot(predictions: list[int]) -> np.ndarray:

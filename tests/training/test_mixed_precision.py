@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from q8bert.spec.errors import CalibrationError, ConfigError
-from q8bert.tasks.tasks import glue_task
+from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train
 from q8bert.training.engines.engine import Batch, Engine
 from q8bert.training.engines.ort_engine import OrtEngine

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from q8bert.spec.errors import CheckpointError, InputError, ModelError, ProviderError
-from q8bert.tasks.tasks import glue_task
+from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train
 from q8bert.training.engines import device as device_module
 from q8bert.training.runs import checkpoint as checkpoint_module

@@ -69,7 +69,7 @@ class TrainedRun:
             ) from error
         return tokenize_split(
             split,
-            config.task,
+            config.task.head,
             TextTokenizer(self.tokenizer(), max_length=config.max_length),
             input_names=checkpoint.input_names,
             pad_token_id=checkpoint.pad_token_id,
@@ -90,11 +90,11 @@ def load_trained_run(run: Path) -> TrainedRun:
     """
     config = read_run(run)
     checkpoint = best_checkpoint(run)
-    task = config.task
+    head = config.task.head
     source = load_source_model(
         str(checkpoint.path),
-        n_outputs=task.n_outputs,
-        labels=task.labels,
+        n_outputs=head.n_outputs,
+        labels=head.labels,
         max_length=config.max_length,
         dropout=None,
     )

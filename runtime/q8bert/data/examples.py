@@ -1,13 +1,13 @@
 """What every reader gives: examples, and the rows that it had to leave out."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from q8bert.spec.errors import InputError
-from q8bert.tasks.tasks import Task
+from q8bert.tasks.task import Task
 
-__all__ = ["CellError", "Example", "MalformedRow", "Split", "example_from_cells", "is_unicode"]
+__all__ = ["CellError", "Example", "MalformedRow", "Split", "example_from_cells", "is_unicode", "text_columns"]
 
 
 @dataclass(frozen=True)
@@ -61,6 +61,10 @@ class Split:
     source: str
     skipped: tuple[MalformedRow, ...] = field(default=())
 
+    def columns(self) -> tuple[list[str], list[str] | None]:
+        """Return the first texts and the second ones, None for single texts; see :func:`text_columns`."""
+        return text_columns(self.examples)
+
     def labels(self) -> list[int | float]:
         """Return the labels or scores in row order.
 
@@ -74,6 +78,19 @@ class Split:
         if len(found) != len(self.examples):
             raise InputError(f"{self.source} has rows without labels; it can be predicted but not scored")
         return found
+
+
+def text_columns(examples: Sequence[Example]) -> tuple[list[str], list[str] | None]:
+    """Return the texts of examples by column, as tokenizers take them.
+
+    Args:
+        examples: Rows of one task: all single texts, or all pairs.
+
+    Returns:
+        The first texts, and the second ones or None.
+    """
+    pairs = [example.text_pair for example in examples if example.text_pair is not None]
+    return [example.text for example in examples], pairs or None
 
 
 class CellError(Exception):
@@ -100,14 +117,14 @@ def example_from_cells(task: Task, cells: Mapping[str, object], *, labelled: boo
     Raises:
         CellError: If a cell is missing or holds no possible value.
     """
-    text = _text(cells, task.text_column)
-    pair = _text(cells, task.text_pair_column) if task.text_pair_column else None
+    text = _text(cells, task.data.text_column)
+    pair = _text(cells, task.data.text_pair_column) if task.data.text_pair_column else None
     if not labelled:
         return Example(text, pair)
-    if task.label_column not in cells:
-        raise CellError(task.label_column, None, "the label is missing")
-    value = cells[task.label_column]
-    return Example(text, pair, _score(task, value) if task.is_regression else _label(task, value))
+    if task.data.label_column not in cells:
+        raise CellError(task.data.label_column, None, "the label is missing")
+    value = cells[task.data.label_column]
+    return Example(text, pair, _score(task, value) if task.head.is_regression else _label(task, value))
 
 
 def _text(cells: Mapping[str, object], column: str) -> str:
@@ -134,12 +151,12 @@ def _score(task: Task, value: object) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or isinstance(value, bool):
-        raise CellError(task.label_column, value, "expected a finite number as score")
+        raise CellError(task.data.label_column, value, "expected a finite number as score")
     return number
 
 
 def _has_numbers(task: Task) -> bool:
-    return any(label.lstrip("-").isdigit() for label in task.labels)
+    return any(label.lstrip("-").isdigit() for label in task.head.labels)
 
 
 def _label(task: Task, value: object) -> int:
@@ -147,9 +164,9 @@ def _label(task: Task, value: object) -> int:
     if isinstance(value, int) and not isinstance(value, bool):
         found = task.label_id(str(value))
         # an id, but where labels are numbers themselves: there 0 would be taken for the first of 1, 2, 3
-        if found is None and 0 <= value < len(task.labels) and not _has_numbers(task):
+        if found is None and 0 <= value < len(task.head.labels) and not _has_numbers(task):
             found = value
     if found is None:
-        allowed = ", ".join(dict.fromkeys((*task.label_codes, *task.labels)))
-        raise CellError(task.label_column, value, f"unknown label (allowed: {allowed})")
+        allowed = ", ".join(dict.fromkeys((*task.data.label_codes, *task.head.labels)))
+        raise CellError(task.data.label_column, value, f"unknown label (allowed: {allowed})")
     return found

@@ -10,7 +10,7 @@ from typing import cast
 from q8bert.data.examples import CellError, MalformedRow, Split, example_from_cells
 from q8bert.machine.builds import require
 from q8bert.spec.errors import InputError
-from q8bert.tasks.tasks import Task
+from q8bert.tasks.task import Task
 
 __all__ = ["HUB_PREFIX", "read_hub_split", "split_from_hub_rows"]
 
@@ -45,21 +45,21 @@ def read_hub_split(task: Task, source: str, split: str, *, skip_malformed: bool 
     Raises:
         InputError: If the task is not on the hub, or the download fails.
     """
-    if not task.hub_name:
+    if not task.data.hub_name:
         raise InputError(f"task {task.name} is not on the hub; give the folder of its files as --data-dir")
     require("datasets", extra="hub", purpose=f"reading {source}")
     import datasets  # noqa: PLC0415 - optional, slow to import
 
     repository = source.removeprefix(HUB_PREFIX)
-    hub_split = (_MNLI_SPLITS if task.hub_name == "mnli" else _SPLITS).get(split, split)
+    hub_split = (_MNLI_SPLITS if task.data.hub_name == "mnli" else _SPLITS).get(split, split)
     try:
-        rows = datasets.load_dataset(repository, task.hub_name, split=hub_split)
+        rows = datasets.load_dataset(repository, task.data.hub_name, split=hub_split)
     except Exception as error:
         raise InputError(
-            f"{source} ({task.hub_name}, {hub_split}) could not be read: {error}. Without access to the hub, "
+            f"{source} ({task.data.hub_name}, {hub_split}) could not be read: {error}. Without access to the hub, "
             "give a folder of GLUE's TSV files as --data-dir"
         ) from error
-    name = f"{source}/{task.hub_name}/{hub_split}"
+    name = f"{source}/{task.data.hub_name}/{hub_split}"
     return split_from_hub_rows(
         task, cast("Iterable[Mapping[str, object]]", rows), source=name, skip_malformed=skip_malformed
     )
@@ -82,13 +82,13 @@ def split_from_hub_rows(
     Raises:
         InputError: If a row lacks a text or has an impossible label.
     """
-    first, second = _PAIR_COLUMNS.get(task.hub_name, (task.text_column, task.text_pair_column))
+    first, second = _PAIR_COLUMNS.get(task.data.hub_name, (task.data.text_column, task.data.text_pair_column))
     examples, skipped = [], []
     for number, row in enumerate(rows, start=1):
-        cells = {task.text_column: row.get(first), task.label_column: row.get("label")}
-        if task.text_pair_column and second:
-            cells[task.text_pair_column] = row.get(second)
-        is_labelled = cells[task.label_column] != -1  # the hub's mark for "not given"; no GLUE score is negative
+        cells = {task.data.text_column: row.get(first), task.data.label_column: row.get("label")}
+        if task.data.text_pair_column and second:
+            cells[task.data.text_pair_column] = row.get(second)
+        is_labelled = cells[task.data.label_column] != -1  # the hub's mark for "not given"; no GLUE score is negative
         try:
             examples.append(example_from_cells(task, cells, labelled=is_labelled))
         except CellError as error:

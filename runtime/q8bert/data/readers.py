@@ -14,7 +14,7 @@ from typing import TypeAlias
 from q8bert.data.examples import CellError, Example, MalformedRow, Split, example_from_cells
 from q8bert.data.hub import HUB_PREFIX, read_hub_split
 from q8bert.spec.errors import InputError
-from q8bert.tasks.tasks import Task
+from q8bert.tasks.task import Task
 
 __all__ = ["read_file", "read_split"]
 
@@ -46,7 +46,8 @@ def read_split(task: Task, data_dir: str | Path, split: str, *, skip_malformed: 
         raise InputError(
             f"data folder {folder} does not exist; --data-dir is the task's own folder, e.g. GLUE/{task.name}"
         )
-    names = [task.files[split]] if split in task.files else [f"{split}{suffix}" for suffix in (".tsv", *_JSON_SUFFIXES)]
+    named = task.data.files.get(split)
+    names = [f"{split}{suffix}" for suffix in (".tsv", *_JSON_SUFFIXES)] if named is None else [named]
     for name in names:
         if (folder / name).is_file():
             return read_file(task, folder / name, labelled=True, skip_malformed=skip_malformed)
@@ -105,9 +106,9 @@ def _read_rows(path: Path, lines: list[bytes], first_line: int, parse: _ParseLin
 def _columns(task: Task, path: Path, first_line: bytes, *, labelled: bool) -> tuple[list[str], int]:
     """Return the column names of a TSV file and how many header lines it has."""
     header = first_line.removesuffix(b"\r").decode("utf-8", errors="replace").split("\t")
-    if task.headerless_columns and task.text_column not in header:
-        return list(task.headerless_columns), 0
-    needed = [task.text_column, task.text_pair_column, task.label_column if labelled else None]
+    if task.data.headerless_columns and task.data.text_column not in header:
+        return list(task.data.headerless_columns), 0
+    needed = [task.data.text_column, task.data.text_pair_column, task.data.label_column if labelled else None]
     missing = [name for name in needed if name is not None and name not in header]
     if missing:
         raise InputError(
@@ -133,9 +134,9 @@ def _tsv_line_parser(task: Task, columns: list[str], *, labelled: bool) -> _Pars
 
 
 def _json_line_parser(task: Task, *, labelled: bool) -> _ParseLine:
-    names: dict[str, str] = {"text": task.text_column, "label": task.label_column}
-    if task.text_pair_column:
-        names["text_pair"] = task.text_pair_column
+    names: dict[str, str] = {"text": task.data.text_column, "label": task.data.label_column}
+    if task.data.text_pair_column:
+        names["text_pair"] = task.data.text_pair_column
 
     def parse(line: bytes) -> Example:
         text = _decode(line, ["-"], 0)

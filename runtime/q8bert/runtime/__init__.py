@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     from q8bert.runtime.engines.options import RuntimeOptions
     from q8bert.runtime.gate.evaluation import EvaluationReport, evaluate
     from q8bert.runtime.gate.verification import VerificationReport, verify
-    from q8bert.runtime.predict.classifier import Classifier, Prediction
+    from q8bert.runtime.predict.classifier import Classifier
     from q8bert.runtime.service.async_classifier import AsyncClassifier
     from q8bert.runtime.service.service_counters import Histogram, ServiceSnapshot
+    from q8bert.tasks.head import Prediction
 
 __all__ = [
     "AsyncClassifier",
@@ -34,7 +35,7 @@ _HOMES = {
     "Classifier": "q8bert.runtime.predict.classifier",
     "EvaluationReport": "q8bert.runtime.gate.evaluation",
     "Histogram": "q8bert.runtime.service.service_counters",
-    "Prediction": "q8bert.runtime.predict.classifier",
+    "Prediction": "q8bert.tasks.head",
     "RuntimeOptions": "q8bert.runtime.engines.options",
     "ServiceSnapshot": "q8bert.runtime.service.service_counters",
     "VerificationReport": "q8bert.runtime.gate.verification",

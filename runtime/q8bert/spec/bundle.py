@@ -63,7 +63,7 @@ class Manifest:
 
     Attributes:
         precision: ``int8`` (quantized, whatever the method) or ``float32``.
-        task: The task as a JSON object; :func:`q8bert.tasks.tasks.task_from_json` reads it.
+        task: The task as a JSON object; :func:`q8bert.tasks.task.task_from_json` reads it.
         max_length: Longest input in tokens, special tokens included; longer ones are truncated.
         pad_token_id: Id that fills up shorter rows.
         input_names: Inputs of the graph, a subset of ``input_ids``, ``attention_mask``, ``token_type_ids``.

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from q8bert.machine.builds import require
 from q8bert.spec.errors import InputError
-from q8bert.tasks.tasks import Task
+from q8bert.tasks.task import Task
 
 __all__ = ["score"]
 
@@ -17,7 +17,7 @@ def score(task: Task, logits: NDArray[np.float32], labels: Sequence[int | float]
     """Compute every metric of a task.
 
     Args:
-        task: Names the metrics.
+        task: Says how logits are decided, and names the metrics.
         logits: Model outputs, shape ``(n, n_outputs)``.
         labels: Label ids or scores, length n.
 
@@ -33,8 +33,8 @@ def score(task: Task, logits: NDArray[np.float32], labels: Sequence[int | float]
         raise InputError(f"cannot score {len(logits)} predictions against {len(labels)} labels")
     if not np.all(np.isfinite(logits)):
         raise InputError("the model gave logits that are not finite (NaN or infinity)")
-    predictions = logits[:, 0] if task.is_regression else logits.argmax(axis=1)
-    return {name: _value(name, predictions, np.asarray(labels)) for name in task.metrics}
+    predictions = task.head.decide(logits)
+    return {name: _value(name, predictions, np.asarray(labels)) for name in task.data.metrics}
 
 
 def _value(name: str, predictions: NDArray[np.generic], labels: NDArray[np.generic]) -> float:

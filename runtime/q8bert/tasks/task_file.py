@@ -13,14 +13,15 @@
     train = "2025.tsv"
     dev = "2026.tsv"
 
-The keys are those of :class:`q8bert.tasks.tasks.Task`.
+The keys are ``labels`` and those of :class:`q8bert.tasks.data_set.DataSet`.
 """
 
 import tomllib
 from pathlib import Path
 
 from q8bert.spec.errors import ConfigError
-from q8bert.tasks.tasks import Task, glue_task, task_from_json
+from q8bert.tasks.glue import glue_task
+from q8bert.tasks.task import Task, task_from_json
 
 __all__ = ["choose_task", "read_task_file"]
 

@@ -10,7 +10,10 @@ from numpy.typing import NDArray
 
 from q8bert.runtime import Classifier, evaluate, verify
 from q8bert.spec.errors import BundleError, ConfigError, InputError
-from q8bert.tasks.tasks import Task, glue_task
+from q8bert.tasks.data_set import DataSet
+from q8bert.tasks.glue import glue_task
+from q8bert.tasks.head import Head
+from q8bert.tasks.task import Task
 
 
 def read_tsv(path: Path) -> list[list[str]]:
@@ -70,8 +73,12 @@ def test_the_batch_size_does_not_change_the_score(small: Any) -> None:
 
 def test_another_task_with_the_same_labels_brings_its_own_files_columns_and_metrics(small: Any, tmp_path: Path) -> None:
     diagnostic = Task(
-        "diagnostic", "phrase", None, "truth", ("negative", "positive"), ("matthews", "f1"), files={"dev": "probe.tsv"}
-    )
+        Head.of_labels(("negative", "positive")),
+        DataSet(
+            name="diagnostic", text_column="phrase", label_column="truth", metrics=("matthews", "f1"),
+            files={"dev": "probe.tsv"},
+        ),
+    )  # fmt: skip
     rows = read_tsv(small.data("SST-2") / "dev.tsv")
     names = {"0": "negative", "1": "positive"}
     lines = ["truth\tphrase", *(f"{names[code]}\t{text}" for text, code in rows)]
@@ -96,7 +103,10 @@ def test_another_task_with_other_labels_is_refused(small: Any, name: str) -> Non
 
 
 def test_a_task_of_pairs_is_refused_by_a_bundle_of_single_texts(small: Any, tmp_path: Path) -> None:
-    pairs = Task("pairs", "a", "b", "label", ("negative", "positive"), ("accuracy",))
+    pairs = Task(
+        Head.of_labels(("negative", "positive")),
+        DataSet(name="pairs", text_column="a", text_pair_column="b", label_column="label", metrics=("accuracy",)),
+    )
     (tmp_path / "dev.tsv").write_text("a\tb\tlabel\ngood\tbad\tpositive\n")
     with pytest.raises(InputError, match="task SST-2 takes single texts"):
         evaluate(small.bundle("SST-2", "int8"), tmp_path, task=pairs, threads=1)

@@ -23,7 +23,7 @@ from q8bert.runtime import Classifier
 from q8bert.runtime.engines.session import Session
 from q8bert.spec.bundle import open_bundle
 from q8bert.spec.errors import BundleError, ConfigError, InputError
-from q8bert.tasks.tasks import glue_task
+from q8bert.tasks.glue import glue_task
 
 
 def with_logits(bundle: Path, compute: Callable[[Mapping[str, Any]], NDArray[np.float32]]) -> Classifier:

@@ -63,7 +63,7 @@ def test_libraries_are_loaded_before_the_provider_starts(monkeypatch: pytest.Mon
 @pytest.mark.gpu
 @pytest.mark.skipif(not HAS_CUDA, reason="needs a CUDA device and the GPU build of ONNX Runtime Training")
 def test_training_on_cuda_follows_training_on_the_cpu(small: Any, tmp_path: Any) -> None:
-    from q8bert.tasks.tasks import glue_task
+    from q8bert.tasks.glue import glue_task
     from q8bert.training import TrainConfig, train
 
     metrics = []

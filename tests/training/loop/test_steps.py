@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from q8bert.spec.errors import CheckpointError, ConfigError, ModelError
-from q8bert.tasks.tasks import glue_task
+from q8bert.tasks.glue import glue_task
 from q8bert.text.tokenizer import Encoded
 from q8bert.training import TrainConfig, train
 from q8bert.training.loop.batches import TokenizedSplit, shared_out

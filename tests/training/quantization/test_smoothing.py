@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForSequenceClassification, BertConfig
 
 from q8bert.spec.errors import CalibrationError, CheckpointError
-from q8bert.tasks.tasks import glue_task
+from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train
 from q8bert.training.engines.engine import Batch
 from q8bert.training.engines.torch_engine import TorchEngine

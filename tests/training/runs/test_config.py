@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from q8bert.spec.errors import ConfigError
-from q8bert.tasks.tasks import glue_task
+from q8bert.tasks.glue import glue_task
 from q8bert.training.engines.config import ExecutionConfig
 from q8bert.training.loop.config import EvaluationConfig, OptimizationConfig, RecordConfig
 from q8bert.training.quantization.config import QuantizationConfig

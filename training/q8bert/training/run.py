@@ -94,8 +94,8 @@ class _Run:
         torch.manual_seed(config.seed)
         self._source = load_source_model(
             config.model,
-            n_outputs=config.task.n_outputs,
-            labels=config.task.labels,
+            n_outputs=config.task.head.n_outputs,
+            labels=config.task.head.labels,
             max_length=config.max_length,
             dropout=config.dropout,
         )
@@ -241,7 +241,7 @@ class _Run:
             lambda *, quantize: programs[quantize],
             weights,
             sites=sites,
-            n_outputs=config.task.n_outputs,
+            n_outputs=config.task.head.n_outputs,
             precision=config.execution.precision,
             threads=self._threads,
         )
@@ -252,7 +252,7 @@ class _Run:
             sites,
             quantize=quantize,
             input_names=self._source.input_names,
-            regression=self._config.task.is_regression,
+            regression=self._config.task.head.is_regression,
             precision=self._config.execution.precision,
             device_type=self._device.type,
             cache_dir=self._config.execution.cache_dir or user_cache_path("q8bert") / "graphs",
@@ -293,7 +293,7 @@ class _Run:
         tokenizer = Tokenizer.from_str(self._source.tokenizer.to_str())
         return tokenize_split(
             split,
-            self._config.task,
+            self._config.task.head,
             TextTokenizer(tokenizer, max_length=self._config.max_length),
             input_names=self._source.input_names,
             pad_token_id=self._source.pad_token_id,

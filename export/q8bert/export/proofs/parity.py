@@ -24,7 +24,7 @@ from q8bert.export.proofs.rounding_ties import RowTies, TieResolver
 from q8bert.runtime.engines.session import Session
 from q8bert.spec.errors import ParityError
 from q8bert.tasks.metrics import score
-from q8bert.tasks.tasks import Task
+from q8bert.tasks.task import Task
 from q8bert.training.engines.torch_engine import TorchEngine
 from q8bert.training.loop.batches import TokenizedSplit
 from q8bert.training.quantization.sites import Site
@@ -167,7 +167,7 @@ def compare(
     engine = TorchEngine(model, sites, simulation.weights)
     float_engine = TorchEngine(model, (), float_weights)
     resolving = TorchEngine(model, sites, simulation.weights, quantize=resolver)
-    exported = np.zeros((len(split), task.n_outputs), dtype=np.float32)
+    exported = np.zeros((len(split), task.head.n_outputs), dtype=np.float32)
     free, floats, resolved = np.zeros_like(exported), np.zeros_like(exported), np.zeros_like(exported)
     ties: dict[int, RowTies] = {}
     n_done = 0
@@ -191,7 +191,7 @@ def compare(
     alone = _difference(free, exported, task, labels)
     report = ParityReport(
         n_rows=len(split),
-        main_metric=task.main_metric,
+        main_metric=task.data.main_metric,
         exported=score(task, exported, labels),
         free=alone,
         resolved=_difference(resolved, exported, task, labels),
@@ -270,6 +270,6 @@ def _refuse_defects(report: ParityReport) -> None:
 
 
 def _differs(a: NDArray[np.float32], b: NDArray[np.float32], task: Task) -> NDArray[np.bool_]:
-    if task.is_regression:
+    if task.head.is_regression:
         return np.asarray(np.abs(a[:, 0] - b[:, 0]) > MAX_SCORE_DIFFERENCE)
     return np.asarray(a.argmax(axis=1) != b.argmax(axis=1))

@@ -11,7 +11,7 @@ from q8bert.runtime.engines.providers import CPU_PROVIDER, Provider
 from q8bert.runtime.predict.classifier import Classifier
 from q8bert.spec.errors import ConfigError
 from q8bert.tasks.metrics import score
-from q8bert.tasks.tasks import Task
+from q8bert.tasks.task import Task
 
 __all__ = ["EvaluationReport", "evaluate", "score_split"]
 
@@ -82,9 +82,10 @@ def evaluate(
     """
     classifier = Classifier.load(bundle, providers=providers, threads=threads)
     chosen = task or classifier.task
-    if chosen.labels != classifier.task.labels:
+    own = classifier.task.head
+    if chosen.head != own:
         raise ConfigError([
-            f"task {chosen.name} has the labels {list(chosen.labels)}, the bundle has {list(classifier.task.labels)}"
+            f"task {chosen.name} has the labels {list(chosen.head.labels)}, the bundle has {list(own.labels)}"
         ])  # fmt: skip
     rows = read_split(chosen, data_dir, split, skip_malformed=skip_malformed)
     rows.labels()
@@ -94,7 +95,7 @@ def evaluate(
         task=chosen.name,
         split=split,
         precision=classifier.precision,
-        main_metric=chosen.main_metric,
+        main_metric=chosen.data.main_metric,
         metrics=metrics,
         n_rows=len(rows.examples),
         n_skipped=len(rows.skipped),
@@ -125,8 +126,6 @@ def score_split(
     Returns:
         Every metric as a fraction, and the number of truncated rows.
     """
-    texts = [example.text for example in rows.examples]
-    pairs = [example.text_pair or "" for example in rows.examples] if task.text_pair_column else None
-    encoded = classifier.encode(texts, pairs)
+    encoded = classifier.encode(*rows.columns())
     logits = classifier.run(encoded, batch_size=batch_size, show_progress=show_progress)
     return score(task, logits, rows.labels()), len(encoded.truncated)

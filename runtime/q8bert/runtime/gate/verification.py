@@ -113,19 +113,20 @@ def verify(
         theirs, rows, task, batch_size=batch_size,
         show_progress=lambda done, total: show_progress(total + done, 2 * total),
     )  # fmt: skip
-    base = reference_metrics[task.main_metric]
+    main_metric = task.data.main_metric
+    base = reference_metrics[main_metric]
     if base <= 0:
         raise ConfigError([
-            f"the reference's {task.main_metric} is {base:.4f}; a relative loss needs a reference above zero. "
+            f"the reference's {main_metric} is {base:.4f}; a relative loss needs a reference above zero. "
             "Train the float model longer"
         ])  # fmt: skip
     size_ratio = theirs.bundle.model_size_bytes / ours.bundle.model_size_bytes
-    relative_loss = (base - metrics[task.main_metric]) / base
+    relative_loss = (base - metrics[main_metric]) / base
     failures = []
     if size_ratio < min_size_ratio:
         failures.append(f"size ratio {size_ratio:.3f} is below {min_size_ratio:g}")
     if relative_loss > max_relative_loss:
-        failures.append(f"relative loss {relative_loss:.2%} of {task.main_metric} is above {max_relative_loss:.2%}")
+        failures.append(f"relative loss {relative_loss:.2%} of {main_metric} is above {max_relative_loss:.2%}")
     return VerificationReport(
         passed=not failures,
         size_ratio=size_ratio,
@@ -134,7 +135,7 @@ def verify(
         max_relative_loss=max_relative_loss,
         task=task.name,
         split=split,
-        main_metric=task.main_metric,
+        main_metric=main_metric,
         metrics=metrics,
         reference_metrics=reference_metrics,
         n_rows=len(rows.examples),

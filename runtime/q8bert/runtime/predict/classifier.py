@@ -1,7 +1,7 @@
 """Texts in, labels and probabilities (or scores) out."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,30 +13,14 @@ from q8bert.runtime.engines.session import Session
 from q8bert.runtime.predict.rows import Texts, text_columns
 from q8bert.spec.bundle import Bundle, open_bundle
 from q8bert.spec.errors import BundleError, ConfigError, InputError
-from q8bert.tasks.tasks import Task, task_from_json
+from q8bert.tasks.head import Prediction
+from q8bert.tasks.task import Task, task_from_json
 from q8bert.text.batching import model_inputs, sorted_batches
 from q8bert.text.tokenizer import Encoded, TextTokenizer
 
-__all__ = ["Classifier", "Prediction"]
+__all__ = ["Classifier"]
 
 _ON_LONG = ("truncate", "refuse")
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The answer for one row.
-
-    Attributes:
-        label: Most probable label; None for regression.
-        probabilities: Probability of each label; None for regression.
-        score: Predicted score; None for classification.
-        truncated: Whether the row was longer than the bundle's maximum length and lost tokens.
-    """
-
-    label: str | None = None
-    probabilities: Mapping[str, float] | None = None
-    score: float | None = None
-    truncated: bool = False
 
 
 class Classifier:
@@ -214,15 +198,15 @@ class Classifier:
         if batch_size < 1:
             raise InputError(f"batch_size must be at least 1, got {batch_size}")
         manifest = self.bundle.manifest
-        logits = np.zeros((len(encoded), self.task.n_outputs), dtype=np.float32)
+        logits = np.zeros((len(encoded), self.task.head.n_outputs), dtype=np.float32)
         n_done = 0
         for rows in sorted_batches(encoded.lengths, batch_size):
             inputs = model_inputs(encoded, rows, manifest.input_names, pad_token_id=manifest.pad_token_id)
             output = self._session.run(inputs)
-            if output.shape != (len(rows), self.task.n_outputs):
+            if output.shape != (len(rows), self.task.head.n_outputs):
                 raise BundleError(
                     f"{self.bundle.path}: the model's output is {output.shape} for {len(rows)} rows; task "
-                    f"{self.task.name} needs a width of {self.task.n_outputs}"
+                    f"{self.task.name} needs a width of {self.task.head.n_outputs}"
                 )
             logits[rows] = output
             n_done += len(rows)
@@ -246,22 +230,12 @@ class Classifier:
         )
 
     def _predictions(self, logits: NDArray[np.float32], encoded: Encoded) -> list[Prediction]:
-        cut = encoded.truncated
-        if self.task.is_regression:
-            return [Prediction(score=float(value), truncated=row in cut) for row, value in enumerate(logits[:, 0])]
-        return [self._prediction(values, truncated=row in cut) for row, values in enumerate(_softmax(logits))]
-
-    def _prediction(self, probabilities: NDArray[np.float32], *, truncated: bool) -> Prediction:
-        named = {name: float(value) for name, value in zip(self.task.labels, probabilities, strict=True)}
-        return Prediction(self.task.labels[int(probabilities.argmax())], named, truncated=truncated)
+        predictions = self.task.head.decode(logits)
+        for row in encoded.truncated:
+            predictions[row] = replace(predictions[row], truncated=True)
+        return predictions
 
 
 def _check_on_long(on_long: str) -> None:
     if on_long not in _ON_LONG:
         raise ConfigError([f"on_long must be one of {', '.join(_ON_LONG)}, got {on_long!r}"])
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True, initial=-np.inf))
-    result: NDArray[np.float32] = shifted / shifted.sum(axis=1, keepdims=True)
-    return result

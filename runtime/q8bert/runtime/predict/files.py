@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from q8bert.data.examples import text_columns
 from q8bert.data.readers import read_file
 from q8bert.runtime.engines.providers import CPU_PROVIDER, Provider
-from q8bert.runtime.predict.classifier import Classifier, Prediction
+from q8bert.runtime.predict.classifier import Classifier
 from q8bert.spec.errors import InputError
 from q8bert.spec.files import PARTIAL
+from q8bert.tasks.head import Prediction
 
 __all__ = ["PredictionReport", "predict_file"]
 
@@ -80,16 +82,14 @@ def predict_file(
     if output.exists() and source.exists() and output.samefile(source):
         raise InputError(f"cannot write {output}: it is the input; give another --output")
     output = output.resolve()  # what a link points to is replaced, not the link
-    task = classifier.task
-    split = read_file(task, source, labelled=False, skip_malformed=skip_malformed)
+    split = read_file(classifier.task, source, labelled=False, skip_malformed=skip_malformed)
     n_truncated = 0
     partial = output.with_name(f"{output.name}.{os.getpid()}{PARTIAL}")
     try:
         with partial.open("w", encoding="utf-8") as file:
             for start in range(0, len(split.examples), _CHUNK):
                 chunk = split.examples[start : start + _CHUNK]
-                pairs = [example.text_pair or "" for example in chunk] if task.text_pair_column else None
-                answers = classifier.answers([example.text for example in chunk], pairs, batch_size=batch_size)
+                answers = classifier.answers(*text_columns(chunk), batch_size=batch_size)
                 for index, answer in enumerate(answers, start):
                     if isinstance(answer, InputError):
                         raise InputError(f"{source}, index {index}: {answer}") from answer

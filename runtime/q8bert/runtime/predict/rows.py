@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from q8bert.data.examples import is_unicode
 from q8bert.spec.errors import InputError
-from q8bert.tasks.tasks import Task
+from q8bert.tasks.task import Task
 
 __all__ = ["Texts", "text_columns"]
 
@@ -38,8 +38,8 @@ def text_columns(task: Task, texts: Texts, text_pairs: Sequence[str] | None) -> 
         else:
             raise InputError(f"row {number} must be a text or a pair of texts, got {row!r}")
     has_pairs = bool(second) or (text_pairs is not None)
-    if first and has_pairs != (task.text_pair_column is not None):
-        wanted = "pairs of texts" if task.text_pair_column else "single texts"
+    if first and has_pairs != task.data.has_pairs:
+        wanted = "pairs of texts" if task.data.has_pairs else "single texts"
         raise InputError(f"task {task.name} takes {wanted}")
     if has_pairs and len(first) != len(second):
         raise InputError(f"{len(first)} texts and {len(second)} second texts do not pair up")

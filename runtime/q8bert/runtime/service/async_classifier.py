@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
-from q8bert.runtime.predict.classifier import Classifier, Prediction
+from q8bert.runtime.predict.classifier import Classifier
 from q8bert.runtime.predict.rows import text_columns
 from q8bert.runtime.service.service_counters import ServiceCounters, ServiceSnapshot
 from q8bert.spec.errors import ClosedError, ConfigError, DeadlineError, InputError, QueueFullError
+from q8bert.tasks.head import Prediction
 
 __all__ = ["AsyncClassifier"]
 
@@ -264,5 +265,5 @@ class AsyncClassifier:
 
     def _compute(self, batch: Sequence[_Request]) -> list[Prediction | InputError]:
         texts = [request.text for request in batch]
-        pairs = [request.text_pair or "" for request in batch] if self._classifier.task.text_pair_column else None
+        pairs = [request.text_pair or "" for request in batch] if self._classifier.task.data.has_pairs else None
         return self._classifier.answers(texts, pairs, batch_size=self._max_batch_size)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from q8bert.data.examples import Split
-from q8bert.tasks.tasks import Task
+from q8bert.tasks.head import Head
 from q8bert.text.batching import model_inputs, shuffled_batches, sorted_batches
 from q8bert.text.tokenizer import Encoded, TextTokenizer
 from q8bert.training.engines.engine import Batch
@@ -141,13 +141,13 @@ def fingerprint(options: Mapping[str, object], splits: Sequence[TokenizedSplit])
 
 
 def tokenize_split(
-    split: Split, task: Task, tokenizer: TextTokenizer, *, input_names: tuple[str, ...], pad_token_id: int
+    split: Split, head: Head, tokenizer: TextTokenizer, *, input_names: tuple[str, ...], pad_token_id: int
 ) -> TokenizedSplit:
     """Tokenize every row of a labelled split.
 
     Args:
         split: The rows.
-        task: Says whether there are pairs and whether labels are scores.
+        head: Says whether labels are ids or scores.
         tokenizer: Text → ids.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
@@ -158,7 +158,5 @@ def tokenize_split(
     Raises:
         InputError: If a row has no label.
     """
-    texts = [example.text for example in split.examples]
-    pairs = [example.text_pair or "" for example in split.examples] if task.text_pair_column else None
-    labels = torch.tensor(split.labels(), dtype=torch.float32 if task.is_regression else torch.int64)
-    return TokenizedSplit(tokenizer.encode(texts, pairs), labels, input_names, pad_token_id)
+    labels = torch.tensor(split.labels(), dtype=torch.float32 if head.is_regression else torch.int64)
+    return TokenizedSplit(tokenizer.encode(*split.columns()), labels, input_names, pad_token_id)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from q8bert.tasks.metrics import score
-from q8bert.tasks.tasks import Task
+from q8bert.tasks.task import Task
 from q8bert.training.engines.engine import Engine
 from q8bert.training.loop.batches import TokenizedSplit, shared_out
 from q8bert.training.loop.gradients import clip_gradients_, mean_gradients, step_seed
@@ -142,7 +142,7 @@ def evaluate_split(
     Returns:
         Metric → fraction, the same on every process.
     """
-    logits = torch.zeros(len(split), task.n_outputs)
+    logits = torch.zeros(len(split), task.head.n_outputs)
     for rows, batch in split.evaluation_batches(batch_size, rank=processes.rank, n_processes=processes.count):
         logits[rows] = engine.logits(batch.inputs, amax).cpu()
     processes.sum_(logits)  # every row is zero on all processes but one
@@ -226,7 +226,7 @@ def _evaluated(parts: Parts, state: TrainingState, schedule: Schedule) -> Traini
     if not counts:
         parts.weights.refresh(quantize=schedule.is_quantized(step))
     progress = replace(state.progress, metrics=metrics, loss_sum=0.0, loss_count=0)
-    main = metrics[parts.task.main_metric]
+    main = metrics[parts.task.data.main_metric]
     if not counts:
         pass  # a float score is no rival to a quantized one
     elif main > progress.best_metric or progress.best_step == 0:

@@ -10,7 +10,7 @@ from typing import Any
 
 from q8bert.data.hub import HUB_PREFIX
 from q8bert.spec.errors import ConfigError
-from q8bert.tasks.tasks import Task, task_from_json
+from q8bert.tasks.task import Task, task_from_json
 from q8bert.training.engines.config import ExecutionConfig
 from q8bert.training.loop.config import EvaluationConfig, OptimizationConfig, RecordConfig
 from q8bert.training.options import build, check_options, flat_values, group, option, within
@@ -64,7 +64,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         """Check the options that stand in no group."""
         conflicts = []
-        if not self.task.has_training_data:
+        if not self.task.data.has_training_data:
             name = self.task.name
             conflicts.append(f"task {name} has no training data; train MNLI and predict its rows with the bundle")
         check_options(self, conflicts=conflicts)

@@ -1,24 +1,14 @@
-"""The table of tasks, and tasks of one's own."""
+"""Tasks of one's own, from a file."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from q8bert.spec.errors import ConfigError
+from q8bert.tasks.data_set import DataSet
+from q8bert.tasks.head import CLASSIFICATION, Head
+from q8bert.tasks.task import Task
 from q8bert.tasks.task_file import choose_task
-from q8bert.tasks.tasks import GLUE_TASKS, Task, glue_task, task_from_json
-
-
-def test_the_table_holds_the_ten_tasks_and_each_is_sound() -> None:
-    assert list(GLUE_TASKS) == ["CoLA", "SST-2", "MRPC", "STS-B", "QQP", "MNLI", "QNLI", "RTE", "WNLI", "AX"]
-    for name, task in GLUE_TASKS.items():
-        assert task.faults() == []
-        assert task_from_json(json.loads(json.dumps(task.to_json())), source="x") == task
-        assert glue_task(name.lower().replace("-", "")) is task
-    assert [name for name, task in GLUE_TASKS.items() if task.is_regression] == ["STS-B"]
-    with pytest.raises(ConfigError, match="unknown task 'SNLI'; GLUE has CoLA"):
-        glue_task("SNLI")
 
 
 def test_a_task_of_ones_own_is_read_from_a_file(tmp_path: Path) -> None:
@@ -26,11 +16,14 @@ def test_a_task_of_ones_own_is_read_from_a_file(tmp_path: Path) -> None:
     path.write_text(
         'name = "t"\ntext_column = "a"\nlabel_column = "l"\nlabels = ["x", "y"]\n[files]\ntrain = "t.tsv"\n'
     )
-    assert choose_task(None, path) == Task("t", "a", None, "l", ("x", "y"), ("accuracy",), files={"train": "t.tsv"})
+    assert choose_task(None, path) == Task(
+        Head(CLASSIFICATION, ("x", "y")),
+        DataSet(name="t", text_column="a", label_column="l", metrics=("accuracy",), files={"train": "t.tsv"}),
+    )
     path.write_text('name = "t"\ntext_column = "a"\nlabel_column = "l"\n')
-    assert choose_task(None, path).metrics == ("pearson", "spearman")
+    assert choose_task(None, path).data.metrics == ("pearson", "spearman")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as some editors save it
-    assert choose_task(None, path).text_column == "a"
+    assert choose_task(None, path).data.text_column == "a"
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         choose_task(None, tmp_path)
 

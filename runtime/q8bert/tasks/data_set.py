@@ -1,0 +1,62 @@
+"""Where the rows of a task stand, how they are written, and by what they are scored."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["METRICS", "REGRESSION_METRICS", "DataSet"]
+
+METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
+REGRESSION_METRICS = ("pearson", "spearman")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSet:
+    """The files of a task.
+
+    Attributes:
+        name: Name as users write it, for example ``STS-B``.
+        text_column: Column of the first (or only) text.
+        text_pair_column: Column of the second text, or None.
+        label_column: Column of the label or score.
+        label_codes: How the files write the labels, in id order; empty if they write the names.
+        metrics: Names of the metrics, see :data:`METRICS`. The first picks the best checkpoint and is
+            what the gate compares.
+        files: File name of each split, where it is not ``<split>.tsv`` or ``<split>.jsonl``.
+        headerless_columns: Column names for files that come without a header line.
+        hub_name: Configuration name in ``nyu-mll/glue``, or empty.
+        has_training_data: False for a diagnostic set that only evaluates.
+    """
+
+    name: str
+    text_column: str
+    text_pair_column: str | None = None
+    label_column: str
+    label_codes: tuple[str, ...] = ()
+    metrics: tuple[str, ...]
+    files: Mapping[str, str] = field(default_factory=dict)
+    headerless_columns: tuple[str, ...] = ()
+    hub_name: str = ""
+    has_training_data: bool = True
+
+    @property
+    def has_pairs(self) -> bool:
+        """Whether a row is a pair of texts."""
+        return self.text_pair_column is not None
+
+    @property
+    def main_metric(self) -> str:
+        """The metric that picks the best checkpoint and that the gate compares."""
+        return self.metrics[0]
+
+    def faults(self) -> list[str]:
+        """Return what is wrong with the definition, in words; empty when nothing is."""
+        faults = []
+        if not self.name:
+            faults.append("name is empty")
+        if len(set(self.label_codes)) != len(self.label_codes):
+            faults.append(f"label_codes must be different from one another, got {list(self.label_codes)}")
+        if self.label_column in {self.text_column, self.text_pair_column}:
+            faults.append(f"label_column {self.label_column!r} is a text column too")
+        if not self.metrics or not set(self.metrics) <= set(METRICS):
+            faults.append(f"metrics must be from {', '.join(METRICS)}, got {list(self.metrics)}")
+        return faults

@@ -1,0 +1,44 @@
+"""Checkpoints of earlier days are read."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from q8bert.training.loop.loss_scale import LossScale
+from q8bert.training.loop.progress import Progress
+from q8bert.training.quantization.sites import Site
+from q8bert.training.runs.checkpoint import load_checkpoint
+
+# as version 0.1.0 wrote it
+STATE_JSON = """
+{
+  "checkpoint_version": 3,
+  "progress": {
+    "step": 114, "metrics": {"accuracy": 0.94}, "best_step": 76, "best_metric": 0.945, "evaluations_since_best": 1,
+    "loss_sum": 0.0, "loss_count": 0
+  },
+  "loss_scale": {"scale": 1.0, "factor": 2.0, "window": 0, "steps_since_change": 114, "n_skipped": 0},
+  "sites": [
+    {"name": "a.query.input", "linears": ["a.query", "a.key"], "smoothing": [0, 3]},
+    {"name": "classifier.input", "linears": ["classifier"], "smoothing": []}
+  ],
+  "range_count": 122, "range_decay": 0.99, "input_names": ["input_ids", "attention_mask"], "pad_token_id": 0
+}
+"""
+
+
+def test_a_checkpoint_of_earlier_days_is_read(tmp_path: Path) -> None:
+    (tmp_path / "state.json").write_text(STATE_JSON)
+    save_file({"a.weight": torch.ones(2, 2)}, tmp_path / "model.safetensors")
+    save_file({"a.weight.exp_avg": torch.zeros(2, 2)}, tmp_path / "optimizer.safetensors")
+    save_file({"average": torch.tensor([2.0, 3.0], dtype=torch.float64)}, tmp_path / "ranges.safetensors")
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint.progress == Progress(114, {"accuracy": 0.94}, 76, 0.945, 1)
+    assert checkpoint.loss_scale == LossScale(steps_since_change=114)
+    assert checkpoint.sites == (
+        Site("a.query.input", ("a.query", "a.key"), (0, 3)), Site("classifier.input", ("classifier",)),
+    )  # fmt: skip
+    assert (checkpoint.ranges.count, checkpoint.ranges.decay) == (122, 0.99)
+    assert checkpoint.ranges.average.tolist() == [2.0, 3.0]
+    assert (checkpoint.input_names, checkpoint.pad_token_id) == (("input_ids", "attention_mask"), 0)
