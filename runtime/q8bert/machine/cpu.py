@@ -1,15 +1,28 @@
-"""What the CPU of this machine can do, as far as the system tells."""
+"""What the CPU of this machine is and can do, as far as the system tells."""
 
+import platform
 from pathlib import Path
 
-__all__ = ["cpu_features"]
+__all__ = ["cpu_description", "cpu_features"]
 
 # what decides how fast and how exact INT8 products are
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
+# the lines that are alike on all cores and name the CPU or its instructions, on x86 and on ARM
+_TELLING = ("model name", "flags", "Features", "CPU part")
 
 
 def cpu_features() -> tuple[str, ...]:
     """Return which of the instructions that matter to INT8 this CPU has; none where the system does not tell."""
-    info = Path("/proc/cpuinfo")
-    words = set(info.read_text(encoding="utf-8", errors="replace").split()) if info.is_file() else set()
+    words = {word for line in _telling_lines() for word in line.split()}
     return tuple(flag for flag in _FLAGS if flag in words)
+
+
+def cpu_description() -> list[str]:
+    """Return machine, name and instructions; two CPUs that differ in what they can run differ here."""
+    return [platform.machine(), platform.processor(), *_telling_lines()]
+
+
+def _telling_lines() -> list[str]:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    return sorted({line for line in lines if line.startswith(_TELLING)})

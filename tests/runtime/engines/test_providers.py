@@ -157,6 +157,7 @@ def test_a_provider_that_onnx_runtime_quietly_drops_is_an_error(monkeypatch: pyt
         get_available_providers=lambda: [CUDA, CPU],
     )
     monkeypatch.setattr("q8bert.runtime.engines.session.ort", stand_in)
+    monkeypatch.setattr("q8bert.runtime.engines.session_options.ort", stand_in)
     monkeypatch.setattr("q8bert.runtime.engines.providers.ort", stand_in)
     with pytest.raises(ProviderError, match="CUDAExecutionProvider was asked for, but there is no NVIDIA driver here"):
         monkeypatch.setattr("q8bert.runtime.engines.providers.cuda_driver", lambda: None)

@@ -4,13 +4,13 @@ QDQ nodes only say where numbers are rounded; whether a product then runs in int
 which leaves a product in float without a word when it does not know the pattern. So the optimized graph is looked at.
 """
 
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import onnx
 import onnxruntime as ort
+
+from q8bert.export.proofs.optimized import optimized_graph
 
 __all__ = ["FusionReport", "examine_fusion"]
 
@@ -46,13 +46,7 @@ def examine_fusion(model: onnx.ModelProto) -> FusionReport:
     Returns:
         The counts.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "optimized.onnx"
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        options.optimized_model_filepath = str(path)
-        ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        optimized = onnx.load(path)
+    optimized = optimized_graph(model)
     constants = {tensor.name for tensor in optimized.graph.initializer}
     for node in optimized.graph.node:  # in topological order
         if node.input and node.op_type in {"DequantizeLinear", "Transpose", "Cast"} and node.input[0] in constants:

@@ -5,15 +5,16 @@ observed. So the graph is observed *after* optimization: ONNX Runtime writes wha
 ``QuantizeLinear`` are added there, and the result runs with optimization switched off. Its logits are bit-equal.
 """
 
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
 
+from q8bert.export.proofs.optimized import CPU_ONLY, optimized_graph
+from q8bert.runtime.engines.options import RuntimeOptions
+from q8bert.runtime.engines.session_options import session_options
 from q8bert.spec.errors import ExportError
 from q8bert.training.quantization.sites import Site
 
@@ -33,21 +34,15 @@ class CodeObserver:
     """
 
     def __init__(self, model: onnx.ModelProto, sites: Sequence[Site], *, threads: int = 0) -> None:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "optimized.onnx"
-            options = _options(threads)
-            options.optimized_model_filepath = str(path)
-            ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-            optimized = onnx.load(path)
+        optimized = optimized_graph(model, threads=threads)
         outputs = _outputs_of_sites(optimized)
         missing = [site.name for site in sites if site.name not in outputs]
         if missing:
             raise ExportError(f"ONNX Runtime {ort.__version__} does not quantize {', '.join(missing)} any more")
         self._names = [outputs[site.name] for site in sites]
         optimized.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._names)
-        options = _options(threads)
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        self._session = ort.InferenceSession(optimized.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        options = session_options(RuntimeOptions(threads=threads, optimization="none"))
+        self._session = ort.InferenceSession(optimized.SerializeToString(), options, providers=CPU_ONLY)
 
     def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:
         """Compute logits and codes.
@@ -81,10 +76,3 @@ def _as_codes(array: NDArray[np.generic]) -> NDArray[np.float32]:
         batch, heads, seq, width = codes.shape
         codes = codes.transpose(0, 2, 1, 3).reshape(batch, seq, heads * width)
     return codes
-
-
-def _options(threads: int) -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads
-    return options

@@ -12,7 +12,6 @@ model the gain is little.
 import hashlib
 import json
 import os
-import platform
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -22,6 +21,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from q8bert.machine.builds import installed_ort_build
+from q8bert.machine.cpu import cpu_description
 from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.providers import NamedProviders
 from q8bert.spec.bundle import EXTERNAL_DATA_FILE
@@ -64,7 +64,7 @@ def entry_key(model: Path | bytes, *, providers: NamedProviders, options: Runtim
         "build": [build.distribution, build.version, ort.__version__],
         "providers": [[name, sorted(given.items())] for name, given in providers],
         "optimization": options.optimization,
-        "cpu": _cpu(),
+        "cpu": cpu_description(),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
@@ -118,11 +118,3 @@ def new_entry(folder: Path, key: str) -> Iterator[Path]:
         with path.open("rb") as file:
             os.fsync(file.fileno())
         path.replace(folder / f"{key}-{sha256_of(path)}.onnx")
-
-
-def _cpu() -> list[str]:
-    """Describe the CPU: machine, name and instructions, as far as the system tells."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
-    told = ("model name", "flags", "Features", "CPU part")
-    return [platform.machine(), platform.processor(), *sorted({line for line in lines if line.startswith(told)})]

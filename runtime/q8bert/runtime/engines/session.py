@@ -1,6 +1,7 @@
 """A loaded ONNX model on the execution providers that were asked for, and no others."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +20,11 @@ from q8bert.runtime.engines.providers import (
     named_providers,
     prepare_providers,
 )
+from q8bert.runtime.engines.session_options import session_options
 from q8bert.spec.errors import BundleError, ConfigError, ProviderError
 
 __all__ = ["CPU_PROVIDER", "Session", "run_bound"]
 
-_LEVELS = {
-    "none": "ORT_DISABLE_ALL",
-    "basic": "ORT_ENABLE_BASIC",
-    "extended": "ORT_ENABLE_EXTENDED",
-    "all": "ORT_ENABLE_ALL",
-}
 # What ONNX Runtime's errors hold when it was a provider that failed, and not the model
 _PROVIDER_MARKS = ("ExecutionProvider", "provider option", "provider_options")
 
@@ -121,10 +117,8 @@ def _open(model: Path | bytes, providers: NamedProviders, options: RuntimeOption
     key = entry_key(model, providers=providers, options=options)
     entry = find_entry(folder, key)
     if entry is not None:
-        ready = _session_options(providers, options)
-        ready.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
-            return _create(entry, ready, providers)
+            return _create(entry, _session_options(providers, replace(options, optimization="none")), providers)
         except BundleError as error:
             discard_entry(entry, reason=str(error))
     with new_entry(folder, key) as path:
@@ -132,13 +126,8 @@ def _open(model: Path | bytes, providers: NamedProviders, options: RuntimeOption
         return _create(model, chosen, providers)
 
 
-def _session_options(providers: NamedProviders, options: RuntimeOptions) -> Any:
-    chosen = ort.SessionOptions()
-    chosen.log_severity_level = 3
-    chosen.intra_op_num_threads = options.threads
-    chosen.enable_cpu_mem_arena = options.memory_arena
-    chosen.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[options.optimization])
-    chosen.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spinning)))
+def _session_options(providers: NamedProviders, options: RuntimeOptions) -> ort.SessionOptions:
+    chosen = session_options(options)
     if CPU_PROVIDER not in dict(providers):
         chosen.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return chosen
