@@ -10,6 +10,7 @@ from rich.table import Table
 
 from q8bert.console.command import GATE_FAILED, Speaker, exit_codes, line, progress_bar
 from q8bert.machine.builds import installed_ort_build, require
+from q8bert.runtime.engines.provider_table import CPU_PROVIDER
 from q8bert.tasks.task_file import choose_task
 
 if TYPE_CHECKING:
@@ -226,7 +227,7 @@ def _ready(*, as_json: bool, scoring: bool) -> Speaker:
 
 
 def _providers(given: list[str] | None) -> "list[Provider]":
-    from q8bert.runtime.engines.providers import CPU_PROVIDER, parse_provider  # noqa: PLC0415 - onnxruntime loads slowly
+    from q8bert.runtime.engines.providers import parse_provider  # noqa: PLC0415 - onnxruntime loads slowly
 
     return [parse_provider(text) for text in given or (CPU_PROVIDER,)]
 

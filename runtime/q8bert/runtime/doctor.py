@@ -9,6 +9,7 @@ from importlib.metadata import version
 from q8bert.machine.builds import installed_ort_build
 from q8bert.machine.cpu import cpu_features
 from q8bert.machine.cuda import cuda_driver, preload_cuda_libraries
+from q8bert.runtime.engines.provider_table import CUDA_PROVIDER
 from q8bert.spec.errors import MissingExtraError, OrtBuildError
 
 __all__ = ["DoctorReport", "examine"]
@@ -19,7 +20,6 @@ _MODULES_OF_EXTRA = {
     "hub": ("datasets",),
 }
 _GPU_BUILDS = ("onnxruntime-gpu", "onnxruntime-training")
-_CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
 @dataclass(frozen=True)
@@ -104,8 +104,8 @@ def _gpu_problems(
         problems.append(
             f'CUDA libraries are missing: {", ".join(missing)}. Run: pip install "q8bert[train-gpu]", which brings them'
         )
-    if _CUDA_PROVIDER not in providers:
-        problems.append(f"this build of ONNX Runtime lists no {_CUDA_PROVIDER}; install it again")
+    if CUDA_PROVIDER not in providers:
+        problems.append(f"this build of ONNX Runtime lists no {CUDA_PROVIDER}; install it again")
     if device and devices is None:
         problems.append("no NVIDIA driver was found (libcuda.so.1). Install it, or use the CPU builds of ONNX Runtime")
     elif device and not devices:

@@ -12,12 +12,11 @@ from typer.testing import Result
 
 from q8bert.machine.cuda import CudaDriver, cuda_driver
 from q8bert.runtime import Classifier, RuntimeOptions, evaluate
+from q8bert.runtime.engines.precision import running_precision, with_int8_enabled
 from q8bert.runtime.engines.providers import (
     bound_device,
     named_providers,
     parse_provider,
-    running_precision,
-    with_int8_enabled,
 )
 from q8bert.runtime.engines.session import Session, run_bound
 from q8bert.spec.errors import ConfigError, ProviderError

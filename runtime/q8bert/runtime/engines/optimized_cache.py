@@ -23,15 +23,13 @@ import onnxruntime as ort
 from q8bert.machine.builds import installed_ort_build
 from q8bert.machine.cpu import cpu_description
 from q8bert.runtime.engines.options import RuntimeOptions
+from q8bert.runtime.engines.provider_table import facts_of
 from q8bert.runtime.engines.providers import NamedProviders
 from q8bert.spec.bundle import EXTERNAL_DATA_FILE
 from q8bert.spec.errors import ConfigError
 from q8bert.spec.files import sha256_of
 
 __all__ = ["discard_entry", "entry_key", "find_entry", "new_entry"]
-
-# Providers whose optimized graph is an ordinary ONNX file; others compile parts of it, which cannot be saved so.
-_SAVABLE = frozenset({"CPUExecutionProvider", "CUDAExecutionProvider"})
 
 
 def entry_key(model: Path | bytes, *, providers: NamedProviders, options: RuntimeOptions) -> str:
@@ -51,7 +49,7 @@ def entry_key(model: Path | bytes, *, providers: NamedProviders, options: Runtim
     faults = [
         f"cache_dir cannot be used with {name}, which compiles the graph itself; use the cache in its own options"
         for name, _ in providers
-        if name not in _SAVABLE
+        if not facts_of(name).is_savable
     ]
     if isinstance(model, Path) and (model.parent / EXTERNAL_DATA_FILE).exists():
         # ONNX Runtime writes a graph that looks for the data beside itself

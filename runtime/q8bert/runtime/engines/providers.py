@@ -1,4 +1,4 @@
-"""Execution providers: what may be asked for, what is there, and in which precision each runs an INT8 graph.
+"""Execution providers: what may be asked for, and whether it is there.
 
 A provider is a name, or a name and its options, as ONNX Runtime itself takes them. ONNX Runtime leaves a provider out
 with no more than a warning when its libraries or its device are missing, and gives nodes that a provider cannot run to
@@ -11,10 +11,10 @@ import onnxruntime as ort
 
 from q8bert.machine.builds import installed_ort_build
 from q8bert.machine.cuda import cuda_driver, preload_cuda_libraries
+from q8bert.runtime.engines.provider_table import CPU_PROVIDER, facts_of
 from q8bert.spec.errors import ConfigError, ProviderError
 
 __all__ = [
-    "CPU_PROVIDER",
     "NamedProviders",
     "Provider",
     "bound_device",
@@ -22,16 +22,11 @@ __all__ = [
     "named_providers",
     "parse_provider",
     "prepare_providers",
-    "running_precision",
-    "with_int8_enabled",
 ]
 
 Provider = str | tuple[str, Mapping[str, object]]
 NamedProviders = tuple[tuple[str, Mapping[str, str]], ...]
 
-CPU_PROVIDER = "CPUExecutionProvider"
-_CUDA, _TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
-_CUDA_PROVIDERS = frozenset({_CUDA, _TENSORRT, "NvTensorRTRTXExecutionProvider"})
 # A captured graph reads the addresses of its first inputs again and again; every call here brings its own.
 _CUDA_GRAPH_OPTIONS = ("enable_cuda_graph", "trt_cuda_graph_enable")
 _OFF = frozenset({"0", "False", "false"})
@@ -118,8 +113,8 @@ def prepare_providers(providers: NamedProviders) -> None:
             f"execution provider {', '.join(unknown) or 'none'} was asked for, but {build.distribution} "
             f"{build.version} has {', '.join(available)}. For CUDA install q8bert[runtime-gpu] in its own environment"
         )
-    if asked := [name for name, _ in providers if name in _CUDA_PROVIDERS]:
-        _prepare_cuda(asked[0])
+    if on_cuda := [name for name, _ in providers if facts_of(name).needs_cuda]:
+        _prepare_cuda(on_cuda[0])
 
 
 def check_active(providers: NamedProviders, active: Sequence[str]) -> None:
@@ -144,51 +139,8 @@ def check_active(providers: NamedProviders, active: Sequence[str]) -> None:
 def bound_device(providers: NamedProviders) -> tuple[str, int] | None:
     """Return kind and number of the device that inputs and outputs are bound to; None for main memory."""
     name, options = providers[0]
-    if name not in {_CUDA, _TENSORRT}:
-        return None
-    return "cuda", int(options.get("device_id", 0))
-
-
-def with_int8_enabled(providers: Sequence[Provider]) -> NamedProviders:
-    """Let TensorRT take a quantized graph, which it refuses unless told; what the caller says himself stands."""
-    return tuple(
-        (name, {"trt_int8_enable": "True", **options} if name == _TENSORRT else options)
-        for name, options in named_providers(providers)
-    )
-
-
-def running_precision(providers: NamedProviders, precision: str, *, optimization: str = "all") -> tuple[str, str]:
-    """Say in which precision the matrix products of a bundle really run.
-
-    Args:
-        providers: In order of preference; the first one decides.
-        precision: The bundle's: ``int8`` or ``float32``.
-        optimization: Level of graph optimization, as in :class:`~q8bert.runtime.engines.options.RuntimeOptions`.
-
-    Returns:
-        ``int8``, ``float32`` or ``unknown``, and a sentence that says why.
-    """
-    name, options = providers[0]
-    if precision != "int8":
-        return "float32", "The bundle is a float32 one."
-    if name == CPU_PROVIDER and optimization in {"none", "basic"}:
-        return "float32", (
-            f"At optimization level {optimization!r} the CPU provider dequantizes and multiplies in float32; "
-            "'extended' and 'all' use its INT8 kernels."
-        )
-    if name == CPU_PROVIDER:
-        return "int8", "The CPU provider fuses quantized products to INT8 kernels."
-    if name == _TENSORRT and str(options.get("trt_int8_enable", True)).lower() in {"0", "false"}:
-        return "unknown", "trt_int8_enable is off, and TensorRT does not take a quantized graph without it."
-    known = {
-        _TENSORRT: ("int8", "TensorRT builds INT8 engines from quantized graphs."),
-        _CUDA: (
-            "float32",
-            "The CUDA provider has no INT8 kernels for quantized graphs: it dequantizes and multiplies in float32. "
-            f"{_TENSORRT} runs this bundle in INT8.",
-        ),
-    }
-    return known.get(name, ("unknown", f"It was not tried in which precision {name} runs quantized graphs."))
+    memory = facts_of(name).memory
+    return None if memory is None else (memory, int(options.get("device_id", 0)))
 
 
 def _prepare_cuda(name: str) -> None:

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from q8bert.runtime.engines.optimized_cache import discard_entry, entry_key, find_entry, new_entry
 from q8bert.runtime.engines.options import RuntimeOptions
+from q8bert.runtime.engines.provider_table import CPU_PROVIDER
 from q8bert.runtime.engines.providers import (
-    CPU_PROVIDER,
     NamedProviders,
     Provider,
     bound_device,
@@ -23,7 +23,7 @@ from q8bert.runtime.engines.providers import (
 from q8bert.runtime.engines.session_options import session_options
 from q8bert.spec.errors import BundleError, ConfigError, ProviderError
 
-__all__ = ["CPU_PROVIDER", "Session", "run_bound"]
+__all__ = ["Session", "run_bound"]
 
 # What ONNX Runtime's errors hold when it was a provider that failed, and not the model
 _PROVIDER_MARKS = ("ExecutionProvider", "provider option", "provider_options")

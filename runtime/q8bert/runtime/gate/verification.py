@@ -6,7 +6,8 @@ from math import isfinite
 from pathlib import Path
 
 from q8bert.data.readers import read_split
-from q8bert.runtime.engines.providers import CPU_PROVIDER, Provider
+from q8bert.runtime.engines.provider_table import CPU_PROVIDER
+from q8bert.runtime.engines.providers import Provider
 from q8bert.runtime.gate.evaluation import score_split
 from q8bert.runtime.predict.classifier import Classifier
 from q8bert.spec.errors import ConfigError

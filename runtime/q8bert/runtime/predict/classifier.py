@@ -8,7 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q8bert.runtime.engines.options import RuntimeOptions
-from q8bert.runtime.engines.providers import CPU_PROVIDER, Provider, running_precision, with_int8_enabled
+from q8bert.runtime.engines.precision import running_precision, with_int8_enabled
+from q8bert.runtime.engines.provider_table import CPU_PROVIDER
+from q8bert.runtime.engines.providers import Provider
 from q8bert.runtime.engines.session import Session
 from q8bert.runtime.predict.rows import Texts, text_columns
 from q8bert.spec.bundle import Bundle, open_bundle

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from q8bert.data.examples import text_columns
 from q8bert.data.readers import read_file
-from q8bert.runtime.engines.providers import CPU_PROVIDER, Provider
+from q8bert.runtime.engines.provider_table import CPU_PROVIDER
+from q8bert.runtime.engines.providers import Provider
 from q8bert.runtime.predict.classifier import Classifier
 from q8bert.spec.errors import InputError
 from q8bert.spec.files import PARTIAL
