@@ -74,10 +74,10 @@ class Split:
         Raises:
             InputError: If a row has no label, as in GLUE's test files.
         """
-        found = [example.label for example in self.examples if example.label is not None]
-        if len(found) != len(self.examples):
+        labels = [example.label for example in self.examples if example.label is not None]
+        if len(labels) != len(self.examples):
             raise InputError(f"{self.source} has rows without labels; it can be predicted but not scored")
-        return found
+        return labels
 
 
 def text_columns(examples: Sequence[Example]) -> tuple[list[str], list[str] | None]:
@@ -160,13 +160,13 @@ def _has_numbers(task: Task) -> bool:
 
 
 def _label(task: Task, value: object) -> int:
-    found = task.label_id(value) if isinstance(value, str) else None
+    number = task.label_id(value) if isinstance(value, str) else None
     if isinstance(value, int) and not isinstance(value, bool):
-        found = task.label_id(str(value))
+        number = task.label_id(str(value))
         # an id, but where labels are numbers themselves: there 0 would be taken for the first of 1, 2, 3
-        if found is None and 0 <= value < len(task.head.labels) and not _has_numbers(task):
-            found = value
-    if found is None:
+        if number is None and 0 <= value < len(task.head.labels) and not _has_numbers(task):
+            number = value
+    if number is None:
         allowed = ", ".join(dict.fromkeys((*task.data.label_codes, *task.head.labels)))
         raise CellError(task.data.label_column, value, f"unknown label (allowed: {allowed})")
-    return found
+    return number

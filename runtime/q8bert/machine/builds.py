@@ -49,22 +49,22 @@ def installed_ort_build() -> OrtBuild:
         OrtBuildError: If there are two or more.
         MissingExtraError: If there is none.
     """
-    found = [OrtBuild(name, found) for name in _EXTRA_OF_BUILD if (found := _version_of(name)) is not None]
-    if not found:
+    builds = [OrtBuild(name, number) for name in _EXTRA_OF_BUILD if (number := _version_of(name)) is not None]
+    if not builds:
         raise MissingExtraError(
             'no ONNX Runtime is installed. Run: pip install "q8bert[runtime]" to run models, '
             'or pip install "q8bert[train]" to train them'
         )
-    if len(found) > 1:
-        names = [build.distribution for build in found]
+    if len(builds) > 1:
+        names = [build.distribution for build in builds]
         keep = names[0]
         raise OrtBuildError(
-            f"{len(found)} builds of ONNX Runtime are installed together ({', '.join(names)}); they overwrite "
+            f"{len(builds)} builds of ONNX Runtime are installed together ({', '.join(names)}); they overwrite "
             f"each other's files. Run: pip uninstall -y {' '.join(names)} && "
             f'pip install "q8bert[{_EXTRA_OF_BUILD[keep]}]" (or the extra of the build you want; one to an '
             "environment)"
         )
-    return found[0]
+    return builds[0]
 
 
 def require(*modules: str, extra: str, purpose: str) -> None:

@@ -148,10 +148,10 @@ def open_bundle(path: Path | str) -> Bundle:
 
 
 def _parse(content: Mapping[str, object], *, source: Path) -> Manifest:
-    found = content.get("format_version")
-    if found != FORMAT_VERSION:
+    version = content.get("format_version")
+    if version != FORMAT_VERSION:
         raise BundleError(
-            f"{source}: format_version is {found!r}, this release reads {FORMAT_VERSION}. "
+            f"{source}: format_version is {version!r}, this release reads {FORMAT_VERSION}. "
             "Export the run again with this release"
         )
     faults = [

@@ -189,20 +189,20 @@ def build(config: type[Config], values: Mapping[str, Any]) -> Config:
         ConfigError: If there are faults; it names those of all groups together.
         TypeError: If a name is unknown, or an option that must be given is missing.
     """
-    rest, own = dict(values), dict[str, Any]()
+    ungrouped, own = dict(values), dict[str, Any]()
     faults: list[str] = []
     for known in fields(config):  # type: ignore[arg-type]
         kind = known.metadata.get(_GROUP)
-        if kind is None and known.name in rest:
-            own[known.name] = rest.pop(known.name)
+        if kind is None and known.name in ungrouped:
+            own[known.name] = ungrouped.pop(known.name)
         elif kind is not None:
-            given = {inner.name: rest.pop(inner.name) for inner in fields(kind) if inner.name in rest}
+            given = {inner.name: ungrouped.pop(inner.name) for inner in fields(kind) if inner.name in ungrouped}
             try:
                 own[known.name] = kind(**given)
             except ConfigError as error:
                 faults += error.faults
-    if rest:
-        raise TypeError(f"unknown options: {', '.join(sorted(rest))}")
+    if ungrouped:
+        raise TypeError(f"unknown options: {', '.join(sorted(ungrouped))}")
     try:
         built = config(**own)
     except ConfigError as error:

@@ -56,12 +56,12 @@ def _quantization(
 ) -> dict[str, object]:
     if method == "none":
         return {}
-    found: dict[str, object] = {"method": method, "num_bits": 8, "products": asdict(fusion)}
+    description: dict[str, object] = {"method": method, "num_bits": 8, "products": asdict(fusion)}
     if trained.amax is None or saturation is None:
-        return found
+        return description
     weights, sites = trained.weights, trained.checkpoint.sites
     scales = scale_from_amax(trained.amax).tolist()
-    return found | {
+    return description | {
         "quantize_from": trained.config.quantization.quantize_from,
         "saturation": asdict(saturation),
         "weight_granularity": trained.config.quantization.granularity,

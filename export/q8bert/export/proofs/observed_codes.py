@@ -59,12 +59,12 @@ class CodeObserver:
 
 
 def _outputs_of_sites(optimized: onnx.ModelProto) -> dict[str, str]:
-    found = {}
+    outputs = {}
     for node in optimized.graph.node:
         if node.op_type == "QuantizeLinear":
             # the optimizer keeps the scale's name, which is the site's with the pair's half it belonged to
-            found[node.input[1].rpartition(".")[0]] = node.output[0]
-    return found
+            outputs[node.input[1].rpartition(".")[0]] = node.output[0]
+    return outputs
 
 
 def _as_codes(array: NDArray[np.generic]) -> NDArray[np.float32]:

@@ -71,10 +71,10 @@ def find_entry(folder: Path, key: str) -> Path | None:
     """Return the entry of a key, its bytes checked; altered ones are deleted with a warning."""
     for path in sorted(folder.glob(f"{key}-*.onnx")):
         try:
-            found = sha256_of(path)
+            digest = sha256_of(path)
         except FileNotFoundError:  # another process discarded it meanwhile
             continue
-        if found == path.stem.partition("-")[2]:
+        if digest == path.stem.partition("-")[2]:
             return path
         discard_entry(path, reason="its bytes are not those that its name says")
     return None

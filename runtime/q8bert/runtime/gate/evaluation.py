@@ -17,7 +17,7 @@ from q8bert.tasks.task import Task
 __all__ = ["EvaluationReport", "evaluate", "score_split"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class EvaluationReport:
     """Scores of a bundle.
 
@@ -25,27 +25,27 @@ class EvaluationReport:
         task: Name of the task.
         split: Name of the split.
         precision: What the provider really multiplied in: ``int8``, ``float32`` or ``unknown``.
+        precision_note: Why it is that precision.
         main_metric: The metric that the gate compares.
         metrics: Every metric of the task, as a fraction.
         n_rows: Rows scored.
-        n_skipped: Malformed rows left out.
-        seconds: From text to label, loading excluded.
-        skipped: The malformed rows, one line each.
         n_truncated: Rows longer than the bundle's maximum length, which lost tokens.
-        precision_note: Why it is that precision.
+        n_skipped: Malformed rows left out.
+        skipped: The malformed rows, one line each.
+        seconds: From text to label, loading excluded.
     """
 
     task: str
     split: str
     precision: str
+    precision_note: str
     main_metric: str
     metrics: Mapping[str, float]
     n_rows: int
+    n_truncated: int
     n_skipped: int
+    skipped: tuple[str, ...]
     seconds: float
-    skipped: tuple[str, ...] = ()
-    n_truncated: int = 0
-    precision_note: str = ""
 
 
 def evaluate(

@@ -15,47 +15,47 @@ from q8bert.spec.errors import ConfigError
 __all__ = ["VerificationReport", "verify"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class VerificationReport:
     """What the gate found.
 
     Attributes:
         passed: Whether both conditions hold.
+        failures: Why it did not pass, in words; empty when it did.
         size_ratio: Bytes of the reference's model over bytes of the bundle's (``model.onnx`` and external data).
         min_size_ratio: Smallest ratio that passes.
         relative_loss: ``(reference − bundle) / reference`` of the main metric; negative is a gain.
         max_relative_loss: Largest loss that passes.
         task: Name of the task.
         split: Name of the split.
+        precision: What the provider really multiplied in, for the bundle: ``int8``, ``float32`` or ``unknown``.
+        precision_note: Why it is that precision.
         main_metric: The metric compared.
         metrics: All metrics of the bundle, as fractions.
         reference_metrics: All metrics of the reference.
         n_rows: Rows scored.
-        failures: Why it did not pass, in words; empty when it did.
+        n_truncated: Rows longer than the bundle's maximum length, which lost tokens.
         n_skipped: Malformed rows left out.
         skipped: Those rows, one line each.
-        n_truncated: Rows longer than the bundle's maximum length, which lost tokens.
-        precision: What the provider really multiplied in, for the bundle: ``int8``, ``float32`` or ``unknown``.
-        precision_note: Why it is that precision.
     """
 
     passed: bool
+    failures: tuple[str, ...]
     size_ratio: float
     min_size_ratio: float
     relative_loss: float
     max_relative_loss: float
     task: str
     split: str
+    precision: str
+    precision_note: str
     main_metric: str
     metrics: Mapping[str, float]
     reference_metrics: Mapping[str, float]
     n_rows: int
-    failures: tuple[str, ...]
-    n_skipped: int = 0
-    skipped: tuple[str, ...] = ()
-    n_truncated: int = 0
-    precision: str = ""
-    precision_note: str = ""
+    n_truncated: int
+    n_skipped: int
+    skipped: tuple[str, ...]
 
 
 def verify(

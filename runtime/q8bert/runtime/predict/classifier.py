@@ -138,8 +138,8 @@ class Classifier:
         """
         encoded = self._encode(texts, text_pairs)
         refused = encoded.truncated if self.on_long == "refuse" else frozenset()
-        kept = encoded.select([row for row in range(len(encoded)) if row not in refused])
-        predictions = iter(self._predictions(self.run(kept, batch_size=batch_size), kept))
+        accepted = encoded.select([row for row in range(len(encoded)) if row not in refused])
+        predictions = iter(self._predictions(self.run(accepted, batch_size=batch_size), accepted))
         return [self._too_long("the text") if row in refused else next(predictions) for row in range(len(encoded))]
 
     def logits(

@@ -21,23 +21,23 @@ __all__ = ["PredictionReport", "predict_file"]
 _CHUNK = 4096
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class PredictionReport:
     """What was predicted.
 
     Attributes:
-        n_rows: Rows predicted.
-        n_skipped: Malformed rows left out.
         output: The file written.
-        skipped: The malformed rows, one line each.
+        n_rows: Rows predicted.
         n_truncated: Rows longer than the bundle's maximum length, which lost tokens.
+        n_skipped: Malformed rows left out.
+        skipped: The malformed rows, one line each.
     """
 
-    n_rows: int
-    n_skipped: int
     output: str
-    skipped: tuple[str, ...] = ()
-    n_truncated: int = 0
+    n_rows: int
+    n_truncated: int
+    n_skipped: int
+    skipped: tuple[str, ...]
 
 
 def predict_file(
@@ -103,7 +103,13 @@ def predict_file(
     finally:
         partial.unlink(missing_ok=True)
     skipped = tuple(str(row) for row in split.skipped)
-    return PredictionReport(len(split.examples), len(skipped), str(output), skipped, n_truncated)
+    return PredictionReport(
+        output=str(output),
+        n_rows=len(split.examples),
+        n_truncated=n_truncated,
+        n_skipped=len(skipped),
+        skipped=skipped,
+    )
 
 
 def _line(index: int, prediction: Prediction) -> str:

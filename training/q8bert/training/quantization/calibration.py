@@ -62,14 +62,14 @@ def channel_amax(model: nn.Module, sites: Sequence[Site], inputs: Mapping[str, T
     Returns:
         Float32 ``(features,)`` of each site, real units.
     """
-    found: dict[str, Tensor] = {}
+    largest: dict[str, Tensor] = {}
     mask = inputs["attention_mask"].bool()
 
     def hook(site: Site) -> torch.utils.hooks.RemovableHandle:
         def observe(_: nn.Module, args: tuple[Tensor, ...]) -> None:
             # a two-dimensional x has one row a text and no padding
             x = args[0][mask] if args[0].dim() == 3 else args[0]
-            found[site.name] = x.abs().amax(dim=0)
+            largest[site.name] = x.abs().amax(dim=0)
 
         return model.get_submodule(site.linears[0]).register_forward_pre_hook(observe)
 
@@ -80,7 +80,7 @@ def channel_amax(model: nn.Module, sites: Sequence[Site], inputs: Mapping[str, T
     finally:
         for handle in handles:
             handle.remove()
-    return [found[site.name] for site in sites]
+    return [largest[site.name] for site in sites]
 
 
 def _largest_of_all(

@@ -91,11 +91,11 @@ def matching_layers(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...
     idle = [pattern for pattern in patterns if not fnmatch.filter(names, pattern)]
     if idle:
         raise ModelError(f"keep_float: no layer matches {', '.join(idle)}; there are {', '.join(names)}")
-    found = tuple(name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
+    matching = tuple(name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns))
     linears = {name for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    if linears <= set(found):
+    if linears <= set(matching):
         raise ModelError("keep_float leaves no Linear to quantize; train the float twin with --no-quantize instead")
-    return found
+    return matching
 
 
 def find_sites(model: nn.Module, *, keep_float: Sequence[str] = ()) -> tuple[Site, ...]:
@@ -135,8 +135,8 @@ def find_sites(model: nn.Module, *, keep_float: Sequence[str] = ()) -> tuple[Sit
         model.train(training)
         for handle in handles:
             handle.remove()
-    found = [name for _, linears in readers for name in linears]
-    wrong = sorted(set(names.values()) - set(found)) + sorted({name for name in found if found.count(name) > 1})
+    reached = [name for _, linears in readers for name in linears]
+    wrong = sorted(set(names.values()) - set(reached)) + sorted({name for name in reached if reached.count(name) > 1})
     if wrong:
         raise ModelError(
             f"these Linear layers of {type(model).__name__} are not run exactly once: {', '.join(wrong)}; "

@@ -37,15 +37,15 @@ def quantized_parameters(
     Returns:
         Parameter name → its grid.
     """
-    found = {}
+    grids = {}
     for name, module in model.named_modules():
         if name in keep_float:
             continue
         if isinstance(module, nn.Linear):
-            found[f"{name}.weight"] = WeightGrid(per_channel, saturation_free)
+            grids[f"{name}.weight"] = WeightGrid(per_channel, saturation_free)
         elif isinstance(module, nn.Embedding):
-            found[f"{name}.weight"] = TABLE_GRID
-    return found
+            grids[f"{name}.weight"] = TABLE_GRID
+    return grids
 
 
 @dataclass(frozen=True)

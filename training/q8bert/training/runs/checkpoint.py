@@ -81,11 +81,11 @@ class Checkpoint:
 
 def checkpoint_folders(run: Path) -> dict[int, Path]:
     """Return the checkpoints of a run by step, oldest first; what is still being written has another name."""
-    found = {}
+    folders = {}
     for path in (run / "checkpoints").glob("step-*"):
         if match := _FOLDER_PATTERN.fullmatch(path.name):
-            found[int(match[1])] = path
-    return dict(sorted(found.items()))
+            folders[int(match[1])] = path
+    return dict(sorted(folders.items()))
 
 
 def save_checkpoint(
@@ -152,8 +152,8 @@ def prune_checkpoints(run: Path, *, keep: int, best_step: int) -> None:
     for step in list(folders)[:-keep]:
         if step != best_step:
             remove_folder(folders[step])
-    for rest in (run / "checkpoints").glob(f"*{PARTIAL}"):
-        shutil.rmtree(rest)
+    for unfinished in (run / "checkpoints").glob(f"*{PARTIAL}"):
+        shutil.rmtree(unfinished)
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -197,10 +197,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def _check_version(state: Mapping[str, Any], path: Path) -> None:
-    found = state.get("checkpoint_version")
-    if found != CHECKPOINT_VERSION:
+    version = state.get("checkpoint_version")
+    if version != CHECKPOINT_VERSION:
         raise CheckpointError(
-            f"checkpoint {path} is of version {found!r}; this release of q8bert reads version {CHECKPOINT_VERSION}"
+            f"checkpoint {path} is of version {version!r}; this release of q8bert reads version {CHECKPOINT_VERSION}"
         )
 
 

@@ -60,8 +60,8 @@ def check_fits(checkpoint: Checkpoint, model: PreTrainedModel, sites: tuple[Site
             other parameters.
     """
     _check_weights(checkpoint, model)
-    found = tuple(replace(site, smoothing=()) for site in checkpoint.sites)
-    if found != sites or len(checkpoint.ranges.average) != len(sites):
+    unsmoothed = tuple(replace(site, smoothing=()) for site in checkpoint.sites)
+    if unsmoothed != sites or len(checkpoint.ranges.average) != len(sites):
         raise CheckpointError(
             f"{checkpoint.path} has ranges of other activations than this model; it was made with other versions of "
             "transformers or q8bert"

@@ -82,14 +82,14 @@ def read_run(path: Path) -> TrainConfig:
     try:
         content = read_json(path / RUN_FILE)
         options = content["options"]
-        found = content["run_version"]
+        version = content["run_version"]
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path} is not the folder of a training run ({type(error).__name__}: {error}). "
             "Make one with `q8bert train`"
         ) from error
-    if found != RUN_VERSION or not isinstance(options, dict):
-        raise CheckpointError(f"{path} is a run of version {found!r}; this release reads {RUN_VERSION}")
+    if version != RUN_VERSION or not isinstance(options, dict):
+        raise CheckpointError(f"{path} is a run of version {version!r}; this release reads {RUN_VERSION}")
     return TrainConfig.from_identity(options, output_dir=path)
 
 

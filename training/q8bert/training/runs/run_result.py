@@ -7,7 +7,7 @@ from pathlib import Path
 __all__ = ["RunResult"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunResult:
     """What a finished run came to.
 
@@ -16,15 +16,15 @@ class RunResult:
         best_step: Step of the best checkpoint.
         metrics: Its scores on the dev split, as fractions. They also picked it, so they flatter it a little.
         n_steps: Optimizer steps in all.
-        skipped: Malformed rows that were left out, one line each.
-        float_layers: Linear and Embedding layers that were left in float on request.
         n_skipped_steps: Steps left out because a float16 gradient overflowed.
+        float_layers: Linear and Embedding layers that were left in float on request.
+        skipped: Malformed rows that were left out, one line each.
     """
 
     path: Path
     best_step: int
     metrics: Mapping[str, float]
     n_steps: int
-    skipped: tuple[str, ...] = ()
-    float_layers: tuple[str, ...] = ()
-    n_skipped_steps: int = 0
+    n_skipped_steps: int
+    float_layers: tuple[str, ...]
+    skipped: tuple[str, ...]
