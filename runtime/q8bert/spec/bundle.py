@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from q8bert.spec.errors import BundleError
+from q8bert.spec.decode import decode
+from q8bert.spec.errors import BundleError, ConfigError
 from q8bert.spec.files import read_json, sha256_of
 
 __all__ = [
@@ -154,60 +155,29 @@ def _parse(content: Mapping[str, object], *, source: Path) -> Manifest:
             f"{source}: format_version is {version!r}, this release reads {FORMAT_VERSION}. "
             "Export the run again with this release"
         )
-    faults = [
-        f"{key} must be {expected.__name__}, is {content.get(key)!r}"
-        for key, expected in (
-            ("precision", str), ("task", dict), ("max_length", int), ("pad_token_id", int), ("input_names", list),
-            ("files", dict), ("quantization", dict), ("metrics", dict), ("versions", dict), ("model", dict),
-        )
-        if not isinstance(content.get(key), expected)
-    ]  # fmt: skip
-    if not faults:
-        faults = _value_faults(content)
-    if faults:
+    try:
+        manifest = decode(Manifest, content, ignore_unknown=True)
+    except ConfigError as error:
+        raise BundleError(f"{source}: " + "; ".join(error.faults)) from error
+    if faults := _value_faults(manifest):
         raise BundleError(f"{source}: " + "; ".join(faults))
-    values = {key: content[key] for key in Manifest.__dataclass_fields__}
-    files = {name: FileRecord(**record) for name, record in content["files"].items()}  # type: ignore[attr-defined]
-    values |= {"files": files, "input_names": tuple(content["input_names"])}  # type: ignore[arg-type]
-    return Manifest(**values)  # type: ignore[arg-type]
+    return manifest
 
 
-def _value_faults(content: Mapping[str, object]) -> list[str]:
+def _value_faults(manifest: Manifest) -> list[str]:
     faults = []
-    if content["precision"] not in _PRECISIONS:
-        faults.append(f"precision is {content['precision']!r}, allowed are {', '.join(_PRECISIONS)}")
-    for key, least in (("max_length", 3), ("pad_token_id", 0)):
-        value = content[key]
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            faults.append(f"{key} is {value!r}, must be at least {least}")
-    names = content["input_names"]
-    if not _are_input_names(names):
-        faults.append(f"input_names is {names!r}, allowed are {', '.join(_MODEL_INPUTS)}, each once")
-    files = content["files"]
-    if isinstance(files, dict):
-        faults += [
-            f"files: {name!r} needs size_bytes and sha256 and a plain file name"
-            for name, record in files.items()
-            if not _is_record(record) or Path(name).name != name
-        ]
-        faults += [f"files: {name} is not listed" for name in (MODEL_FILE, TOKENIZER_FILE) if name not in files]
+    if manifest.precision not in _PRECISIONS:
+        faults.append(f"precision is {manifest.precision!r}, allowed are {', '.join(_PRECISIONS)}")
+    if manifest.max_length < 3:
+        faults.append(f"max_length is {manifest.max_length}, must be at least 3")
+    if manifest.pad_token_id < 0:
+        faults.append(f"pad_token_id is {manifest.pad_token_id}, must be at least 0")
+    names = manifest.input_names
+    if "input_ids" not in names or len(set(names)) < len(names) or not set(names) <= set(_MODEL_INPUTS):
+        faults.append(f"input_names is {list(names)!r}, allowed are {', '.join(_MODEL_INPUTS)}, each once")
+    faults += [f"files: {name!r} is no plain file name" for name in manifest.files if Path(name).name != name]
+    faults += [f"files: {name} is not listed" for name in (MODEL_FILE, TOKENIZER_FILE) if name not in manifest.files]
     return faults
-
-
-def _is_record(record: object) -> bool:
-    return (
-        isinstance(record, dict)
-        and set(record) == {"size_bytes", "sha256"}
-        and isinstance(record["size_bytes"], int)
-        and isinstance(record["sha256"], str)
-    )
-
-
-def _are_input_names(names: object) -> bool:
-    # compared as a list: a manifest may hold anything here, and not everything can be put into a set
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        return False
-    return "input_ids" in names and len(set(names)) == len(names) and set(names) <= set(_MODEL_INPUTS)
 
 
 def _check_files(folder: Path, manifest: Manifest) -> None:

@@ -6,14 +6,12 @@ The object is flat, so that a task file reads simply. It stands in ``run.json`` 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 
+from q8bert.spec.decode import decode
 from q8bert.spec.errors import ConfigError
 from q8bert.tasks.data_set import REGRESSION_METRICS, DataSet
 from q8bert.tasks.head import Head
 
 __all__ = ["Task", "task_from_json"]
-
-_TEXTS = ("name", "text_column", "label_column")
-_LISTS = ("labels", "label_codes", "metrics", "headerless_columns")
 
 
 @dataclass(frozen=True)
@@ -76,37 +74,19 @@ def task_from_json(content: Mapping[str, object], *, source: str) -> Task:
     Raises:
         ConfigError: If keys are missing, unknown or of the wrong kind, or the definition contradicts itself.
     """
-    if faults := _faults_of_json(content):
-        raise ConfigError([f"{source}: {fault}" for fault in faults])
-    values = {key: tuple(value) if isinstance(value, list | tuple) else value for key, value in content.items()}
-    labels = values.pop("labels", ())
-    task = Task(Head.of_labels(labels), DataSet(**({"metrics": ()} | values)))  # type: ignore[arg-type]
+    try:
+        flat = decode(_FlatTask, content)
+    except ConfigError as error:
+        raise ConfigError([f"{source}: {fault}" for fault in error.faults]) from error
+    data = DataSet(**{field.name: getattr(flat, field.name) for field in fields(DataSet)})
+    task = Task(Head.of_labels(flat.labels), data)
     if faults := task.faults():
         raise ConfigError([f"{source}: {fault}" for fault in faults])
     return task
 
 
-def _faults_of_json(content: Mapping[str, object]) -> list[str]:
-    known = ("labels", *(field.name for field in fields(DataSet)))
-    faults = [f"unknown key {key!r}; known are {', '.join(known)}" for key in content if key not in known]
-    faults += [f"{key} must be a text" for key in _TEXTS if not isinstance(content.get(key), str)]
-    faults += [
-        f"{key} must be a list of texts, got {content[key]!r}"
-        for key in _LISTS
-        if key in content and not _is_list_of_texts(content[key])
-    ]
-    pair = content.get("text_pair_column")
-    if pair is not None and not isinstance(pair, str):
-        faults.append(f"text_pair_column must be a text, got {pair!r}")
-    files = content.get("files", {})
-    if not isinstance(files, Mapping) or not all(isinstance(value, str) for value in files.values()):
-        faults.append(f"files must map splits to file names, got {files!r}")
-    if not isinstance(content.get("hub_name", ""), str):
-        faults.append(f"hub_name must be a text, got {content['hub_name']!r}")
-    if not isinstance(content.get("has_training_data", True), bool):
-        faults.append(f"has_training_data must be true or false, got {content['has_training_data']!r}")
-    return faults
+@dataclass(frozen=True, kw_only=True)
+class _FlatTask(DataSet):
+    """What the JSON object holds."""
 
-
-def _is_list_of_texts(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
+    labels: tuple[str, ...] = ()
