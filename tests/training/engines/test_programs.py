@@ -7,6 +7,7 @@ import onnx
 import pytest
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel
 
+from q8bert.spec import quant
 from q8bert.training.engines import programs as programs_module
 from q8bert.training.engines.programs import Programs, build_programs, cached_programs, entry_name
 from q8bert.training.quantization.sites import find_sites
@@ -106,3 +107,11 @@ def test_without_quantization_activations_are_only_observed() -> None:
         assert ("amax" in {value.name for value in graph.input}) is quantize
     assert "FakeQuant" in kinds[True]
     assert "FakeQuant" not in kinds[False]
+
+
+def test_the_name_depends_on_every_source_file_of_training_and_on_the_formula() -> None:
+    root = Path(programs_module.__file__).parents[1]
+    sources = set(programs_module._sources())
+    for name in ("quantization/quantized_model.py", "engines/gradient_graph.py", "loop/trainer.py", "run.py"):
+        assert root / name in sources
+    assert Path(quant.__file__) in sources
