@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from q8bert.spec.files import write_bytes
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -34,18 +36,25 @@ class Small:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Tests neither use nor fill the user's cache of training graphs."""
+def cache_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Tests neither use nor fill the user's cache; all workers of a test run share one, for building a graph takes seconds."""
+    root = tmp_path_factory.getbasetemp()
+    cache = (root.parent if "PYTEST_XDIST_WORKER" in os.environ else root) / "cache"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
-        yield
+        patch.setenv("XDG_CACHE_HOME", str(cache))
+        yield cache
 
 
 @pytest.fixture(scope="session")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Small:
-    """Small trained models; made once, or taken from Q8BERT_TEST_BUNDLES."""
+def small(tmp_path_factory: pytest.TempPathFactory, cache_of_its_own: Path) -> Small:
+    """Small trained models; made once, or taken from Q8BERT_TEST_BUNDLES, and their training graphs with them."""
     if given := os.environ.get("Q8BERT_TEST_BUNDLES"):
-        return Small(Path(given).resolve())
+        made = Small(Path(given).resolve())
+        graphs = cache_of_its_own / "q8bert" / "graphs"
+        graphs.mkdir(parents=True, exist_ok=True)
+        for entry in (made.root / "graphs").glob("*.zip"):
+            write_bytes(graphs / entry.name, entry.read_bytes())
+        return made
     if importlib.util.find_spec("torch") is None:
         pytest.skip("needs bundles: torch is not installed and Q8BERT_TEST_BUNDLES is not set")
     target = tmp_path_factory.mktemp("bundles")

@@ -7,7 +7,10 @@ ones, in float32 and INT8; a second pair learns a score of two texts. A minute i
 """
 
 import argparse
+import itertools
+import multiprocessing
 import shutil
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +79,19 @@ def make_data(folder: Path) -> None:
         _write(folder / "STS-B" / f"{split}.tsv", "sentence1\tsentence2\tscore", rows)
 
 
+def train_and_export(target: Path, task_and_engine: tuple[str, str], precision: str) -> None:
+    """Write a run and its bundle."""
+    name, engine = task_and_engine
+    run = target / name / f"{precision}-run"
+    config = TrainConfig.from_options(
+        task=glue_task(name), data_dir=str(target / "data" / name), model=str(target / "model"), output_dir=run,
+        engine=engine, quantize=precision == "int8", epochs=4, batch_size=16, learning_rate=3e-3, max_length=32,
+        quantize_from=0.0, threads=1, cache_dir=target / "graphs",
+    )  # fmt: skip
+    train(config)
+    export(run, target / name / precision)
+
+
 def main() -> None:
     """Make everything below the folder given."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -84,16 +100,10 @@ def main() -> None:
     shutil.rmtree(target, ignore_errors=True)
     make_model(target / "model")
     make_data(target / "data")
-    for name, engine in (("SST-2", "ort"), ("STS-B", "torch")):
-        for precision in ("float32", "int8"):
-            run = target / name / f"{precision}-run"
-            config = TrainConfig.from_options(
-                task=glue_task(name), data_dir=str(target / "data" / name), model=str(target / "model"), output_dir=run,
-                engine=engine, quantize=precision == "int8", epochs=4, batch_size=16, learning_rate=3e-3, max_length=32,
-                quantize_from=0.0, threads=1,
-            )  # fmt: skip
-            train(config)
-            export(run, target / name / precision)
+    runs = itertools.product([target], [("SST-2", "ort"), ("STS-B", "torch")], ["float32", "int8"])
+    # two at a time: a process takes some seconds to import torch, and a core
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        list(pool.map(train_and_export, *zip(*runs, strict=True)))
 
 
 def _write(path: Path, header: str, rows: list[str]) -> None:

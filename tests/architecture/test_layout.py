@@ -167,8 +167,10 @@ def test_the_console_script_points_at_a_function() -> None:
         ("runtime", "onnxruntime"),
         ("runtime-gpu", "onnxruntime-gpu"),
         ("runtime-openvino", "onnxruntime-openvino"),
-        ("train", "onnxruntime-training-cpu"),
-        ("train-gpu", "onnxruntime-training"),
+        ("train", "onnxruntime"),
+        ("train-gpu", "onnxruntime-gpu"),
+        ("train-ort-training", "onnxruntime-training-cpu"),
+        ("train-ort-training-gpu", "onnxruntime-training"),
     ],
 )
 def test_an_extra_that_runs_models_brings_one_build_of_onnx_runtime(extra: str, build: str) -> None:
@@ -176,7 +178,9 @@ def test_an_extra_that_runs_models_brings_one_build_of_onnx_runtime(extra: str, 
 
 
 def test_other_extras_and_the_base_bring_no_onnx_runtime() -> None:
-    others = set(EXTRAS) - {"runtime", "runtime-gpu", "runtime-openvino", "train", "train-gpu"}
+    others = set(EXTRAS) - {
+        "runtime", "runtime-gpu", "runtime-openvino", "train", "train-gpu", "train-ort-training", "train-ort-training-gpu",
+    }  # fmt: skip
     brought = {name for extra in others for name in distributions(extra)}
     assert {"torch", "scikit-learn"} <= brought, "extras within extras were followed"
     assert not [name for name in brought if name.startswith(("onnxruntime", "ort-"))]

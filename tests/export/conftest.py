@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -68,7 +68,7 @@ class Exported:
         mask[1, 7:], mask[2, 4:] = 0, 0
         ids = torch.where(mask == 1, torch.randint(5, 100, mask.shape), config.pad_token_id)
         inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.zeros_like(mask)}
-        self.batch = Batch({name: inputs[name] for name in names}, torch.zeros(4, dtype=torch.int64))
+        self.batch = Batch({name: inputs[name] for name in names}, {"labels": torch.zeros(4, dtype=torch.int64)})
 
     def _exponents(self, site: Site) -> tuple[int, ...]:
         width = self.model.get_parameter(f"{site.linears[0]}.weight").shape[1]
@@ -100,7 +100,7 @@ class Exported:
             floats,
             session or Session(graph.SerializeToString()),
             None if is_float else observer or CodeObserver(graph, self.sites),
-            split=TokenizedSplit(encoded, self.batch.labels, tuple(self.batch.inputs), pad),
+            split=TokenizedSplit(encoded, self.batch.targets["labels"], tuple(self.batch.inputs), pad),
             task=glue_task("MNLI"),
             batch_size=2,
         )
@@ -111,13 +111,18 @@ class Exported:
 
 @pytest.fixture(scope="session")
 def export_random() -> Callable[..., Exported]:
-    """Export a random model of a family."""
-    return Exported
+    """Export a random model of a family; the same one for all tests, for an export takes seconds."""
+
+    @cache
+    def export(family: str, *, per_channel: bool = True) -> Exported:
+        return Exported(family, per_channel=per_channel)
+
+    return export
 
 
 @pytest.fixture(scope="session")
-def bert() -> Exported:
-    return Exported("bert")
+def bert(export_random: Callable[..., Exported]) -> Exported:
+    return export_random("bert", per_channel=True)
 
 
 @pytest.fixture(scope="session")

@@ -35,3 +35,13 @@ def test_short_rows_are_padded_to_the_longest_of_their_batch() -> None:
     assert inputs["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
     assert inputs["token_type_ids"].tolist() == [[0, 0, 0], [0, 0, 1]]
     assert {array.dtype for array in inputs.values()} == {np.dtype(np.int64)}
+
+
+def test_rows_are_padded_on_to_a_multiple_where_one_is_wanted() -> None:
+    encoded = Encoded((np.array([5, 6, 7]), np.array([8])), (np.array([0, 0, 1]), np.array([0])))
+    for multiple, length in ((2, 4), (3, 3), (8, 8)):
+        inputs = model_inputs(
+            encoded, np.array([1, 0]), ("input_ids", "attention_mask"), pad_token_id=9, multiple=multiple
+        )
+        assert inputs["input_ids"].tolist() == [[8] + [9] * (length - 1), [5, 6, 7] + [9] * (length - 3)]
+        assert inputs["attention_mask"].sum(axis=1).tolist() == [1, 3]

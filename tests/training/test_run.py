@@ -14,6 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from q8bert.machine.builds import OrtBuild
 from q8bert.spec.errors import CheckpointError, InputError, ModelError, ProviderError
 from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train
@@ -41,18 +42,22 @@ def events(run: Path) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if key != "seconds"} for line in lines]
 
 
-@pytest.mark.parametrize("engine", ["torch", "ort"])
-def test_an_interrupted_run_ends_as_one_never_interrupted(small: Any, tmp_path: Path, engine: str) -> None:
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    expected = train(config(small, whole, engine=engine))
+@pytest.mark.parametrize(
+    ("engine", "dropout"), [("torch", 0.1), ("ort", 0.0), pytest.param("ort", 0.1, marks=pytest.mark.slow)]
+)
+def test_an_interrupted_run_ends_as_one_never_interrupted(
+    small: Any, tmp_path: Path, engine: str, dropout: float
+) -> None:
+    whole, cut, options = tmp_path / "whole", tmp_path / "cut", {"engine": engine, "dropout": dropout}
+    expected = train(config(small, whole, **options))
 
     def stop(step: int, n_steps: int, loss: float) -> None:
         if step == 27:  # in the middle of the second epoch of 19 steps, after two more lines of log
             raise StoppedError
 
     with pytest.raises(StoppedError):
-        train(config(small, cut, engine=engine), show_step=stop)
-    result = train(config(small, cut, engine=engine))
+        train(config(small, cut, **options), show_step=stop)
+    result = train(config(small, cut, **options))
 
     assert result.metrics == expected.metrics
     assert result.n_steps == 38
@@ -90,13 +95,15 @@ def test_nothing_is_left_behind_when_model_or_data_are_missing(small: Any, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_ort_engine_is_refused_on_a_build_that_cannot_train(
+def test_gradients_by_onnxruntime_training_are_refused_without_that_package(
     small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inference_only = device_module.installed_ort_build().__class__("onnxruntime", "1.32.0")
-    monkeypatch.setattr(device_module, "installed_ort_build", lambda: inference_only)
-    with pytest.raises(ProviderError, match=r"onnxruntime 1\.32\.0 only runs models.*q8bert\[train\]"):
-        train(config(small, tmp_path / "run", engine="ort"))
+    monkeypatch.setattr(device_module, "installed_ort_build", lambda: OrtBuild("onnxruntime", "1.32.0"))
+    with pytest.raises(ProviderError) as caught:
+        train(config(small, tmp_path / "run", engine="ort", gradients="onnxruntime-training"))
+    assert "needs that package, but onnxruntime 1.32.0 is installed" in str(caught.value)
+    assert 'pip uninstall -y onnxruntime && pip install "q8bert[train-ort-training]"' in str(caught.value)
+    assert not (tmp_path / "run").exists()
 
 
 def test_training_learns_and_keeps_the_best_checkpoint(small: Any) -> None:

@@ -86,7 +86,7 @@ def _table(report: "ExportReport") -> Table:
 
 def _add_parity(table: Table, parity: "ParityReport", *, is_float: bool) -> None:
     for name, value in parity.exported.items():
-        table.add_row(f"dev {name}, exported", f"{100 * value:.2f}")
+        table.add_row(f"dev {name}, exported", f"{100 * value:.2f} ({parity.onnxruntime})")
     runs = {"simulation": parity.free} if is_float else {
         "simulation": parity.free, "simulation, same side at ties": parity.resolved,
     }  # fmt: skip

@@ -13,6 +13,7 @@ from q8bert.export.graph.inference_model import InferenceModel
 from q8bert.export.proofs.fusion import examine_fusion
 from q8bert.spec.errors import ExportError
 from q8bert.training.engines.torch_engine import TorchEngine
+from q8bert.training.objectives.objective import Classification
 from q8bert.training.quantization.weights import prepare_weights
 
 FAMILIES = ("bert", "roberta", "electra", "mpnet", "distilbert")
@@ -142,7 +143,8 @@ def test_rows_do_not_depend_on_their_batch(bert: Any, run_graph: Any) -> None:
 
 def test_the_rebuilt_model_computes_the_simulation_in_torch(bert: Any) -> None:
     weights = prepare_weights(bert.model, bert.quantized, bert.sites)
-    simulated = TorchEngine(bert.model, bert.sites, weights).logits(bert.batch.inputs, bert.amax)
+    engine = TorchEngine(bert.model, bert.sites, weights, Classification())
+    simulated = engine.outputs(bert.batch.inputs, bert.amax)["logits"]
     rebuilt = InferenceModel(bert.model, bert.sites, bert.amax, bert.quantized).eval()
     with torch.no_grad():
         torch.testing.assert_close(rebuilt(**bert.batch.inputs), simulated, rtol=0, atol=1e-4)

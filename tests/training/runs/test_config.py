@@ -1,18 +1,19 @@
 """The options of a run: faults together, groups and flat names alike, and runs of earlier days."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from q8bert.spec.errors import ConfigError
+from q8bert.spec.errors import CheckpointError, ConfigError
 from q8bert.tasks.glue import glue_task
 from q8bert.training.engines.config import ExecutionConfig
 from q8bert.training.loop.config import EvaluationConfig, OptimizationConfig, RecordConfig
 from q8bert.training.quantization.config import QuantizationConfig
 from q8bert.training.runs.config import TrainConfig
-from q8bert.training.runs.run_folder import read_run
+from q8bert.training.runs.run_folder import prepare_folder, read_run
 
 # as version 0.1.0 wrote it before options had groups
 RUN_JSON = """
@@ -42,7 +43,7 @@ def flat(**options: Any) -> TrainConfig:
     return TrainConfig.from_options(task=glue_task("SST-2"), data_dir="/data/SST-2", output_dir=Path("run"), **options)
 
 
-def test_a_run_of_earlier_days_is_read_and_gives_back_the_same_identity(tmp_path: Path) -> None:
+def test_a_run_of_earlier_days_is_read_and_new_options_have_their_defaults_there(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(RUN_JSON)
     read = read_run(tmp_path)
     assert read == TrainConfig(
@@ -55,7 +56,17 @@ def test_a_run_of_earlier_days_is_read_and_gives_back_the_same_identity(tmp_path
         evaluation=EvaluationConfig(eval_every=7),
         execution=ExecutionConfig(engine="torch", precision="bfloat16"),
     )  # fmt: skip
-    assert read.identity() == json.loads(RUN_JSON)["options"]
+    assert read.identity() == json.loads(RUN_JSON)["options"] | {"gradients": "torch"}
+
+
+def test_a_run_of_earlier_days_is_gone_on_with_by_the_options_it_had(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text(RUN_JSON)
+    asked = read_run(tmp_path)
+    prepare_folder(asked, n_processes=1, overwrite=False)
+    other = replace(asked, seed=13)
+    with pytest.raises(CheckpointError, match="other options \\(seed 12 there, 13 asked\\)"):
+        prepare_folder(other, n_processes=1, overwrite=False)
+    assert (tmp_path / "run.json").read_text() == RUN_JSON
 
 
 def test_a_run_with_an_option_that_is_unknown_here_was_made_by_another_release(tmp_path: Path) -> None:
@@ -107,9 +118,41 @@ def test_all_faults_of_the_options_are_reported_together(tmp_path: Path) -> None
         ("batch_size", "many", "batch_size must be at least 1, got 'many'"),
         ("log_every", True, "log_every must be at least 1, got True"),
         ("precision", "int4", "precision must be one of float32, float16, bfloat16, got 'int4'"),
+        ("gradients", "ort", "gradients must be one of torch, onnxruntime-training, got 'ort'"),
+        ("loss_scale_factor", 1.0, "loss_scale_factor must be above 1, got 1.0"),
     ],
 )
 def test_a_fault_says_what_is_allowed_and_what_was_given(name: str, value: object, message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         flat(**{name: value})
     assert caught.value.faults == (message,)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"gradients": "onnxruntime-training", "engine": "torch"},
+            "are for the engine ort; the engine torch has its own",
+        ),
+        ({"gradients": "onnxruntime-training", "precision": "float16"}, "are float32 alone, got precision float16"),
+        ({"precision": "bfloat16"}, "on the CPU, ONNX Runtime has no kernels for bfloat16; train with --engine torch"),
+    ],
+)
+def test_options_that_exclude_one_another_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        flat(**options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"gradients": "onnxruntime-training"},
+        {"precision": "float16"},
+        {"precision": "bfloat16", "engine": "torch"},
+        {"precision": "bfloat16", "device": "cuda"},
+    ],
+)
+def test_options_that_go_together_are_taken(options: dict[str, Any]) -> None:
+    execution = flat(**options).execution
+    assert {name: getattr(execution, name) for name in options} == options

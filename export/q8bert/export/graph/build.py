@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from q8bert.export.graph.inference_model import InferenceModel
 from q8bert.export.graph.passes.fuse_shared_matmuls import FuseSharedMatMulsPass
 from q8bert.spec.errors import ExportError
-from q8bert.training.engines.onnx_program import to_onnx
+from q8bert.training.programs.onnx_program import to_onnx
 from q8bert.training.quantization.fake_quantize import WeightGrid
 from q8bert.training.quantization.quantized_model import smoothing_name
 from q8bert.training.quantization.sites import Site

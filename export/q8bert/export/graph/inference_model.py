@@ -55,8 +55,11 @@ class InferenceModel(nn.Module):
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return logits ``(batch, n_outputs)`` of int64 inputs ``(batch, seq)``."""
-        logits, _ = self._quantized(input_ids, attention_mask, token_type_ids, self._amax)
-        return logits  # type: ignore[no-any-return]
+        inputs = {"input_ids": input_ids, "attention_mask": attention_mask}
+        if token_type_ids is not None:
+            inputs["token_type_ids"] = token_type_ids
+        outputs, _ = self._quantized(inputs, self._amax)
+        return outputs["logits"]  # type: ignore[no-any-return]
 
     def _quantize(self, x: Tensor, scale: Tensor, site: int, /) -> Tensor:
         if torch.onnx.is_in_onnx_export():

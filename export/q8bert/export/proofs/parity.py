@@ -21,12 +21,14 @@ from torch import Tensor, nn
 
 from q8bert.export.proofs.observed_codes import CodeObserver
 from q8bert.export.proofs.rounding_ties import RowTies, TieResolver
+from q8bert.machine.builds import installed_ort_build
 from q8bert.runtime.engines.session import Session
 from q8bert.spec.errors import ParityError
 from q8bert.tasks.metrics import score
 from q8bert.tasks.task import Task
 from q8bert.training.engines.torch_engine import TorchEngine
 from q8bert.training.loop.batches import TokenizedSplit
+from q8bert.training.objectives.objective import objective_of
 from q8bert.training.quantization.sites import Site
 from q8bert.training.quantization.weights import TrainableWeights
 
@@ -91,6 +93,7 @@ class ParityReport:
     """How far the exported model is from the simulation.
 
     Attributes:
+        onnxruntime: The build that the exported model ran on, and its release.
         n_rows: Rows compared.
         main_metric: Name of the task's main metric.
         exported: All metrics of the exported model, as fractions.
@@ -104,6 +107,7 @@ class ParityReport:
         differing_rows: The rows that ``free.n_rows_differing`` counts, in the split's order.
     """
 
+    onnxruntime: str
     n_rows: int
     main_metric: str
     exported: Mapping[str, float]
@@ -164,9 +168,10 @@ def compare(
     """
     resolver = TieResolver()
     amax, model, sites = simulation.amax, simulation.model, simulation.sites
-    engine = TorchEngine(model, sites, simulation.weights)
-    float_engine = TorchEngine(model, (), float_weights)
-    resolving = TorchEngine(model, sites, simulation.weights, quantize=resolver)
+    objective = objective_of(task.head)
+    engine = TorchEngine(model, sites, simulation.weights, objective)
+    float_engine = TorchEngine(model, (), float_weights, objective)
+    resolving = TorchEngine(model, sites, simulation.weights, objective, quantize=resolver)
     exported = np.zeros((len(split), task.head.n_outputs), dtype=np.float32)
     free, floats, resolved = np.zeros_like(exported), np.zeros_like(exported), np.zeros_like(exported)
     ties: dict[int, RowTies] = {}
@@ -174,22 +179,24 @@ def compare(
     for rows, batch in split.evaluation_batches(batch_size):
         inputs = {name: tensor.numpy() for name, tensor in batch.inputs.items()}
         exported[rows] = session.run(inputs)
-        free[rows] = engine.logits(batch.inputs, amax).numpy()
+        free[rows] = engine.outputs(batch.inputs, amax)["logits"].numpy()
         n_done += len(rows)
         show_progress(n_done, len(split))
         if observer is None:
             continue
-        floats[rows] = float_engine.logits(batch.inputs, None).numpy()
+        floats[rows] = float_engine.outputs(batch.inputs, None)["logits"].numpy()
         observed, codes = observer.run(inputs)
         _check_observed(observed, exported[rows])
         resolver.start_batch([torch.from_numpy(array) for array in codes], batch.inputs["attention_mask"])
-        resolved[rows] = resolving.logits(batch.inputs, amax).numpy()
+        resolved[rows] = resolving.outputs(batch.inputs, amax)["logits"].numpy()
         ties.update(zip(rows.tolist(), resolver.rows, strict=True))
     labels = split.labels.tolist()
     if observer is None:
         resolved = free
     alone = _difference(free, exported, task, labels)
+    build = installed_ort_build()
     report = ParityReport(
+        onnxruntime=f"{build.distribution} {build.version}",
         n_rows=len(split),
         main_metric=task.data.main_metric,
         exported=score(task, exported, labels),
@@ -263,7 +270,8 @@ def _refuse_defects(report: ParityReport) -> None:
     ]
     if beyond:
         raise ParityError(
-            f"the exported model is not the one that was trained, on {report.n_rows} rows: {'; '.join(beyond)}",
+            f"the exported model is not the one that was trained, on {report.n_rows} rows and {report.onnxruntime}: "
+            f"{'; '.join(beyond)}",
             max_abs_diff=found.max_abs_diff,
             atol=MAX_FLOAT_DIFFERENCE,
         )

@@ -1,1 +1,1 @@
-"""Who computes gradients: torch, or ONNX Runtime."""
+"""Who runs a step and computes gradients: torch, or ONNX Runtime."""

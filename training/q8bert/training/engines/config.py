@@ -5,9 +5,10 @@ from pathlib import Path
 
 from q8bert.training.options import above, at_least, check_options, one_of, option
 
-__all__ = ["ENGINES", "PRECISIONS", "ExecutionConfig"]
+__all__ = ["ENGINES", "GRADIENTS", "PRECISIONS", "ExecutionConfig"]
 
 ENGINES = ("ort", "torch")
+GRADIENTS = ("torch", "onnxruntime-training")
 PRECISIONS = ("float32", "float16", "bfloat16")
 
 
@@ -19,7 +20,12 @@ class ExecutionConfig:
         ConfigError: If values do not fit; it names every fault.
     """
 
-    engine: str = option(default="ort", check=one_of(ENGINES), help="ort (ONNX Runtime Training) or torch.")
+    engine: str = option(default="ort", check=one_of(ENGINES), help="ort (ONNX Runtime) or torch.")
+    gradients: str = option(
+        default="torch",
+        check=one_of(GRADIENTS),
+        help="Who writes the backward pass that ort runs: torch, or onnxruntime-training where that is installed.",
+    )
     device: str = option(default="cpu", help="cpu, cuda or cuda:N; with several processes, cuda is each one's own.")
     # decides the order of float sums, and nothing else
     threads: int = option(
@@ -28,7 +34,7 @@ class ExecutionConfig:
     precision: str = option(
         default="float32",
         check=one_of(PRECISIONS),
-        help="float32, float16 (with dynamic loss scaling) or bfloat16 (torch engine) for the forward pass.",
+        help="float32, float16 (with dynamic loss scaling) or bfloat16 (on a CPU with --engine torch).",
     )
     loss_scale: float = option(
         default=65536.0,
@@ -50,6 +56,12 @@ class ExecutionConfig:
     def __post_init__(self) -> None:
         """Check every option."""
         conflicts = []
-        if self.engine == "ort" and self.precision == "bfloat16":
-            conflicts.append("the engine ort trains in float32 or float16; bfloat16 needs --engine torch")
+        if self.engine == "ort" and self.precision == "bfloat16" and self.device == "cpu":
+            conflicts.append(
+                "on the CPU, ONNX Runtime has no kernels for bfloat16; train with --engine torch, or on a GPU"
+            )
+        if self.gradients != "torch" and self.engine != "ort":
+            conflicts.append(f"gradients {self.gradients} are for the engine ort; the engine torch has its own")
+        if self.gradients != "torch" and self.precision != "float32":
+            conflicts.append(f"gradients {self.gradients} are float32 alone, got precision {self.precision}")
         check_options(self, conflicts=conflicts)

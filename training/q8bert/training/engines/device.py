@@ -15,12 +15,13 @@ __all__ = ["CUDA_PROVIDER", "check_training_build", "resolve_device"]
 CUDA_PROVIDER = "CUDAExecutionProvider"
 
 
-def resolve_device(name: str, *, engine: str) -> torch.device:
+def resolve_device(name: str, *, engine: str, gradients: str = "torch") -> torch.device:
     """Turn a device's name into a device that the engine can use.
 
     Args:
         name: ``cpu``, ``cuda`` (the device of this process: its number on the machine) or ``cuda:N``.
         engine: ``ort`` or ``torch``.
+        gradients: ``torch`` or ``onnxruntime-training``.
 
     Returns:
         The device.
@@ -31,7 +32,7 @@ def resolve_device(name: str, *, engine: str) -> torch.device:
     """
     if not re.fullmatch(r"cpu|cuda(:\d+)?", name):
         raise ConfigError([f"device must be cpu, cuda or cuda:N, got {name!r}"])
-    if engine == "ort":
+    if gradients == "onnxruntime-training":
         check_training_build()
     if name == "cpu":
         return torch.device("cpu")
@@ -43,7 +44,7 @@ def resolve_device(name: str, *, engine: str) -> torch.device:
         )
     if name != "cuda" and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > 1:
         raise ConfigError([f"device {name} would be shared by all processes; give --device cuda, each takes its own"])
-    index = int(name.partition(":")[2] or _local_rank())
+    index = int(name.partition(":")[2] or os.environ.get("LOCAL_RANK", "0"))
     n_devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if index >= n_devices:
         raise ProviderError(
@@ -56,20 +57,15 @@ def resolve_device(name: str, *, engine: str) -> torch.device:
 
 
 def check_training_build() -> None:
-    """Check that the installed ONNX Runtime computes gradients.
+    """Check that the installed ONNX Runtime builds gradients itself.
 
     Raises:
-        ProviderError: If it is an inference-only build.
+        ProviderError: If it does not.
     """
     build = installed_ort_build()
-    if not build.can_train:
+    if not build.builds_gradients:
         raise ProviderError(
-            f"--engine ort needs a training build of ONNX Runtime, but {build.distribution} {build.version} only "
-            f'runs models. Run: pip uninstall -y {build.distribution} && pip install "q8bert[train]" '
-            "(or train with --engine torch)"
+            f"--gradients onnxruntime-training needs that package, but {build.distribution} {build.version} is "
+            f'installed. Run: pip uninstall -y {build.distribution} && pip install "q8bert[train-ort-training]", on '
+            "Python 3.11 or 3.12 (or leave the option out: torch's own gradients run on any ONNX Runtime)"
         )
-
-
-def _local_rank() -> int:
-    """Return the number of this process on its machine, as ``torchrun`` gave it; 0 without it."""
-    return int(os.environ.get("LOCAL_RANK", "0"))

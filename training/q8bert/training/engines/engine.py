@@ -14,27 +14,30 @@ class Batch:
     """Tensors of one batch.
 
     Attributes:
-        inputs: ``input_ids``, ``attention_mask`` and, for models that take them, ``token_type_ids``;
-            int64 ``(batch, seq)``.
-        labels: Int64 label ids or float32 scores, ``(batch,)``.
+        inputs: ``input_ids``, ``attention_mask`` and what else the model takes; int64 ``(batch, seq)``.
+        targets: What the objective compares outputs with, by name; a row each along the first axis.
     """
 
     inputs: Mapping[str, Tensor]
-    labels: Tensor
+    targets: Mapping[str, Tensor]
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.inputs["input_ids"])
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one forward and backward pass gives besides gradients.
+    """What one forward and backward pass gives besides gradients, all on the device where it ran.
 
     Attributes:
-        loss: Mean loss of the batch.
-        logits: Float32 ``(batch, n_outputs)``.
+        loss: Mean loss of the batch, float32 scalar.
+        outputs: The objective's outputs, float32 ``(batch, …)``, by name.
         observations: Float32 ``(n_sites,)``, ``max |x|`` of each site over real tokens; empty for a float model.
     """
 
-    loss: float
-    logits: Tensor
+    loss: Tensor
+    outputs: Mapping[str, Tensor]
     observations: Tensor
 
 
@@ -42,7 +45,7 @@ class Engine(Protocol):
     """Runs the model on the effective weights it was built with.
 
     Attributes:
-        n_sites: Activations observed; 0 for a float model.
+        n_sites: Activations quantized and observed; 0 for a float model.
     """
 
     n_sites: int
@@ -52,23 +55,23 @@ class Engine(Protocol):
 
         Args:
             batch: The rows.
-            amax: Float32 ``(n_sites,)``, activation ranges; None leaves activations float, and observes them.
+            amax: Float32 ``(n_sites,)``, activation ranges; None for a float model.
             seed: Non-negative, below 2**31; decides every random draw of this step (dropout).
             loss_scale: Gradients are those of the loss times this.
 
         Returns:
-            Loss, logits and observations.
+            Loss, outputs and observations.
         """
         ...
 
-    def logits(self, inputs: Mapping[str, Tensor], amax: Tensor | None) -> Tensor:
+    def outputs(self, inputs: Mapping[str, Tensor], amax: Tensor | None) -> dict[str, Tensor]:
         """Run forward in evaluation mode: no dropout, ranges frozen, nothing observed.
 
         Args:
             inputs: As in :class:`Batch`.
-            amax: Float32 ``(n_sites,)``; None leaves activations float.
+            amax: Float32 ``(n_sites,)``; None for a float model.
 
         Returns:
-            Float32 ``(batch, n_outputs)``.
+            The objective's outputs, float32 ``(batch, …)``, by name.
         """
         ...

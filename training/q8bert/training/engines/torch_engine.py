@@ -7,8 +7,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from q8bert.training.engines.engine import Batch, StepResult
+from q8bert.training.objectives.objective import Objective
 from q8bert.training.quantization.fake_quantize import fake_quantize
-from q8bert.training.quantization.quantized_model import ActivationQuantizer, QuantizedModel, classification_loss
+from q8bert.training.quantization.quantized_model import ActivationQuantizer, QuantizedModel
 from q8bert.training.quantization.sites import Site
 from q8bert.training.quantization.weights import TrainableWeights
 
@@ -16,7 +17,7 @@ __all__ = ["TorchEngine", "quantize_activation"]
 
 
 def quantize_activation(x: Tensor, scale: Tensor, site: int, /) -> Tensor:  # noqa: ARG001 - every quantizer is told the site
-    """Fake-quantize one activation in torch, an ``ActivationQuantizer``."""
+    """Fake-quantize one activation in torch, as an ``ActivationQuantizer``."""
     # in float32 whatever the precision of x: float16 cannot tell the borders between codes apart
     return fake_quantize(x.float(), scale).to(x.dtype)
 
@@ -25,9 +26,10 @@ class TorchEngine:
     """Eager torch, on the device where the weights are.
 
     Args:
-        model: The float classifier.
+        model: The float model.
         sites: Where activations are quantized; empty for float training.
         weights: Tensors to read and gradients to write.
+        objective: Which outputs are read, and the loss.
         precision: ``float32``, or what torch's autocast runs the large products in.
         quantize: How activations are quantized.
     """
@@ -37,12 +39,14 @@ class TorchEngine:
         model: nn.Module,
         sites: Sequence[Site],
         weights: TrainableWeights,
+        objective: Objective,
         *,
         precision: str = "float32",
         quantize: ActivationQuantizer = quantize_activation,
     ) -> None:
-        self._model = QuantizedModel(model, sites, quantize)
+        self._model = QuantizedModel(model, sites, quantize, outputs=objective.outputs)
         self._weights = weights
+        self._objective = objective
         self._device = weights.gradient.device
         self._dtype: torch.dtype = getattr(torch, precision)
         self.n_sites = len(sites)
@@ -57,23 +61,24 @@ class TorchEngine:
         self._model.train()
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             torch.manual_seed(seed)
-            logits, observations = self._run(batch.inputs, amax, observe=True)
-        loss = classification_loss(logits, batch.labels.to(self._device))
+            outputs, observations = self._run(batch.inputs, amax, observe=True)
+        targets = {name: tensor.to(self._device) for name, tensor in batch.targets.items()}
+        loss = self._objective.loss(outputs, targets)
         (loss * loss_scale).backward()  # type: ignore[no-untyped-call]
         self._weights.finish_gradients()
-        return StepResult(loss.item(), logits.detach(), observations)
+        return StepResult(loss.detach(), {name: value.detach() for name, value in outputs.items()}, observations)
 
-    def logits(self, inputs: Mapping[str, Tensor], amax: Tensor | None) -> Tensor:
+    def outputs(self, inputs: Mapping[str, Tensor], amax: Tensor | None) -> dict[str, Tensor]:
         """Run forward in evaluation mode; see :class:`q8bert.training.engines.engine.Engine`."""
         self._model.eval()
         with torch.no_grad():
             return self._run(inputs, amax, observe=False)[0]
 
-    def _run(self, inputs: Mapping[str, Tensor], amax: Tensor | None, *, observe: bool) -> tuple[Tensor, Tensor]:
+    def _run(
+        self, inputs: Mapping[str, Tensor], amax: Tensor | None, *, observe: bool
+    ) -> tuple[dict[str, Tensor], Tensor]:
         moved = {name: tensor.to(self._device) for name, tensor in inputs.items()}
         amax = None if amax is None else amax.to(self._device)
         with torch.autocast(self._device.type, dtype=self._dtype, enabled=self._dtype != torch.float32):
-            logits, observations = functional_call(
-                self._model, self._leaves, kwargs={**moved, "amax": amax, "observe": observe}
-            )
-        return logits.float(), observations.float()
+            outputs, observations = functional_call(self._model, self._leaves, (moved, amax), {"observe": observe})
+        return {name: value.float() for name, value in outputs.items()}, observations.float()

@@ -17,7 +17,7 @@ from q8bert.text.batching import model_inputs, shuffled_batches, sorted_batches
 from q8bert.text.tokenizer import Encoded, TextTokenizer
 from q8bert.training.engines.engine import Batch
 
-__all__ = ["TokenizedSplit", "fingerprint", "first_passes", "shared_out", "tokenize_split"]
+__all__ = ["TokenizedSplit", "fingerprint", "passes_of_steps", "shared_out", "tokenize_split"]
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,10 @@ class TokenizedSplit:
         for rows in sorted_batches(self.encoded.lengths, batch_size)[rank::n_processes]:
             yield rows, self.batch(rows)
 
-    def batch(self, rows: NDArray[np.int64]) -> Batch:
-        """Return some rows as tensors, padded to the longest of them."""
-        inputs = model_inputs(self.encoded, rows, self.input_names, pad_token_id=self.pad_token_id)
-        return Batch({name: torch.from_numpy(array) for name, array in inputs.items()}, self.labels[rows])
+    def batch(self, rows: NDArray[np.int64], *, multiple: int = 1) -> Batch:
+        """Return some rows as tensors, padded to the longest of them, or on to the next multiple of a length."""
+        inputs = model_inputs(self.encoded, rows, self.input_names, pad_token_id=self.pad_token_id, multiple=multiple)
+        return Batch({name: torch.from_numpy(array) for name, array in inputs.items()}, {"labels": self.labels[rows]})
 
 
 def shared_out(rows: NDArray[np.int64], batch_size: int, *, rank: int, n_processes: int) -> list[NDArray[np.int64]]:
@@ -91,7 +91,7 @@ def shared_out(rows: NDArray[np.int64], batch_size: int, *, rank: int, n_process
     return [own[at : at + batch_size] for at in range(0, len(own), batch_size)]
 
 
-def first_passes(
+def passes_of_steps(
     split: TokenizedSplit,
     *,
     n_steps: int,
@@ -100,8 +100,9 @@ def first_passes(
     seed: int,
     rank: int,
     n_processes: int,
+    start: int = 0,
 ) -> Iterator[Iterator[Mapping[str, Tensor]]]:
-    """Yield what one process runs forward in each of the first steps of a run.
+    """Yield what one process runs forward in each of some steps of a run.
 
     Args:
         split: Training rows.
@@ -111,11 +112,12 @@ def first_passes(
         seed: Seed of the run.
         rank: Number of the process.
         n_processes: Number of processes.
+        start: Step to begin with.
 
     Yields:
         For each step, the inputs of its forward passes: int64 ``(batch, seq)`` by name.
     """
-    steps = split.training_steps(rows_per_step, seed=seed, start=0)
+    steps = split.training_steps(rows_per_step, seed=seed, start=start)
     for rows in itertools.islice(steps, min(n_steps, split.steps_per_epoch(rows_per_step))):
         passes = shared_out(rows, batch_size, rank=rank, n_processes=n_processes)
         yield (split.batch(part).inputs for part in passes)

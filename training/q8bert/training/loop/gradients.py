@@ -5,7 +5,7 @@ Each pass gives the mean gradient of its own rows; weighted by how many rows tho
 the mean loss over all rows of the step, as if one pass had run them together.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from q8bert.training.engines.engine import Batch, Engine, StepResult
 from q8bert.training.loop.processes import Processes
 from q8bert.training.quantization.weights import TrainableWeights
 
-__all__ = ["clip_gradients_", "mean_gradients", "step_seed"]
+__all__ = ["gradient_divisor", "mean_gradients", "step_seed"]
 
 _MAX_SEED = 2**31 - 1
 
@@ -56,61 +56,42 @@ def mean_gradients(
         amax: Ranges, or None while nothing is quantized.
         seeds: One for each batch.
         processes: Those that share the step.
-        loss_scale: What the loss is multiplied by on the way; the gradients are divided by it again.
+        loss_scale: What the loss is multiplied by on the way, and so the gradients are.
 
     Returns:
-        Mean loss and largest observations over all rows; logits of this process's last pass.
+        Mean loss and largest observations over all rows; outputs of this process's last pass.
     """
-    result = _scaled_gradients(
-        engine, weights, batches, n_rows=n_rows, amax=amax, seeds=seeds, processes=processes, loss_scale=loss_scale
-    )
-    if loss_scale != 1.0:
-        weights.gradient.mul_(1.0 / loss_scale)
-    return result
-
-
-def _scaled_gradients(
-    engine: Engine,
-    weights: TrainableWeights,
-    batches: Sequence[Batch],
-    *,
-    n_rows: int,
-    amax: Tensor | None,
-    seeds: Sequence[int],
-    processes: Processes,
-    loss_scale: float,
-) -> StepResult:
     if processes.count == 1 and len(batches) == 1:
         return engine.step(batches[0], amax, seed=seeds[0], loss_scale=loss_scale)
     gradient = torch.zeros_like(weights.gradient)
     loss = torch.zeros((), dtype=torch.float64, device=gradient.device)
     observations = torch.zeros(engine.n_sites, device=gradient.device)
-    logits = torch.zeros(0)
+    outputs: Mapping[str, Tensor] = {}
     for batch, seed in zip(batches, seeds, strict=True):
         result = engine.step(batch, amax, seed=seed, loss_scale=loss_scale)
-        share = len(batch.labels) / n_rows
+        share = len(batch) / n_rows
         gradient.add_(weights.gradient, alpha=share)
         loss += share * result.loss
         observations = torch.maximum(observations, result.observations)
-        logits = result.logits
+        outputs = result.outputs
     weights.gradient.copy_(gradient)
     processes.sum_(weights.gradient)
     processes.sum_(loss)
     processes.max_(observations)
-    return StepResult(loss.item(), logits, observations)
+    return StepResult(loss, outputs, observations)
 
 
-def clip_gradients_(gradient: Tensor, *, max_norm: float) -> float:
-    """Scale all gradients down together so that their global norm is at most ``max_norm``.
+def gradient_divisor(norm: Tensor, *, max_norm: float, loss_scale: float) -> Tensor:
+    """Return what gradients are divided by, so that they lose the loss's scale and their norm is at most ``max_norm``.
+
+    Fused AdamW divides as it reads them, so they are not read and written once more for it.
 
     Args:
-        gradient: Every gradient in one vector, float32; scaled in place.
+        norm: Global norm of the gradients, without the loss's scale.
         max_norm: Largest norm allowed.
+        loss_scale: What the gradients are multiplied by.
 
     Returns:
-        The norm before; not finite if any gradient was, and then nothing is scaled.
+        Float32 scalar on the device of ``norm``.
     """
-    norm = float(torch.linalg.vector_norm(gradient))
-    if np.isfinite(norm) and norm > max_norm:
-        gradient.mul_(max_norm / (norm + 1e-6))
-    return norm
+    return torch.where(norm > max_norm, (norm + 1e-6) / max_norm, torch.ones_like(norm)) * loss_scale

@@ -5,7 +5,7 @@ of them take the same step. Only the first one (rank 0) writes files and speaks.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -84,6 +84,24 @@ class Processes:
         self.max_(ends)
         if ends[0] != -ends[1]:
             raise JobError(f"the processes do not agree on {on}. {remedy}")
+
+    def refuse_drift(self, tensors: Iterable[Tensor]) -> None:
+        """Check that all processes hold the same numbers, bit for bit.
+
+        Args:
+            tensors: Float32 tensors of this process, in the same order everywhere.
+
+        Raises:
+            JobError: If they differ, on every process alike.
+        """
+        if self.count > 1:
+            bits = sum(int(tensor.detach().view(torch.int32).sum(dtype=torch.int64)) for tensor in tensors)
+            self.agree(
+                bits % 2**62,
+                on="the weights: they have drifted apart, so this checkpoint is not written",
+                remedy="The same command goes on from the last checkpoint. If it happens again, a device or a library "
+                "of one machine computes otherwise than the others",
+            )
 
 
 @contextmanager

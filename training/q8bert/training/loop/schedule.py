@@ -46,8 +46,8 @@ class Schedule:
         """Whether a step, counted from 0, runs quantized."""
         return step >= self.quantize_from
 
-    def has_trained_quantized(self, step: int) -> bool:
-        """Whether one of the first ``step`` steps ran quantized; before, a score is that of a float model."""
+    def counts(self, step: int) -> bool:
+        """Whether a score after the first ``step`` steps may be the best; in a quantized run a float one may not."""
         return step > self.quantize_from
 
     def is_evaluated(self, step: int) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from q8bert.training.quantization.ranges import RangeState
+from q8bert.training.quantization.ranges import RangeState, refuse_infinite
 from q8bert.training.quantization.sites import Site
 from q8bert.training.quantization.smoothing import smooth, smoothed_amax
 
@@ -35,7 +35,10 @@ def calibrate(
         take_largest: Replaces a tensor by its elementwise maximum over all processes that share the work.
 
     Returns:
-        The sites with their smoothing, and the ranges of what is left after it; the same on every process.
+        The sites with their smoothing, and the ranges of what is left after it, on the CPU; the same on every process.
+
+    Raises:
+        CalibrationError: If an activation is not finite.
     """
     device = next(model.parameters()).device
     model.eval()
@@ -47,7 +50,9 @@ def calibrate(
         sites = smooth(sites, [torch.stack(batches).amax(dim=0) for batches in zip(*observed, strict=True)])
     state = RangeState.empty(len(sites), decay=decay)
     for channels in observed:
-        state = state.observe(smoothed_amax(sites, channels))
+        observed_amax = smoothed_amax(sites, channels)
+        refuse_infinite(observed_amax)
+        state = state.observe(observed_amax)
     return tuple(sites), state
 
 
@@ -67,8 +72,9 @@ def channel_amax(model: nn.Module, sites: Sequence[Site], inputs: Mapping[str, T
 
     def hook(site: Site) -> torch.utils.hooks.RemovableHandle:
         def observe(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            # a two-dimensional x has one row a text and no padding
-            x = args[0][mask] if args[0].dim() == 3 else args[0]
+            x = args[0]
+            if x.dim() == 3:  # a two-dimensional one has one row a text and no padding
+                x = x[:, 0] if site.first_token_only else x[mask]
             largest[site.name] = x.abs().amax(dim=0)
 
         return model.get_submodule(site.linears[0]).register_forward_pre_hook(observe)

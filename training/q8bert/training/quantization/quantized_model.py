@@ -1,14 +1,13 @@
-"""A Hugging Face classifier whose activations are quantized where a Linear reads them.
+"""A Hugging Face encoder whose activations are quantized where a Linear reads them.
 
 The model itself is not rewritten: for the length of one forward pass, hooks on its Linear layers
 replace their input by the quantized one and note its largest absolute value, both after smoothing. Ranges go in as an
 argument and observations come out as a result; nothing is remembered between passes. How a tensor
 is quantized is given from outside, because three programs run through here: torch training
-(straight-through), the ONNX training graph (``com.microsoft::FakeQuant``) and the exported graph
-(``QuantizeLinear`` → ``DequantizeLinear``).
+(straight-through), the ONNX training graph and the exported graph (both ``QuantizeLinear`` → ``DequantizeLinear``).
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
 
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 from q8bert.training.quantization.fake_quantize import scale_from_amax
 from q8bert.training.quantization.sites import Site
 
-__all__ = ["ActivationQuantizer", "QuantizedModel", "classification_loss", "smoothing_inputs", "smoothing_name"]
+__all__ = ["ActivationQuantizer", "QuantizedModel", "largest_of_tokens", "smoothing_inputs", "smoothing_name"]
 
 
 class ActivationQuantizer(Protocol):
@@ -30,60 +29,64 @@ class ActivationQuantizer(Protocol):
 
 
 class QuantizedModel(nn.Module):
-    """Runs a classifier with quantized activations and observes them.
+    """Runs a model with quantized activations and observes them.
 
     Args:
-        model: Hugging Face sequence classifier with eager attention.
+        model: Hugging Face encoder with a head and eager attention.
         sites: Where activations are quantized; empty for a float model.
         quantize: How; see :class:`ActivationQuantizer`.
+        outputs: Names of the model's outputs that are wanted.
+        largest: How an activation is observed; see :func:`largest_of_tokens`.
 
     Weights of Linear layers that read a smoothed activation must be smoothed too
     (:class:`~q8bert.training.quantization.weights.TrainableWeights`).
     """
 
-    def __init__(self, model: nn.Module, sites: Sequence[Site], quantize: ActivationQuantizer) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        quantize: ActivationQuantizer,
+        *,
+        outputs: Sequence[str] = ("logits",),
+        largest: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self._sites = tuple(sites)
         self._quantize = quantize
+        self._outputs = tuple(outputs)
+        self._largest = largest_of_tokens if largest is None else largest
         for name, factors in smoothing_inputs(sites).items():
             self.register_buffer(name, factors.to(next(model.parameters()).device))
 
     def forward(
-        self,
-        input_ids: Tensor,
-        attention_mask: Tensor,
-        token_type_ids: Tensor | None = None,
-        amax: Tensor | None = None,
-        *,
-        observe: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """Compute logits, and what the activations' ranges were.
+        self, inputs: Mapping[str, Tensor], amax: Tensor | None = None, *, observe: bool = False
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Compute outputs, and what the activations' ranges were.
 
         Args:
-            input_ids: Int64 ``(batch, seq)``.
-            attention_mask: Int64 ``(batch, seq)``, 1 on tokens, 0 on padding.
-            token_type_ids: Int64 ``(batch, seq)``, or None for a model without them.
+            inputs: Int64 ``(batch, seq)`` by name: ``input_ids``, ``attention_mask`` (1 on tokens, 0 on padding), and
+                what else the model takes.
             amax: Float32 ``(n_sites,)``, range of each site; None leaves activations float.
             observe: Whether to note each site's largest absolute value, padding left out.
 
         Returns:
-            Logits ``(batch, n_outputs)`` and observations ``(n_sites,)``; the latter are empty when not asked for.
+            The model's outputs by name, and observations ``(n_sites,)``; the latter are empty when not asked for.
         """
         observations: list[Tensor] = []
+        mask = inputs["attention_mask"]
         # An additive float mask that broadcasts over heads and queries. Handed a two-dimensional mask, the
         # model would build this itself, with twenty more nodes of shape arithmetic in the exported graph.
         dtype = next(self.model.parameters()).dtype
-        hidden = (1.0 - attention_mask.to(dtype)) * torch.finfo(dtype).min
+        hidden = (1.0 - mask.to(dtype)) * torch.finfo(dtype).min
         additive_mask = hidden.unsqueeze(1).unsqueeze(2)  # (batch, 1, 1, seq)
-        kwargs: dict[str, Any] = {"input_ids": input_ids, "attention_mask": additive_mask}
-        if token_type_ids is not None:
-            kwargs["token_type_ids"] = token_type_ids
         noted = observations if observe else None
         scales = None if amax is None else scale_from_amax(amax)
-        with self._hooks(scales, attention_mask, noted):
-            logits = self.model(**kwargs).logits
-        return logits, torch.stack(observations) if observations else torch.zeros(0)
+        with self._hooks(scales, mask, noted):
+            result = self.model(**{**inputs, "attention_mask": additive_mask})
+        outputs = {name: getattr(result, name) for name in self._outputs}
+        return outputs, torch.stack(observations) if observations else torch.zeros(0)
 
     @contextmanager
     def _hooks(self, scales: Tensor | None, mask: Tensor, observations: list[Tensor] | None) -> Iterator[None]:
@@ -106,11 +109,16 @@ class QuantizedModel(nn.Module):
             if not shared:
                 x = self._smooth(args[0], index)
                 if observations is not None:
-                    observations.append(_largest(x, mask))
+                    observations.append(self._observed(x.detach(), mask, index))
                 shared.append(x if scales is None else self._quantize(x, scales[index], index))
             return (shared[0],)
 
         return quantize_input
+
+    def _observed(self, x: Tensor, mask: Tensor, index: int) -> Tensor:
+        if self._sites[index].first_token_only:
+            x, mask = x[:, :1], mask[:, :1]
+        return self._largest(x, mask)
 
     def _smooth(self, x: Tensor, index: int) -> Tensor:
         if not self._sites[index].smoothing:
@@ -136,24 +144,16 @@ def smoothing_inputs(sites: Sequence[Site]) -> dict[str, Tensor]:
     return {smoothing_name(index): 1.0 / site.factors() for index, site in enumerate(sites) if site.smoothing}
 
 
-def classification_loss(logits: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean loss of a batch: cross-entropy, or squared error for one output.
+def largest_of_tokens(x: Tensor, mask: Tensor) -> Tensor:
+    """Return ``max |x|`` over real tokens.
 
     Args:
-        logits: Float32 ``(batch, n_outputs)``.
-        labels: Int64 label ids ``(batch,)``, or float32 scores ``(batch,)`` for one output.
+        x: ``(batch, seq, features)``, or ``(batch, features)`` with one row a text and no padding.
+        mask: Int64 ``(batch, seq)``, 1 on tokens, 0 on padding.
 
     Returns:
-        Float32 scalar.
+        Scalar of the type of ``x``, real units.
     """
-    if labels.is_floating_point():
-        return nn.functional.mse_loss(logits[:, 0], labels)
-    return nn.functional.cross_entropy(logits, labels)
-
-
-def _largest(x: Tensor, mask: Tensor) -> Tensor:
-    """Return max |x| over real tokens; a two-dimensional x has one row a text and no padding."""
-    x = x.detach()
     largest = torch.maximum(x.amax(dim=-1), -x.amin(dim=-1))  # reads x twice; abs() would write a copy besides
     if x.dim() == 3:
         largest = torch.where(mask.bool(), largest, 0.0)  # magnitudes are >= 0, so a padded 0 never wins

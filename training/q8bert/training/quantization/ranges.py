@@ -17,7 +17,7 @@ from torch import Tensor
 from q8bert.spec.errors import CalibrationError
 from q8bert.spec.quant import MIN_AMAX
 
-__all__ = ["RangeState"]
+__all__ = ["RangeState", "refuse_infinite"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class RangeState:
 
     Attributes:
         average: Uncorrected average of ``max |x|``, float64 ``(n_sites,)``; zeros before any observation.
+            It stays on its device, so that nothing waits for it.
         count: Observations so far.
         decay: Weight of the past, in [0, 1).
     """
@@ -43,21 +44,18 @@ class RangeState:
         """Return the state after one more observation.
 
         Args:
-            observations: Float32 ``(n_sites,)``, ``max |x|`` of one batch, real units.
+            observations: Float32 ``(n_sites,)``, ``max |x|`` of one batch, real units, on the device of the average;
+                finite, see :func:`refuse_infinite`.
 
         Returns:
             The new state.
-
-        Raises:
-            CalibrationError: If an observation is not finite: the model has diverged.
         """
-        if not bool(torch.isfinite(observations).all()):
-            sites = torch.nonzero(~torch.isfinite(observations)).flatten().tolist()
-            raise CalibrationError(
-                f"activations at sites {sites} are not finite: training has diverged. Lower the learning rate"
-            )
         average = self.decay * self.average + (1 - self.decay) * observations.double()
         return replace(self, average=average, count=self.count + 1)
+
+    def to(self, device: torch.device) -> "RangeState":
+        """Return the same state on a device."""
+        return replace(self, average=self.average.to(device))
 
     def amax(self) -> Tensor:
         """Return the learned range of each site, real units.
@@ -72,3 +70,19 @@ class RangeState:
             raise CalibrationError("ranges were asked for before any batch was observed")
         corrected = self.average / (1 - self.decay**self.count)
         return corrected.clamp(min=MIN_AMAX).float()
+
+
+def refuse_infinite(observations: Tensor) -> None:
+    """Check that observations are finite.
+
+    Args:
+        observations: Float32 ``(n_sites,)``, ``max |x|`` of one batch.
+
+    Raises:
+        CalibrationError: If one is not: the model has diverged.
+    """
+    sites = torch.nonzero(~torch.isfinite(observations)).flatten().tolist()
+    if sites:
+        raise CalibrationError(
+            f"activations at sites {sites} are not finite: training has diverged. Lower the learning rate"
+        )

@@ -29,11 +29,14 @@ class Site:
         smoothing: Exponents of two, one an input channel: the activation is divided by these powers before it is
             quantized, and the columns of its readers' weights are multiplied by them. Empty: it is not smoothed; see
             :mod:`~q8bert.training.quantization.smoothing`.
+        first_token_only: Whether the model's outputs depend on the first token's row alone. Then only that row is
+            observed, and an engine need not compute the others.
     """
 
     name: str
     linears: tuple[str, ...]
     smoothing: tuple[int, ...] = ()
+    first_token_only: bool = False
 
     def factors(self) -> Tensor:
         """Return the powers of two, float32 ``(features,)``; none for a site that is not smoothed."""
@@ -98,12 +101,15 @@ def matching_layers(model: nn.Module, patterns: Sequence[str]) -> tuple[str, ...
     return matching
 
 
-def find_sites(model: nn.Module, *, keep_float: Sequence[str] = ()) -> tuple[Site, ...]:
+def find_sites(
+    model: nn.Module, *, keep_float: Sequence[str] = (), outputs: Sequence[str] = ("logits",)
+) -> tuple[Site, ...]:
     """Find which Linear layers share an input, by running the model on four tokens.
 
     Args:
         model: Hugging Face classifier that takes ``input_ids`` and ``attention_mask``.
         keep_float: Names of layers that stay float; what they read is no site of theirs.
+        outputs: Names of the model's outputs that are read.
 
     Returns:
         The sites in the order in which they are reached.
@@ -119,6 +125,8 @@ def find_sites(model: nn.Module, *, keep_float: Sequence[str] = ()) -> tuple[Sit
     readers: list[tuple[Tensor, list[str]]] = []
 
     def record(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if not args[0].requires_grad:
+            args[0].requires_grad_()  # all that it is computed from is frozen
         for tensor, linears in readers:
             if tensor is args[0]:
                 linears.append(names[module])  # type: ignore[index]
@@ -127,10 +135,11 @@ def find_sites(model: nn.Module, *, keep_float: Sequence[str] = ()) -> tuple[Sit
 
     handles = [module.register_forward_pre_hook(record) for module in names]
     training = model.training
+    tokens = torch.arange(2, 6, device=next(model.parameters()).device).unsqueeze(0)
     try:
-        with torch.no_grad():
-            tokens = torch.full((1, 4), 2, dtype=torch.int64, device=next(model.parameters()).device)
-            model.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+        with torch.enable_grad():
+            result = model.eval()(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+            read = sum(getattr(result, name).sum() for name in outputs)
     finally:
         model.train(training)
         for handle in handles:
@@ -142,4 +151,15 @@ def find_sites(model: nn.Module, *, keep_float: Sequence[str] = ()) -> tuple[Sit
             f"these Linear layers of {type(model).__name__} are not run exactly once: {', '.join(wrong)}; "
             "their inputs cannot be given one range each"
         )
-    return tuple(Site(f"{linears[0]}.input", tuple(linears)) for _, linears in readers)
+    gradients = torch.autograd.grad(read, [tensor for tensor, _ in readers], allow_unused=True)
+    return tuple(
+        Site(f"{linears[0]}.input", tuple(linears), first_token_only=_is_of_first_token(gradient))
+        for (_, linears), gradient in zip(readers, gradients, strict=True)
+    )
+
+
+def _is_of_first_token(gradient: Tensor | None) -> bool:
+    """Whether a gradient ``(1, seq, features)`` is zero but in its first row, because nothing reads the others."""
+    if gradient is None or gradient.dim() != 3:
+        return False
+    return bool((gradient[:, 1:] == 0).all()) and bool((gradient[:, :1] != 0).any())

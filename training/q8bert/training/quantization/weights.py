@@ -6,7 +6,7 @@ are. Both engines read these buffers and write gradients into fixed memory, whic
 Runtime bind it once and copy nothing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from q8bert.training.quantization.fake_quantize import TABLE_GRID, WeightGrid, fake_quantize_weight_
 from q8bert.training.quantization.sites import Site, column_factors
 
-__all__ = ["TrainableWeights", "prepare_weights", "quantized_parameters"]
+__all__ = ["TrainableWeights", "prepare_weights", "quantized_parameters", "refresher"]
 
 _ALIGNMENT = 16  # float32 values, 64 bytes: a cache line, and the widest vector of a CPU
 
@@ -70,19 +70,11 @@ class TrainableWeights:
     smoothing: Mapping[str, Tensor]
     padding_rows: Mapping[str, int]
 
-    def refresh(self, *, quantize: bool = True) -> None:
-        """Bring the effective buffers up to the current masters.
-
-        Args:
-            quantize: False copies them as they are, for steps before quantization starts.
-        """
+    def refresh(self) -> None:
+        """Bring the quantized buffers up to the current masters."""
         with torch.no_grad():
             for name, grid in self.quantized.items():
-                weight = self.smoothed(name)
-                if quantize:
-                    fake_quantize_weight_(self.effective[name], weight, grid)
-                else:
-                    self.effective[name].copy_(weight)
+                fake_quantize_weight_(self.effective[name], self.smoothed(name), grid)
 
     def smoothed(self, name: str) -> Tensor:
         """Return a master as it is before rounding, its columns multiplied where its input is divided."""
@@ -127,6 +119,27 @@ def prepare_weights(model: nn.Module, quantized: Mapping[str, WeightGrid], sites
     weights = TrainableWeights(masters, effective, gradient, gradients, dict(quantized), smoothing, padding_rows)
     weights.refresh()
     return weights
+
+
+def refresher(weights: TrainableWeights) -> Callable[[], None]:
+    """Return what brings the quantized buffers up to the masters, in one launch on a GPU.
+
+    Some 17 small kernels a matrix would take the host longer to launch than the GPU to run. They read and write fixed
+    memory, so they are recorded once and replayed.
+
+    Args:
+        weights: The tensors; their addresses must not change.
+
+    Returns:
+        Function without arguments; it has run once already.
+    """
+    weights.refresh()
+    if weights.gradient.device.type != "cuda" or not weights.quantized:
+        return weights.refresh
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        weights.refresh()
+    return graph.replay
 
 
 def _one_vector(masters: Mapping[str, nn.Parameter]) -> tuple[Tensor, dict[str, Tensor]]:

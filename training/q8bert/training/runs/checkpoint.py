@@ -130,7 +130,7 @@ def save_checkpoint(
             "checkpoint_version": CHECKPOINT_VERSION,
             "progress": asdict(progress),
             "loss_scale": asdict(loss_scale),
-            "sites": [asdict(site) for site in sites],
+            "sites": [{"name": site.name, "linears": site.linears, "smoothing": site.smoothing} for site in sites],
             "range_count": ranges.count,
             "range_decay": ranges.decay,
             "input_names": list(input_names),

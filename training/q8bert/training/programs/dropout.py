@@ -1,8 +1,8 @@
 """Dropout as a product with a mask that is drawn outside the graph.
 
 ONNX Runtime's own Dropout draws one number after the other (a tenth of a training step) from a generator that every
-node seeds with the next integer, so that masks of neighbouring nodes are correlated. Here every ``Dropout`` of the
-training graph becomes ``x * mask``, the masks are inputs, and one generator draws them all:
+node seeds with the next integer, so that masks of neighbouring nodes are correlated. Here every dropout of a model
+becomes ``x * mask`` in its training graph, the masks are inputs, and one generator draws them all:
 
 - an element is dropped where a uniform 16-bit number is below ``round(p * 2**16)``;
 - the others are scaled by the inverse of exactly that share, so the mean stays what it was.
@@ -41,33 +41,28 @@ class DropoutInput:
     probability: float
 
 
-def dropout_to_inputs(model: ir.Model) -> None:
-    """Replace every Dropout of a graph by a product with an input, in place; one of probability 0 just vanishes.
+def dropout_to_inputs(model: ir.Model, operator: str) -> None:
+    """Turn every mask of a graph, which an operator stands for, into an input, in place.
 
     Args:
         model: Graph with symbolic dimensions ``batch`` and ``seq``; what the inputs are is written into its metadata.
+        operator: Type of the nodes that stand for a mask; their attribute ``probability`` says how much is dropped.
 
     Raises:
         ExportError: If the shape of what is dropped out is not known.
     """
     found: list[DropoutInput] = []
     for node in list(model.graph):
-        if node.op_type != "Dropout":
+        if node.op_type != operator:
             continue
-        x, probability = node.inputs[0], _probability(node)
-        if x is None or x.shape is None:
-            raise ExportError("the exporter gave no shape for the input of a Dropout")
-        replacement = x
-        if probability > 0:
-            shape = tuple(size if isinstance(size, int) else str(size.value) for size in x.shape)
-            found.append(DropoutInput(f"{_PREFIX}{len(found)}", shape, probability))
-            mask = ir.Value(name=found[-1].name, shape=x.shape, type=x.type)
-            model.graph.inputs.append(mask)
-            product = ir.node("Mul", [x, mask])
-            product.outputs[0].shape, product.outputs[0].type = x.shape, x.type
-            model.graph.insert_before(node, product)
-            replacement = product.outputs[0]
-        node.outputs[0].replace_all_uses_with(replacement, replace_graph_outputs=True)
+        stand_in = node.outputs[0]
+        if stand_in.shape is None:
+            raise ExportError("the exporter gave no shape for the input of a dropout")
+        shape = tuple(size if isinstance(size, int) else str(size.value) for size in stand_in.shape)
+        found.append(DropoutInput(f"{_PREFIX}{len(found)}", shape, node.attributes["probability"].as_float()))
+        mask = ir.Value(name=found[-1].name, shape=stand_in.shape, type=stand_in.type)
+        model.graph.inputs.append(mask)
+        stand_in.replace_all_uses_with(mask)
         model.graph.remove(node, safe=True)
     model.metadata_props[_METADATA_KEY] = json.dumps([[item.name, item.shape, item.probability] for item in found])
 
@@ -139,9 +134,3 @@ def _uniform_16_bit(n: int, seed: int, device: torch.device) -> Tensor:
     # numpy's SFC64 gives 16 bits in a third of a nanosecond; torch's CPU generators take ten times as long
     words = np.random.SFC64(seed).random_raw(-(-n // 4))
     return torch.from_numpy(words.view(np.int16)[:n])
-
-
-def _probability(node: ir.Node) -> float:
-    ratio = node.inputs[1] if len(node.inputs) > 1 else None
-    tensor = ir.convenience.get_const_tensor(ratio) if ratio is not None else None
-    return 0.5 if tensor is None else float(tensor.numpy())  # ONNX's default

@@ -7,17 +7,19 @@ for a 23 MB model) are stripped.
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common as ir_passes
 from torch import Tensor, nn
+from torch.export import ExportedProgram
 
 from q8bert.spec.errors import ExportError
 
-__all__ = ["MAX_IR_VERSION", "to_onnx"]
+__all__ = ["MAX_IR_VERSION", "program_to_onnx", "to_onnx"]
 
 MAX_IR_VERSION = 10  # the newest that ONNX Runtime 1.19.2 reads
 
@@ -47,24 +49,47 @@ def to_onnx(
     """
     symbols = {name: torch.export.Dim(name, min=1) for axes in dynamic_axes.values() for name in axes.values()}
     shapes = {name: {axis: symbols[symbol] for axis, symbol in dynamic_axes.get(name, {}).items()} for name in inputs}
+    return _translated(
+        module,
+        opset,
+        kwargs=dict(inputs),
+        input_names=list(inputs),
+        output_names=list(output_names),
+        dynamic_shapes=shapes,
+    )
+
+
+def program_to_onnx(
+    program: ExportedProgram, *, opset: int, translations: Mapping[Callable[..., Any], Callable[..., Any]]
+) -> ir.Model:
+    """Translate a graph that torch has traced already.
+
+    Args:
+        program: The graph, in operators that are not taken apart any further.
+        opset: Version of the ``ai.onnx`` operators.
+        translations: Operators of torch → functions that write their ONNX nodes, before those of torch.
+
+    Returns:
+        The model; inputs and outputs stand in the program's order.
+
+    Raises:
+        ExportError: If an operator has no ONNX form.
+    """
+    return _translated(program, opset, custom_translation_table=dict(translations))
+
+
+def _translated(module: nn.Module | ExportedProgram, opset: int, **options: Any) -> ir.Model:
+    what = "the traced graph" if isinstance(module, ExportedProgram) else type(module).__name__
     with _quiet_exporter():
         try:
+            # the optimizer merges initializers of equal value: every zero bias would become one tensor
             program = torch.onnx.export(
-                module,
-                kwargs=dict(inputs),
-                input_names=list(inputs),
-                output_names=list(output_names),
-                opset_version=opset,
-                dynamic_shapes=shapes,
-                dynamo=True,
-                # the optimizer merges initializers of equal value: every zero bias would become one tensor
-                optimize=False,
-                verbose=False,
+                module, opset_version=opset, dynamo=True, optimize=False, verbose=False, **options
             )
         except torch.onnx.OnnxExporterError as error:
-            raise ExportError(f"torch could not export {type(module).__name__} to ONNX: {error}") from error
+            raise ExportError(f"torch could not export {what} to ONNX: {error}") from error
     if program is None:
-        raise ExportError(f"torch exported nothing for {type(module).__name__}")
+        raise ExportError(f"torch exported nothing for {what}")
     model = program.model
     model.ir_version = min(model.ir_version, MAX_IR_VERSION)
     ir_passes.ClearMetadataAndDocStringPass()(model)

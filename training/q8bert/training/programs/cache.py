@@ -16,16 +16,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import onnx_ir as ir
 import torch
 from torch import nn
 
 from q8bert.spec import quant
 from q8bert.spec.files import write_bytes
-from q8bert.training.engines.gradient_graph import append_gradients, evaluation_graph, export_forward
+from q8bert.training.objectives.objective import Objective
+from q8bert.training.programs.ort_gradients import build_with_ort_gradients
+from q8bert.training.programs.training_graph import build_training_graph, evaluation_graph
 from q8bert.training.quantization.sites import Site
 from q8bert.training.versions import library_versions
 
 __all__ = ["Programs", "build_programs", "cached_programs", "entry_name"]
+
+
+# what a model's configuration says of names and of the task: the programs are the same whatever stands there
+_NOT_STRUCTURE = ("_name_or_path", "id2label", "label2id", "problem_type", "architectures", "transformers_version")
 
 
 @dataclass(frozen=True)
@@ -44,23 +51,22 @@ class Programs:
 def build_programs(
     model: nn.Module,
     sites: Sequence[Site],
+    objective: Objective,
     *,
-    quantize: bool,
     input_names: Sequence[str],
-    regression: bool,
+    gradients: str = "torch",
     precision: str = "float32",
-    device_type: str = "cpu",
 ) -> Programs:
-    """Export a model and append its gradients.
+    """Write a model's programs.
 
     Args:
-        model: Float Hugging Face classifier.
-        sites: Activations to observe, and to quantize.
-        quantize: False leaves activations float, for the steps before quantization starts.
+        model: Float Hugging Face encoder with a head.
+        sites: Activations to quantize and observe; empty for float training.
+        objective: Which outputs are read, and the loss.
         input_names: Inputs that the model takes.
-        regression: Whether labels are scores.
-        precision: ``float32`` or ``float16``, the type of parameters, activations and gradients in the programs.
-        device_type: ``cpu`` or ``cuda``; decides which gradient kernels are written out.
+        gradients: Who writes the backward pass: ``torch``, or ``onnxruntime-training``, which knows float32 alone.
+        precision: ``float32``, ``float16`` or ``bfloat16``, the type of parameters, activations and gradients in the
+            programs.
 
     Returns:
         Both programs.
@@ -68,35 +74,34 @@ def build_programs(
     Raises:
         ExportError: If torch or ONNX Runtime cannot make them.
     """
-    if precision != "float32":
-        model = copy.deepcopy(model).to(getattr(torch, precision))
-    forward = export_forward(model, sites, quantize=quantize, input_names=input_names, regression=regression)
-    training = append_gradients(forward, expand_kernels=device_type == "cpu")
-    return Programs(training.SerializeToString(), evaluation_graph(forward).SerializeToString())
+    is_as_wanted = precision == "float32" and next(model.parameters()).device.type == "cpu"
+    if not is_as_wanted:  # a program is traced on the CPU, wherever it will run
+        model = copy.deepcopy(model).to(device="cpu", dtype=getattr(torch, precision))
+    build = build_training_graph if gradients == "torch" else build_with_ort_gradients
+    training = build(model, sites, objective, input_names=input_names)
+    return Programs(*(_serialized(graph) for graph in (training, evaluation_graph(training, objective))))
 
 
 def cached_programs(
     model: nn.Module,
     sites: Sequence[Site],
+    objective: Objective,
     *,
-    quantize: bool,
     input_names: Sequence[str],
-    regression: bool,
+    gradients: str,
     precision: str,
-    device_type: str,
     cache_dir: Path,
     report: Callable[[str], None],
 ) -> Programs:
     """Return a model's programs from the cache, or build them and keep them there.
 
     Args:
-        model: Float Hugging Face classifier.
-        sites: Activations to observe, and to quantize.
-        quantize: False leaves activations float.
+        model: Float Hugging Face encoder with a head.
+        sites: Activations to quantize and observe.
+        objective: Which outputs are read, and the loss.
         input_names: Inputs that the model takes.
-        regression: Whether labels are scores.
+        gradients: As in :func:`build_programs`.
         precision: As in :func:`build_programs`.
-        device_type: As in :func:`build_programs`.
         cache_dir: Folder of the cache; made where it is missing.
         report: Called with a sentence on what happens.
 
@@ -106,11 +111,8 @@ def cached_programs(
     Raises:
         ExportError: If torch or ONNX Runtime cannot make them.
     """
-    options: dict[str, Any] = {
-        "quantize": quantize, "input_names": tuple(input_names), "regression": regression, "precision": precision,
-        "device_type": device_type,
-    }  # fmt: skip
-    path = cache_dir / f"{entry_name(model, sites, options)}.zip"
+    options: dict[str, Any] = {"input_names": tuple(input_names), "gradients": gradients, "precision": precision}
+    path = cache_dir / f"{entry_name(model, sites, objective, options)}.zip"
     if path.is_file():
         try:
             programs = _unpacked(path.read_bytes())
@@ -120,7 +122,7 @@ def cached_programs(
             report(f"training graph from the cache, {path}")
             return programs
     report("building the training graph for ONNX Runtime (some ten seconds; kept for the next time)")
-    programs = build_programs(model, sites, **options)
+    programs = build_programs(model, sites, objective, **options)
     try:
         cache_dir.mkdir(parents=True, exist_ok=True)
         write_bytes(path, _packed(programs))
@@ -129,12 +131,13 @@ def cached_programs(
     return programs
 
 
-def entry_name(model: nn.Module, sites: Sequence[Site], options: Mapping[str, object]) -> str:
-    """Return a hash of everything that decides the programs.
+def entry_name(model: nn.Module, sites: Sequence[Site], objective: Objective, options: Mapping[str, object]) -> str:
+    """Return a hash of everything that decides the programs; names of labels and the task do not.
 
     Args:
-        model: Float Hugging Face classifier.
-        sites: Activations to observe, and to quantize.
+        model: Float Hugging Face encoder with a head.
+        sites: Activations to quantize and observe.
+        objective: Which outputs are read, and the loss.
         options: The other arguments of :func:`build_programs`.
 
     Returns:
@@ -143,8 +146,11 @@ def entry_name(model: nn.Module, sites: Sequence[Site], options: Mapping[str, ob
     config = getattr(model, "config", None)
     content = {
         "modules": repr(model),
-        "parameters": [(name, str(value.dtype), list(value.shape)) for name, value in model.named_parameters()],
-        "config": {} if config is None else {k: v for k, v in config.to_dict().items() if k != "_name_or_path"},
+        "parameters": [
+            (name, str(value.dtype), list(value.shape), value.requires_grad) for name, value in model.named_parameters()
+        ],
+        "config": {} if config is None else {k: v for k, v in config.to_dict().items() if k not in _NOT_STRUCTURE},
+        "objective": repr(objective),
         "sites": [[bool(site.smoothing), site.name, *site.linears] for site in sites],
         "options": dict(options),
         "versions": library_versions(),
@@ -154,8 +160,16 @@ def entry_name(model: nn.Module, sites: Sequence[Site], options: Mapping[str, ob
 
 
 def _sources() -> list[Path]:
-    # the formula's constants stand in the graph too
-    return [*sorted(Path(__file__).parents[1].rglob("*.py")), Path(quant.__file__)]
+    # the rooms that decide what stands in a program; the formula's constants do too
+    rooms = (Path(__file__).parents[1] / room for room in ("programs", "objectives", "quantization"))
+    return [*sorted(path for room in rooms for path in room.rglob("*.py")), Path(quant.__file__)]
+
+
+def _serialized(graph: ir.Model) -> bytes:
+    proto = ir.serde.serialize_model(graph)
+    del proto.graph.value_info[:]  # torch's idea of types between nodes, which in half precision is not always ONNX's
+    content: bytes = proto.SerializeToString()
+    return content
 
 
 def _packed(programs: Programs) -> bytes:

@@ -1,0 +1,100 @@
+"""Options → what a run works with: model, tokenizer, data; read and checked before a folder is touched."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer
+
+from q8bert.data.examples import Split
+from q8bert.data.readers import read_split
+from q8bert.text.tokenizer import TextTokenizer
+from q8bert.training.loop.batches import TokenizedSplit, tokenize_split
+from q8bert.training.models.source import SourceModel, load_source_model
+from q8bert.training.objectives.objective import Objective, objective_of
+from q8bert.training.quantization.sites import Site, find_sites, matching_layers
+from q8bert.training.runs.config import TrainConfig
+
+__all__ = ["Preparation", "prepare"]
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What a run works with; the model's weights change, nothing else does.
+
+    Attributes:
+        source: Model, tokenizer and input names; the model is on the device.
+        objective: What is learned.
+        sites: Where activations can be quantized, not smoothed yet; empty for a float run.
+        float_layers: Linear and Embedding layers that stay float on request.
+        train: Training rows.
+        dev: Rows that pick the best checkpoint.
+        skipped: Malformed rows that were left out, one line each.
+    """
+
+    source: SourceModel
+    objective: Objective
+    sites: tuple[Site, ...]
+    float_layers: tuple[str, ...]
+    train: TokenizedSplit
+    dev: TokenizedSplit
+    skipped: tuple[str, ...]
+
+
+def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], None]) -> Preparation:
+    """Read data and model.
+
+    Args:
+        config: The options.
+        device: Where the model is wanted.
+        report: Called with a sentence at every stage.
+
+    Returns:
+        What the run works with.
+
+    Raises:
+        InputError: If the data cannot be read.
+        ModelError: If the model cannot be found or fully quantized.
+    """
+    head, quantization = config.task.head, config.quantization
+    splits = [
+        read_split(config.task, config.data_dir, name, skip_malformed=config.skip_malformed)
+        for name in ("train", "dev")
+    ]
+    splits[1].labels()
+    torch.manual_seed(config.seed)
+    source = load_source_model(
+        config.model,
+        n_outputs=head.n_outputs,
+        labels=head.labels,
+        max_length=config.max_length,
+        dropout=config.dropout,
+    )
+    model = source.model.to(device)  # type: ignore[arg-type]
+    float_layers = matching_layers(model, quantization.keep_float)
+    sites = find_sites(model, keep_float=float_layers) if quantization.quantize else ()
+    train, dev = (_tokenized(split, source, config) for split in splits)
+    report(f"{config.task.name}: {len(train)} training rows, {len(dev)} dev rows")
+    if float_layers:
+        report(f"staying float as asked: {', '.join(float_layers)}")
+    return Preparation(
+        source=source,
+        objective=objective_of(head),
+        sites=sites,
+        float_layers=float_layers,
+        train=train,
+        dev=dev,
+        skipped=tuple(str(row) for split in splits for row in split.skipped),
+    )
+
+
+def _tokenized(split: Split, source: SourceModel, config: TrainConfig) -> TokenizedSplit:
+    # the checkpoint keeps the tokenizer as it came; this copy truncates
+    tokenizer = Tokenizer.from_str(source.tokenizer.to_str())
+    return tokenize_split(
+        split,
+        config.task.head,
+        TextTokenizer(tokenizer, max_length=config.max_length),
+        input_names=source.input_names,
+        pad_token_id=source.pad_token_id,
+    )
