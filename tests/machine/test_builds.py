@@ -32,7 +32,7 @@ def test_none_or_two_builds_of_onnx_runtime_are_an_error(
 def test_the_one_build_is_named_and_known_to_train_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, trains in (("onnxruntime", False), ("onnxruntime-gpu", False), ("onnxruntime-training", True)):
         monkeypatch.setattr(builds, "_version_of", lambda found, name=name: "1.0" if found == name else None)
-        assert (installed_ort_build().distribution, installed_ort_build().can_train) == (name, trains)
+        assert (installed_ort_build().distribution, installed_ort_build().builds_gradients) == (name, trains)
 
 
 def test_a_missing_package_names_the_extra() -> None:

@@ -24,7 +24,7 @@ def test_this_environment_is_healthy_and_described() -> None:
     build = installed_ort_build()
     assert (code, report["healthy"], report["problems"]) == (0, True, [])
     assert report["versions"][build.distribution] == build.version == version(build.distribution)
-    assert report["can_train"] is build.can_train
+    assert report["builds_gradients"] is build.builds_gradients
     assert "CPUExecutionProvider" in report["execution_providers"]
     assert report["extras"]["evaluate"] is True
 

@@ -16,8 +16,8 @@ _EXTRA_OF_BUILD = {
     "onnxruntime": "runtime",
     "onnxruntime-gpu": "runtime-gpu",
     "onnxruntime-openvino": "runtime-openvino",
-    "onnxruntime-training-cpu": "train",
-    "onnxruntime-training": "train-gpu",
+    "onnxruntime-training-cpu": "train-ort-training",
+    "onnxruntime-training": "train-ort-training-gpu",
 }
 
 
@@ -34,8 +34,13 @@ class OrtBuild:
     version: str
 
     @property
-    def can_train(self) -> bool:
-        """Whether this build computes gradients."""
+    def extra(self) -> str:
+        """The extra of q8bert that brings this build."""
+        return _EXTRA_OF_BUILD[self.distribution]
+
+    @property
+    def builds_gradients(self) -> bool:
+        """Whether this build appends a backward pass to a graph itself; torch's runs on every build."""
         return self.distribution.startswith("onnxruntime-training")
 
 

@@ -12,9 +12,11 @@ from pathlib import Path
 
 __all__ = ["CUDA_LIBRARIES", "CudaDriver", "cuda_driver", "preload_cuda_libraries"]
 
-# What each build's provider asks for, in an order in which each finds what it needs itself. Newer onnxruntime-gpu loads
-# its own (`onnxruntime.preload_dlls`).
+# what each build's provider asks for, in an order in which each finds what it needs itself
 CUDA_LIBRARIES: Mapping[str, tuple[str, ...]] = {
+    "onnxruntime-gpu": (
+        "libcudart.so.13", "libcublasLt.so.13", "libcublas.so.13", "libcufft.so.12", "libcurand.so.10", "libcudnn.so.9",
+    ),
     "onnxruntime-training": (
         "libcudart.so.11.0", "libcublasLt.so.11", "libcublas.so.11", "libcufft.so.10", "libcurand.so.10",
         "libcudnn.so.8",
@@ -43,7 +45,7 @@ def preload_cuda_libraries(distribution: str) -> dict[str, str | None]:
 
     Returns:
         Library → where it was loaded from (its bare name: found by the loader), or None where it is missing. Empty for
-        builds that need none or load their own.
+        builds that need none.
     """
     folders = sorted(Path(sysconfig.get_path("purelib")).glob("nvidia/*/lib"))
     return {name: _load(name, folders) for name in CUDA_LIBRARIES.get(distribution, ())}

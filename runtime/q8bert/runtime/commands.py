@@ -199,7 +199,9 @@ def doctor_command(
         table = Table("", "found", title="q8bert doctor")
         for name, number in report.versions.items():
             table.add_row(name, number)
-        table.add_row("trains", "yes" if report.can_train else "no, runs models only")
+        table.add_row("trains", "yes" if report.extras["train"] else 'no; pip install "q8bert[train]" would')
+        if report.builds_gradients:
+            table.add_row("", "--gradients onnxruntime-training can be asked for")
         table.add_row("execution providers", ", ".join(report.execution_providers) or "none")
         table.add_row("extras", ", ".join(name for name, there in report.extras.items() if there) or "none")
         table.add_row("INT8 on this CPU", ", ".join(report.cpu_features) or "unknown")

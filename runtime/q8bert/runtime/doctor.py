@@ -30,11 +30,11 @@ class DoctorReport:
         healthy: Whether everything that is installed can be used.
         problems: What is wrong, each with its remedy.
         versions: Python, q8bert and the build of ONNX Runtime.
-        can_train: Whether that build computes gradients.
+        builds_gradients: Whether that build appends a backward pass itself (``--gradients onnxruntime-training``).
         execution_providers: What the build was made with.
         extras: Extra → whether its packages are there.
         cpu_features: Of the instructions that matter to INT8, those that this CPU has.
-        cuda_libraries: Library → where it is, or None; empty for CPU builds and for builds that load their own.
+        cuda_libraries: Library → where it is, or None; empty for CPU builds.
         cuda_driver: Newest CUDA that the driver runs; None without a driver.
         cuda_devices: Names of the GPUs.
     """
@@ -42,7 +42,7 @@ class DoctorReport:
     healthy: bool
     problems: tuple[str, ...]
     versions: Mapping[str, str]
-    can_train: bool
+    builds_gradients: bool
     execution_providers: tuple[str, ...]
     extras: Mapping[str, bool]
     cpu_features: tuple[str, ...]
@@ -69,23 +69,25 @@ def examine(*, device: bool = True) -> DoctorReport:
     problems: list[str] = []
     libraries: dict[str, str | None] = {}
     providers: tuple[str, ...] = ()
-    can_train = False
+    builds_gradients = False
     try:
         build = installed_ort_build()
     except (OrtBuildError, MissingExtraError) as error:
         problems.append(str(error))
     else:
         versions[build.distribution] = build.version
-        can_train = build.can_train
+        builds_gradients = build.builds_gradients
         libraries = preload_cuda_libraries(build.distribution)
         providers = _providers()
         if build.distribution in _GPU_BUILDS:
-            problems += _gpu_problems(libraries, providers, None if driver is None else driver.devices, device=device)
+            problems += _gpu_problems(
+                build.extra, libraries, providers, None if driver is None else driver.devices, device=device
+            )
     return DoctorReport(
         healthy=not problems,
         problems=tuple(problems),
         versions=versions,
-        can_train=can_train,
+        builds_gradients=builds_gradients,
         execution_providers=providers,
         extras=extras,
         cpu_features=cpu_features(),
@@ -96,13 +98,18 @@ def examine(*, device: bool = True) -> DoctorReport:
 
 
 def _gpu_problems(
-    libraries: Mapping[str, str | None], providers: tuple[str, ...], devices: tuple[str, ...] | None, *, device: bool
+    extra: str,
+    libraries: Mapping[str, str | None],
+    providers: tuple[str, ...],
+    devices: tuple[str, ...] | None,
+    *,
+    device: bool,
 ) -> list[str]:
     problems = []
     missing = [name for name, path in libraries.items() if path is None]
     if missing:
         problems.append(
-            f'CUDA libraries are missing: {", ".join(missing)}. Run: pip install "q8bert[train-gpu]", which brings them'
+            f'CUDA libraries are missing: {", ".join(missing)}. Run: pip install "q8bert[{extra}]", which brings them'
         )
     if CUDA_PROVIDER not in providers:
         problems.append(f"this build of ONNX Runtime lists no {CUDA_PROVIDER}; install it again")
