@@ -170,7 +170,7 @@ def _arguments() -> argparse.Namespace:
     add("--threads", type=int, default=os.cpu_count() or 1)
     add("--seed", type=int, default=0, help="seed of weights, tokens and the order of turns")
     add("--train-python", default=".venv/train/bin/python", help="has torch, transformers and q8bert")
-    add("--peers-python", default=".venv/peers/bin/python", help="has onnxruntime, onnx, openvino and q8bert")
+    add("--peers-python", default=".venv/train/bin/python", help="has onnxruntime, onnx, openvino and q8bert")
     add("--work-dir", type=Path, default=Path("build/bench"), help="where models are made")
     add("--reuse-models", action="store_true", help="run the models that the last call made, instead of new ones")
     add("--raw", type=Path, help="write the times of all calls to this file")

@@ -1,8 +1,10 @@
-"""Time one optimizer step, and real epochs, of three ways to train the same model.
+"""Time one optimizer step, and real epochs, of several ways to train the same model.
 
 ``ort_qat``     quantization-aware, ONNX Runtime engine
+``ort_float``   the FP32 twin, and the float half of a quantized run, on the same engine
 ``torch_qat``   quantization-aware, eager torch engine
 ``torch_fp32``  plain Hugging Face and torch: no q8bert in it
+``before``      quantization-aware, ONNX Runtime engine of another checkout (``--before``)
 
 Each runs in a process of its own, on the same batches; the parent lets them take turns, one step each, so that they
 meet the same noise of a shared machine. A step is forward, backward, clipping, AdamW and, for the first two,
@@ -11,25 +13,36 @@ requantizing the weights. CPU seconds are of all threads of the process; ratios 
     python tools/bench_training.py --sizes minilm-l6 bert-base
     python tools/bench_training.py --data-dir GLUE/STS-B --task STS-B    # and real batches: by length, padded to 128
     python tools/bench_training.py --variants                            # and the ONNX Runtime engine in other ways
+    python tools/bench_training.py --before ../old                       # and the engine of a checkout with .venv/train
 """
 
 import argparse
 import json
-import multiprocessing
 import os
 import statistics
+import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from bench_machine import machine
-from bench_training_worker import SIZES, VARIANTS, serve
+from bench_training_worker import SIZES, VARIANTS
 
-CONTENDERS = ("ort_qat", "torch_qat", "torch_fp32")
+CONTENDERS = ("ort_qat", "ort_float", "torch_qat", "torch_fp32")
+ROOT = Path(__file__).resolve().parents[1]
+# `serve` of any checkout, in a process of that checkout's own environment
+_CHILD = """
+import sys
+from multiprocessing.connection import Client
+sys.path.insert(0, sys.argv[1])
+from bench_training_worker import serve
+serve(Client(sys.argv[2]), sys.argv[3], sys.argv[4], int(sys.argv[5]))
+"""
 
 
 @dataclass(frozen=True)
@@ -50,19 +63,22 @@ class Field:
         size: One of ``SIZES``.
         kinds: Who takes part.
         threads: CPU threads of each.
+        before: Checkout whose ONNX Runtime engine takes part as ``before``.
     """
 
-    def __init__(self, size: str, kinds: tuple[str, ...], threads: int) -> None:
-        context = multiprocessing.get_context("spawn")
+    def __init__(self, size: str, kinds: tuple[str, ...], threads: int, before: Path | None = None) -> None:
         self._pipes: dict[str, Connection] = {}
         self._processes = []
-        for kind in kinds:
-            ours, theirs = context.Pipe()
-            process = context.Process(target=serve, args=(theirs, kind, size, threads), daemon=True)
-            process.start()
-            self._pipes[kind] = ours
-            self._processes.append(process)
-            ours.recv()
+        for kind in (*kinds, *(["before"] if before else [])):
+            checkout = ROOT if kind != "before" or before is None else before
+            python = sys.executable if checkout is ROOT else str(checkout / ".venv/train/bin/python")
+            paths = os.pathsep.join(str(checkout / part) for part in ("training", "export", "runtime"))
+            with tempfile.TemporaryDirectory() as folder, Listener(f"{folder}/socket") as listener:
+                command = [python, "-c", _CHILD, str(checkout / "tools"), f"{folder}/socket"]
+                command += ["ort_qat" if kind == "before" else kind, size, str(threads)]
+                self._processes.append(subprocess.Popen(command, env={**os.environ, "PYTHONPATH": paths}))
+                self._pipes[kind] = listener.accept()
+            self._pipes[kind].recv()
 
     def step(self, kind: str, arrays: dict[str, Any], labels: Any) -> tuple[float, float, float]:
         """Let one contender take one step; returns wall seconds, CPU seconds, peak MB."""
@@ -75,14 +91,22 @@ class Field:
         for pipe in self._pipes.values():
             pipe.send(None)
         for process in self._processes:
-            process.join()
+            process.wait()
 
 
 def bench_steps(
-    size: str, *, kinds: tuple[str, ...], batch_size: int, length: int, n_steps: int, threads: int
+    size: str,
+    *,
+    kinds: tuple[str, ...],
+    batch_size: int,
+    length: int,
+    n_steps: int,
+    threads: int,
+    before: Path | None,
 ) -> dict[str, Any]:
     """Time single steps on full-length batches; returns times by contender and ratios."""
-    field = Field(size, kinds, threads)
+    field = Field(size, kinds, threads, before)
+    kinds = (*kinds, *(["before"] if before else []))
     draw = np.random.default_rng(0)
     taken: dict[str, list[tuple[float, float, float]]] = {kind: [] for kind in kinds}
     for step in range(n_steps + 2):
@@ -102,9 +126,7 @@ def bench_steps(
     cpu = {kind: found.cpu_min for kind, found in times.items()}
     return {
         "times": {kind: asdict(found) for kind, found in times.items()},
-        "ratio_ort_to_torch_cpu": cpu["ort_qat"] / cpu["torch_qat"],
-        "ratio_ort_to_fp32_cpu": cpu["ort_qat"] / cpu["torch_fp32"],
-        **{f"ratio_{kind}_to_ort_cpu": cpu[kind] / cpu["ort_qat"] for kind in VARIANTS if kind in cpu},
+        **{f"ratio_ort_qat_to_{kind}_cpu": cpu["ort_qat"] / cpu[kind] for kind in kinds if kind != "ort_qat"},
     }
 
 
@@ -198,6 +220,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--variants", action="store_true", help="time the ONNX Runtime engine in other ways too")
+    parser.add_argument("--before", type=Path, help="checkout, with its .venv/train, whose engine is timed too")
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--data-dir", help="folder of a GLUE task, to time real batches too")
     parser.add_argument("--task", default="STS-B")
@@ -213,7 +236,7 @@ def main() -> None:
     for size in args.sizes:
         report["sizes"][size] = bench_steps(
             size, kinds=CONTENDERS + (tuple(VARIANTS) if args.variants else ()), batch_size=args.batch_size,
-            length=args.length, n_steps=args.steps, threads=args.threads,
+            length=args.length, n_steps=args.steps, threads=args.threads, before=args.before,
         )  # fmt: skip
     if args.data_dir:
         report["epoch"] = bench_epoch(

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-# the ONNX Runtime engine with its gradient kernels left as they are, or with another session option
+# the ONNX Runtime engine with another session option
 VARIANTS: dict[str, tuple[str, Any]] = {
-    "ort_plain_kernels": ("", None),
     "ort_no_arena": ("enable_cpu_mem_arena", False),
     "ort_no_mem_pattern": ("enable_mem_pattern", False),
     "ort_parallel_nodes": ("execution_mode", "ORT_PARALLEL"),
@@ -39,9 +38,10 @@ class Contender:
         from transformers import AutoModelForSequenceClassification, BertConfig
 
         from q8bert.training.engines.ort_engine import OrtEngine
-        from q8bert.training.engines.programs import build_programs
         from q8bert.training.engines.torch_engine import TorchEngine
         from q8bert.training.loop.optimization import adamw
+        from q8bert.training.objectives.objective import Classification
+        from q8bert.training.programs.cache import build_programs
         from q8bert.training.quantization.sites import find_sites
         from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
 
@@ -54,34 +54,30 @@ class Contender:
         if self._is_plain:
             self._optimizer = torch.optim.AdamW(self._model.parameters(), lr=1e-5, fused=True)
             return
-        sites = find_sites(self._model)
-        self._weights = prepare_weights(self._model, quantized_parameters(self._model, per_channel=True), sites)
+        sites = find_sites(self._model) if kind != "ort_float" else ()
+        objective = Classification()
+        self._weights = prepare_weights(
+            self._model, quantized_parameters(self._model, per_channel=True) if sites else {}, sites
+        )
         self._optimizer = adamw(self._weights.masters, weight_decay=0.01)
         for group in self._optimizer.param_groups:
             group["lr"] = 1e-5
-        self._amax = torch.full((len(sites),), 4.0)
+        self._amax = torch.full((len(sites),), 4.0) if sites else None
         self._engine: Any
         if kind == "torch_qat":
-            self._engine = TorchEngine(self._model, sites, self._weights)
+            self._engine = TorchEngine(self._model, sites, self._weights, objective)
         else:
             names = ("input_ids", "attention_mask", "token_type_ids")
             _apply_variant(kind)
-            # as for a GPU, the graph keeps ONNX Runtime's own kernels
-            device_type = "cuda" if kind == "ort_plain_kernels" else "cpu"
-            self._engine = OrtEngine(
-                lambda *, quantize: build_programs(
-                    self._model, sites, quantize=quantize, input_names=names, regression=False,
-                    device_type=device_type,
-                ),
-                self._weights, sites=sites, n_outputs=2, threads=threads,
-            )  # fmt: skip
+            programs = build_programs(self._model, sites, objective, input_names=names)
+            self._engine = OrtEngine(programs, sites, self._weights, objective, threads=threads)
 
     def step(self, arrays: dict[str, np.ndarray[Any, Any]], labels: np.ndarray[Any, Any], seed: int) -> None:
         """Take one optimizer step."""
         import torch
 
         from q8bert.training.engines.engine import Batch
-        from q8bert.training.loop.gradients import clip_gradients_
+        from q8bert.training.loop.step import apply_gradients
 
         inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
         targets = torch.from_numpy(labels)
@@ -92,9 +88,9 @@ class Contender:
             self._optimizer.step()
             self._optimizer.zero_grad()
             return
-        self._engine.step(Batch(inputs, targets), self._amax, seed=seed)
-        clip_gradients_(self._weights.gradient, max_norm=1.0)
-        self._optimizer.step()
+        result = self._engine.step(Batch(inputs, {"labels": targets}), self._amax, seed=seed)
+        norm = torch.linalg.vector_norm(self._weights.gradient)
+        apply_gradients(self._optimizer, norm, torch.isfinite(result.observations).all(), max_norm=1.0)
         self._weights.refresh()
 
 

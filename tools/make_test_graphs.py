@@ -1,7 +1,7 @@
 """Export a small random model of every family and the widths of real sizes, for the tests of other runtimes.
 
 Writes ``NAME.onnx`` (INT8) and ``NAME.npz`` (inputs, logits and activation codes on this ONNX Runtime) for each
-into a folder; the newest ONNX Runtime and OpenVINO then run them in an environment without torch.
+into a folder; other releases of ONNX Runtime and OpenVINO then run them.
 
     python tools/make_test_graphs.py build/test-graphs
 """
