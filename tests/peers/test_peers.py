@@ -25,8 +25,9 @@ each_graph = pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
 
 def saved(path: Path) -> tuple[dict[str, np.ndarray], Mapping[str, np.ndarray]]:
     """Return a graph's inputs, and what it gave on the ONNX Runtime that it was made beside."""
-    arrays = np.load(path.with_suffix(".npz"))
-    inputs = {name: arrays[name] for name in arrays.files if name in {"input_ids", "attention_mask", "token_type_ids"}}
+    with np.load(path.with_suffix(".npz")) as stored:
+        arrays = dict(stored)
+    inputs = {name: arrays[name] for name in arrays if name in {"input_ids", "attention_mask", "token_type_ids"}}
     return inputs, arrays
 
 
