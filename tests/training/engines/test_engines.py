@@ -338,11 +338,4 @@ def test_the_training_graph_drops_out_what_the_model_drops_out(
         for mask in masks
     ]
     assert len(expected) >= 5
-    # in the order of the model's calls; of the last layer's, those after its keys and values are of the first token alone
-    narrower = [number for number, pair in enumerate(zip(found, expected, strict=True)) if pair[0] != pair[1]]
-    of_tokens = [number for number, (_, shape) in enumerate(expected) if len(shape) > 2]
-    assert 2 <= len(narrower) <= 3
-    assert narrower == of_tokens[-len(narrower) :]
-    for number in narrower:
-        probability, shape = expected[number]
-        assert found[number] == (probability, (*shape[:-2], 1, shape[-1]))
+    assert sorted(found) == sorted(expected)
