@@ -203,8 +203,8 @@ def test_real_files_are_read_whole(glue_dir: Path, name: str) -> None:
     for split, n_rows in ROWS[name].items():
         rows = read_split(GLUE_TASKS[name], glue_dir / name, split)
         assert len(rows.labels()) == n_rows
-        if not GLUE_TASKS[name].is_regression:
-            assert set(rows.labels()) == set(range(len(GLUE_TASKS[name].labels)))
+        if not GLUE_TASKS[name].head.is_regression:
+            assert set(rows.labels()) == set(range(len(GLUE_TASKS[name].head.labels)))
     if name in TEST_ROWS:
         assert (
             len(read_file(GLUE_TASKS[name], glue_dir / name / "test.tsv", labelled=False).examples) == TEST_ROWS[name]
