@@ -75,7 +75,7 @@ def pair(task: str, engine: str, seed: int, args: argparse.Namespace) -> dict[st
         result[f"{precision}_run"] = call([q8bert, "train", "--output-dir", run, *options])
         result[f"{precision}_minutes"] = (time.monotonic() - started) / 60
         result[f"{precision}_cpu_minutes"] = (os.times().children_user - cpu) / 60
-        result[f"{precision}_export"] = call([q8bert, "export", run, "--output-dir", bundle])
+        result[f"{precision}_export"] = call([q8bert, "export", run, "--output-dir", bundle, "--parity-rows", "0"])
         result[f"{precision}_evaluation"] = call([args.serve, "evaluate", bundle, "--data-dir", data])
     for method in ("dynamic", "static"):
         bundle = str(folder / method)

@@ -79,7 +79,13 @@ class Exported:
         return build_graph(self.model, (), torch.zeros(0), {}, input_names=list(self.batch.inputs))
 
     def parity(
-        self, *, graph: onnx.ModelProto | None = None, is_float: bool = False, session: Any = None, observer: Any = None
+        self,
+        *,
+        graph: onnx.ModelProto | None = None,
+        is_float: bool = False,
+        session: Any = None,
+        observer: Any = None,
+        max_rows: int | None = None,
     ) -> ParityReport:
         """Compare the simulation with a graph, by default its own, or with stand-ins, on the batch's rows."""
         graph = graph or (self.float_graph if is_float else self.graph)
@@ -103,6 +109,7 @@ class Exported:
             split=TokenizedSplit(encoded, self.batch.targets["labels"], tuple(self.batch.inputs), pad),
             task=glue_task("MNLI"),
             batch_size=2,
+            max_rows=max_rows,
         )
 
     def initializers(self) -> dict[str, np.ndarray[Any, Any]]:

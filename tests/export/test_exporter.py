@@ -196,4 +196,20 @@ def test_the_command_shows_people_what_scripts_read(small: Any, tmp_path: Path) 
     parity = json.loads((tmp_path / "bundle" / "parity.json").read_text())
     assert "10 in integers, 0 in float" in words
     assert f"{parity['n_ties']:,} of {parity['n_codes']:,} codes" in words
-    assert f"dev pearson, exported {100 * parity['exported']['pearson']:.2f}" in words
+    found, simulated = (100 * where["pearson"] for where in (parity["exported"], parity["free"]["metrics"]))
+    rows = f"{parity['n_rows']} of {parity['n_rows_in_split']} rows"
+    release = f"onnxruntime {parity['onnxruntime'].split()[-1]}"
+    assert f"dev pearson, on {rows} {found:.2f} exported" in words
+    assert f"{simulated:.2f} simulated" in words
+    assert release in words
+
+
+@pytest.mark.slow
+def test_as_many_rows_are_compared_as_were_asked_for(small: Any, tmp_path: Path) -> None:
+    run = small.run("SST-2", "float32")
+    for asked, compared in ((7, 7), (0, 200), (500, 200)):
+        _, report = export(run, tmp_path / "bundle", parity_rows=asked)
+        assert report.parity is not None
+        assert (report.parity.n_rows, report.parity.n_rows_in_split) == (compared, 200)
+    with pytest.raises(ConfigError, match=r"parity_rows must be 0 \(all rows\) or more, got -1"):
+        export(run, tmp_path / "bundle", parity_rows=-1)

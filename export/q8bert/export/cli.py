@@ -41,6 +41,9 @@ def export_command(
     parity: Annotated[
         bool, typer.Option(help="Compare the exported model with the simulation on the dev split.")
     ] = True,
+    parity_rows: Annotated[
+        int, typer.Option(min=0, help="Dev rows that are compared, evenly over the split; 0 for all.")
+    ] = 512,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, the rest on stderr.")] = False,
 ) -> None:
     """Turn a run's best checkpoint into a bundle: INT8 QDQ ONNX, tokenizer, labels, manifest."""
@@ -50,8 +53,8 @@ def export_command(
 
         with progress_bar(speaker, "comparing") as show:
             _, report = export(
-                run, output_dir, quantization=quantization, data_dir=data_dir, check_parity=parity, report=speaker.say,
-                show_progress=show,
+                run, output_dir, quantization=quantization, data_dir=data_dir, check_parity=parity,
+                parity_rows=parity_rows, report=speaker.say, show_progress=show,
             )  # fmt: skip
         table = _table(report)
         speaker.result(report, lambda console: console.print(table))
@@ -86,7 +89,11 @@ def _table(report: "ExportReport") -> Table:
 
 def _add_parity(table: Table, parity: "ParityReport", *, is_float: bool) -> None:
     for name, value in parity.exported.items():
-        table.add_row(f"dev {name}, exported", f"{100 * value:.2f} ({parity.onnxruntime})")
+        rows = f"{parity.n_rows} of {parity.n_rows_in_split} rows"
+        simulated = 100 * parity.free.metrics[name]
+        table.add_row(
+            f"dev {name}, on {rows}", f"{100 * value:.2f} exported ({parity.onnxruntime}), {simulated:.2f} simulated"
+        )
     runs = {"simulation": parity.free} if is_float else {
         "simulation": parity.free, "simulation, same side at ties": parity.resolved,
     }  # fmt: skip

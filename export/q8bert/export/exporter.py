@@ -25,9 +25,11 @@ from q8bert.training.loop.batches import TokenizedSplit
 from q8bert.training.quantization.weights import TrainableWeights, prepare_weights
 from q8bert.training.runs.config import TrainConfig
 
-__all__ = ["QUANTIZATIONS", "ExportReport", "export"]
+__all__ = ["PARITY_ROWS", "QUANTIZATIONS", "ExportReport", "export"]
 
 QUANTIZATIONS = ("none", "dynamic", "static", "qat")
+# dev rows that the exported model is compared on with the simulation: a hundred million codes or more
+PARITY_ROWS = 512
 # rows on which post-training static quantization observes its ranges
 _N_CALIBRATION_ROWS = 512
 
@@ -71,6 +73,7 @@ def export(
     quantization: str | None = None,
     data_dir: str | None = None,
     check_parity: bool = True,
+    parity_rows: int = PARITY_ROWS,
     report: Callable[[str], None] = lambda _: None,
     show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Bundle, ExportReport]:
@@ -84,6 +87,7 @@ def export(
         data_dir: Folder whose dev split the parity is measured on, and whose training split calibrates ``static``;
             default the run's own.
         check_parity: False leaves the comparison with the simulation out.
+        parity_rows: Dev rows that are compared, evenly over the split; 0 for all.
         report: Called with a sentence at every stage.
         show_progress: Called with rows compared and rows in all.
 
@@ -92,10 +96,12 @@ def export(
 
     Raises:
         CheckpointError: If the run has no whole checkpoint.
-        ConfigError: If the run is not of the kind that ``quantization`` needs.
+        ConfigError: If the run is not of the kind that ``quantization`` needs, or ``parity_rows`` is negative.
         ExportError: If the graph cannot be made, or ``output_dir`` holds something else.
         ParityError: If the exported model is not the one that was trained.
     """
+    if parity_rows < 0:
+        raise ConfigError([f"parity_rows must be 0 (all rows) or more, got {parity_rows}"])
     check_target(Path(output_dir))
     trained = load_trained_run(Path(run))
     method = _method(trained.config, quantization)
@@ -119,8 +125,9 @@ def export(
     parity = None
     if check_parity and method in {"none", "qat"}:
         rows = trained.rows(data_dir, "dev")
-        report(f"comparing the exported model with the simulation on {len(rows)} dev rows")
-        parity = _parity(graph, trained, rows, show_progress)
+        max_rows = parity_rows or len(rows)
+        report(f"comparing the exported model with the simulation on {min(max_rows, len(rows))} dev rows")
+        parity = _parity(graph, trained, rows, max_rows, show_progress)
     bundle = write_bundle(
         Path(output_dir),
         graph=graph,
@@ -182,7 +189,11 @@ def _after_training(graph: onnx.ModelProto, method: str, trained: TrainedRun, da
 
 
 def _parity(
-    graph: onnx.ModelProto, trained: TrainedRun, rows: TokenizedSplit, show_progress: Callable[[int, int], None]
+    graph: onnx.ModelProto,
+    trained: TrainedRun,
+    rows: TokenizedSplit,
+    max_rows: int,
+    show_progress: Callable[[int, int], None],
 ) -> ParityReport:
     config, sites, model = trained.config, trained.checkpoint.sites, trained.source.model
     return compare(
@@ -193,6 +204,7 @@ def _parity(
         split=rows,
         task=config.task,
         batch_size=config.evaluation.eval_batch_size,
+        max_rows=max_rows,
         show_progress=show_progress,
     )
 

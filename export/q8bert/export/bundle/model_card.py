@@ -97,7 +97,8 @@ def _parity_lines(parity: ParityReport) -> list[str]:
     rows = (("by itself", parity.free), ("with the same side taken at rounding ties", parity.resolved))
     return [
         "", "## Exported model against simulation", "",
-        f"{parity.n_rows} rows; {main} of the exported model {100 * parity.exported[main]:.2f}.", "",
+        f"{parity.n_rows} of {parity.n_rows_in_split} dev rows; {main} of the exported model "
+        f"{100 * parity.exported[main]:.2f}.", "",
         f"| simulation | {main} | rows with another prediction | largest, mean difference of a logit |",
         "|---|---|---|---|",
         *(

@@ -11,7 +11,7 @@ takes the exported model's side at every tie, and only there; a code that differ
 Resolved, the two must give the same predictions, and that is the gate.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,6 +95,7 @@ class ParityReport:
     Attributes:
         onnxruntime: The build that the exported model ran on, and its release.
         n_rows: Rows compared.
+        n_rows_in_split: Rows that the dev split has.
         main_metric: Name of the task's main metric.
         exported: All metrics of the exported model, as fractions.
         free: The simulation by itself.
@@ -109,6 +110,7 @@ class ParityReport:
 
     onnxruntime: str
     n_rows: int
+    n_rows_in_split: int
     main_metric: str
     exported: Mapping[str, float]
     free: Difference
@@ -146,6 +148,7 @@ def compare(
     split: TokenizedSplit,
     task: Task,
     batch_size: int,
+    max_rows: int | None = None,
     show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> ParityReport:
     """Run simulation, float model and exported model on the same batches.
@@ -158,6 +161,7 @@ def compare(
         split: Labelled rows.
         task: Names the metrics.
         batch_size: Rows a batch.
+        max_rows: Rows to compare, evenly over the split; None for all.
         show_progress: Called after each batch with rows done and rows in all.
 
     Returns:
@@ -166,6 +170,8 @@ def compare(
     Raises:
         ParityError: If the exported model is not the one that was trained.
     """
+    numbers = _spread(len(split), max_rows)
+    n_rows_in_split, split = len(split), split.select(numbers)
     resolver = TieResolver()
     amax, model, sites = simulation.amax, simulation.model, simulation.sites
     objective = objective_of(task.head)
@@ -193,11 +199,13 @@ def compare(
     labels = split.labels.tolist()
     if observer is None:
         resolved = free
+    runs = (free, exported, resolved)
     alone = _difference(free, exported, task, labels)
     build = installed_ort_build()
     report = ParityReport(
         onnxruntime=f"{build.distribution} {build.version}",
         n_rows=len(split),
+        n_rows_in_split=n_rows_in_split,
         main_metric=task.data.main_metric,
         exported=score(task, exported, labels),
         free=alone,
@@ -207,12 +215,18 @@ def compare(
         max_tie_distance=resolver.max_tie_distance,
         quantization_effect=0.0 if observer is None else float(np.abs(free - floats).mean()),
         differing_rows=tuple(
-            _differing_row(row, (free, exported, resolved), ties.get(row, RowTies()), sites)
+            _differing_row(int(numbers[row]), tuple(logits[row] for logits in runs), ties.get(row, RowTies()), sites)
             for row in np.nonzero(_differs(free, exported, task))[0].tolist()
         ),
     )
     _refuse_defects(report)
     return report
+
+
+def _spread(n_rows: int, max_rows: int | None) -> NDArray[np.int64]:
+    """Return row numbers evenly over a split: files are often sorted by label or by source."""
+    n_wanted = n_rows if max_rows is None else min(n_rows, max_rows)
+    return np.arange(n_wanted, dtype=np.int64) * n_rows // n_wanted
 
 
 def _check_observed(observed: NDArray[np.float32], exported: NDArray[np.float32]) -> None:
@@ -238,9 +252,9 @@ def _difference(
 
 
 def _differing_row(
-    row: int, runs: tuple[NDArray[np.float32], ...], ties: RowTies, sites: tuple[Site, ...]
+    row: int, runs: Sequence[NDArray[np.float32]], ties: RowTies, sites: tuple[Site, ...]
 ) -> DifferingRow:
-    simulated, exported, resolved = (tuple(logits[row].tolist()) for logits in runs)
+    simulated, exported, resolved = (tuple(logits.tolist()) for logits in runs)
     return DifferingRow(
         row=row,
         simulated=simulated,

@@ -4,7 +4,7 @@ import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -38,6 +38,10 @@ class TokenizedSplit:
 
     def __len__(self) -> int:
         return len(self.encoded)
+
+    def select(self, rows: NDArray[np.int64]) -> "TokenizedSplit":
+        """Return some of the rows, in the order given and numbered anew."""
+        return replace(self, encoded=self.encoded.select(rows.tolist()), labels=self.labels[rows])
 
     def training_steps(self, rows_per_step: int, *, seed: int, start: int) -> Iterator[NDArray[np.int64]]:
         """Yield the row numbers of one optimizer step after the other, epoch after epoch, without end.

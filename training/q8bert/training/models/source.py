@@ -12,10 +12,11 @@ from typing import Any
 
 from tokenizers import Tokenizer
 from torch import nn
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
 from q8bert.spec.errors import ModelError
+from q8bert.training.models.tokenizer import load_tokenizer
 from q8bert.training.quantization.sites import refuse_float_layers
 
 __all__ = ["FAMILIES", "MINILM_ALIAS", "SourceModel", "load_source_model", "resolve_model"]
@@ -92,7 +93,7 @@ def load_source_model(
     limit = _position_limit(config)
     if max_length > limit:
         raise ModelError(f"--max-length {max_length} is beyond the {limit} positions of {name}; use {limit} or less")
-    tokenizer, pad_token_id = _load_tokenizer(source)
+    tokenizer, pad_token_id = load_tokenizer(source)
     has_types = getattr(config, "type_vocab_size", 0) > 1
     names = ("input_ids", "attention_mask", *(("token_type_ids",) if has_types else ()))
     return SourceModel(model, tokenizer, pad_token_id, names)
@@ -145,17 +146,6 @@ def _load_weights(source: str, config: Any) -> PreTrainedModel:
         )
     floats: PreTrainedModel = model.float()
     return floats
-
-
-def _load_tokenizer(source: str) -> tuple[Tokenizer, int]:
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
-        backend = tokenizer.backend_tokenizer
-    except (OSError, ValueError, AttributeError) as error:
-        raise ModelError(f"{source!r} has no fast tokenizer (tokenizer.json or a vocabulary): {error}") from error
-    if tokenizer.pad_token_id is None:
-        raise ModelError(f"the tokenizer of {source!r} has no padding token")
-    return backend, tokenizer.pad_token_id
 
 
 def _set_dropout(config: Any, probability: float) -> None:
