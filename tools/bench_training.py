@@ -3,6 +3,7 @@
 ``ort_qat``     quantization-aware, ONNX Runtime engine
 ``ort_float``   the FP32 twin, and the float half of a quantized run, on the same engine
 ``torch_qat``   quantization-aware, eager torch engine
+``torch_bf16``  the same, matrix products in bfloat16, where the CPU has it in hardware
 ``torch_fp32``  plain Hugging Face and torch: no q8bert in it
 ``before``      quantization-aware, ONNX Runtime engine of another checkout (``--before``)
 
@@ -33,7 +34,7 @@ import numpy as np
 from bench_machine import machine
 from bench_training_worker import SIZES, VARIANTS
 
-CONTENDERS = ("ort_qat", "ort_float", "torch_qat", "torch_fp32")
+CONTENDERS = ("ort_qat", "ort_float", "torch_qat", "torch_bf16", "torch_fp32")
 ROOT = Path(__file__).resolve().parents[1]
 # `serve` of any checkout, in a process of that checkout's own environment
 _CHILD = """
@@ -227,21 +228,23 @@ def main() -> None:
     parser.add_argument("--epoch-share", type=float, default=0.1, help="share of the epoch's batches to time")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args()
+    from q8bert.machine.cpu import computes_bfloat16
     from q8bert.training.versions import library_versions
 
     report: dict[str, Any] = {
         "machine": machine(), "threads": args.threads, "versions": library_versions(), "batch_size": args.batch_size,
         "length": args.length, "steps": args.steps, "seed": 0, "sizes": {},
     }  # fmt: skip
+    contenders = tuple(kind for kind in CONTENDERS if kind != "torch_bf16" or computes_bfloat16())
     for size in args.sizes:
         report["sizes"][size] = bench_steps(
-            size, kinds=CONTENDERS + (tuple(VARIANTS) if args.variants else ()), batch_size=args.batch_size,
+            size, kinds=contenders + (tuple(VARIANTS) if args.variants else ()), batch_size=args.batch_size,
             length=args.length, n_steps=args.steps, threads=args.threads, before=args.before,
         )  # fmt: skip
     if args.data_dir:
         report["epoch"] = bench_epoch(
             args.data_dir, args.task, batch_size=args.batch_size, share=args.epoch_share, threads=args.threads,
-            kinds=CONTENDERS,
+            kinds=contenders,
         )  # fmt: skip
     if args.json:
         print(json.dumps(report))

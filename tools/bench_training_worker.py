@@ -64,8 +64,9 @@ class Contender:
             group["lr"] = 1e-5
         self._amax = torch.full((len(sites),), 4.0) if sites else None
         self._engine: Any
-        if kind == "torch_qat":
-            self._engine = TorchEngine(self._model, sites, self._weights, objective)
+        if kind in ("torch_qat", "torch_bf16"):
+            precision = "bfloat16" if kind == "torch_bf16" else "float32"
+            self._engine = TorchEngine(self._model, sites, self._weights, objective, precision=precision)
         else:
             names = ("input_ids", "attention_mask", "token_type_ids")
             _apply_variant(kind)

@@ -33,6 +33,21 @@ def test_instructions_are_known_by_their_flags(told: Path) -> None:
     assert cpu.cpu_features() == ("asimddp", "i8mm")
 
 
+@pytest.mark.parametrize(
+    ("flags", "computes"),
+    [
+        ("flags : avx512f avx512_bf16", True),
+        ("flags : avx2 amx_bf16 amx_tile", True),
+        ("Features : asimd bf16 i8mm", True),
+        ("flags : avx2 avx512f", False),
+        ("bugs : bf16", False),
+    ],
+)
+def test_bfloat16_is_known_by_its_flags_too(told: Path, flags: str, computes: bool) -> None:
+    told.write_text(f"processor : 0\n{flags}\n")
+    assert cpu.computes_bfloat16() is computes
+
+
 def test_a_description_holds_what_lasts_and_is_alike_on_all_cores(told: Path) -> None:
     told.write_text(X86)
     once = cpu.cpu_description()

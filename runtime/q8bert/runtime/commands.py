@@ -205,6 +205,8 @@ def doctor_command(
         table.add_row("execution providers", ", ".join(report.execution_providers) or "none")
         table.add_row("extras", ", ".join(name for name, there in report.extras.items() if there) or "none")
         table.add_row("INT8 on this CPU", ", ".join(report.cpu_features) or "unknown")
+        if report.computes_bfloat16:
+            table.add_row("bfloat16 on this CPU", "in hardware; --engine torch --precision bfloat16 may train faster")
         for name, path in report.cuda_libraries.items():
             table.add_row(name, path or "missing")
         table.add_row("CUDA driver", report.cuda_driver or "none")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 
 from q8bert.machine.builds import installed_ort_build
-from q8bert.machine.cpu import cpu_features
+from q8bert.machine.cpu import computes_bfloat16, cpu_features
 from q8bert.machine.cuda import cuda_driver, preload_cuda_libraries
 from q8bert.runtime.engines.provider_table import CUDA_PROVIDER
 from q8bert.spec.errors import MissingExtraError, OrtBuildError
@@ -34,6 +34,7 @@ class DoctorReport:
         execution_providers: What the build was made with.
         extras: Extra → whether its packages are there.
         cpu_features: Of the instructions that matter to INT8, those that this CPU has.
+        computes_bfloat16: Whether it multiplies bfloat16 in hardware.
         cuda_libraries: Library → where it is, or None; empty for CPU builds.
         cuda_driver: Newest CUDA that the driver runs; None without a driver.
         cuda_devices: Names of the GPUs.
@@ -46,6 +47,7 @@ class DoctorReport:
     execution_providers: tuple[str, ...]
     extras: Mapping[str, bool]
     cpu_features: tuple[str, ...]
+    computes_bfloat16: bool
     cuda_libraries: Mapping[str, str | None]
     cuda_driver: str | None
     cuda_devices: tuple[str, ...]
@@ -91,6 +93,7 @@ def examine(*, device: bool = True) -> DoctorReport:
         execution_providers=providers,
         extras=extras,
         cpu_features=cpu_features(),
+        computes_bfloat16=computes_bfloat16(),
         cuda_libraries=libraries,
         cuda_driver=None if driver is None else driver.version,
         cuda_devices=() if driver is None else driver.devices,
