@@ -28,15 +28,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gpu_check_ahead import ProgramsAhead
-from gpu_check_environment import check_environment
-from gpu_check_findings import Findings, run_part
-from gpu_check_gradients import check_gradients
-from gpu_check_serving import check_serving
-from gpu_check_setting import PRECISIONS, Setting, find_device, obstacle_to_ort
-from gpu_check_speed import check_speed, timed_sizes
-from gpu_check_tables import print_part, print_summary
-from gpu_check_training import check_training
+from gpu_checks.ahead import ProgramsAhead
+from gpu_checks.environment import check_environment
+from gpu_checks.findings import Findings, run_part
+from gpu_checks.gradients import check_gradients
+from gpu_checks.serving import check_serving
+from gpu_checks.setting import PRECISIONS, Setting, find_device, obstacle_to_ort
+from gpu_checks.speed import check_speed, timed_sizes
+from gpu_checks.tables import print_part, print_summary
+from gpu_checks.training import check_training
 
 from q8bert.spec.files import write_json
 

@@ -19,11 +19,11 @@ PARTS = ("environment", "gradients", "training", "serving", "speed")
 
 @pytest.fixture
 def tool(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Import one of the check's modules by the end of its name."""
+    """Import one of the check's parts by its name."""
     monkeypatch.syspath_prepend(TOOLS)
 
-    def load(end: str = "") -> ModuleType:
-        return importlib.import_module(f"gpu_check{end}")
+    def load(part: str | None = None) -> ModuleType:
+        return importlib.import_module("gpu_check" if part is None else f"gpu_checks.{part}")
 
     return load
 
@@ -34,11 +34,11 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def in_quick_mode(tool: Any, tmp_path: Path, *, without_ort: str | None = None) -> Any:
-    return tool("_setting").Setting(torch.device("cpu"), True, tmp_path, without_ort)
+    return tool("setting").Setting(torch.device("cpu"), True, tmp_path, without_ort)
 
 
 def findings_until(tool: Any, seconds: float) -> Any:
-    return tool("_findings").Findings(time.monotonic() + seconds)
+    return tool("findings").Findings(time.monotonic() + seconds)
 
 
 # ---- whole runs ----------------------------------------------------------------------------------
@@ -90,7 +90,7 @@ def test_every_part_passes_on_a_gpu(tmp_path: Path) -> None:
 
 def test_without_onnx_runtime_torch_alone_is_compared_and_the_record_says_so(tool: Any, tmp_path: Path) -> None:
     findings = findings_until(tool, 600)
-    tool("_gradients").check_gradients(in_quick_mode(tool, tmp_path, without_ort="it is not there"), findings)
+    tool("gradients").check_gradients(in_quick_mode(tool, tmp_path, without_ort="it is not there"), findings)
     assert [row["ours"] for row in findings.tables["float32"]] == ["torch cpu"]
     assert [row["precision"] for row in findings.tables["half precision"]] == ["float16", "bfloat16"]
     assert findings.faults == []
@@ -110,7 +110,7 @@ def test_a_part_that_fails_leaves_the_others_and_the_record(
         raise ZeroDivisionError("on purpose")
 
     def cannot(setting: Any, findings: Any) -> None:
-        raise tool("_findings").CannotRunError("something is not installed")
+        raise tool("findings").CannotRunError("something is not installed")
 
     monkeypatch.setitem(check.PARTS, "gradients", (breaks, 5.0))
     monkeypatch.setitem(check.PARTS, "training", (cannot, 5.0))
@@ -149,7 +149,7 @@ def test_a_check_that_is_killed_keeps_what_it_had(tool: Any, tmp_path: Path, mon
 
 
 def test_rows_stand_alone_and_what_is_not_offered_is_no_fault(tool: Any) -> None:
-    is_not_offered = tool("_setting").is_not_offered
+    is_not_offered = tool("setting").is_not_offered
     findings = findings_until(tool, 60)
 
     def raising(error: Exception) -> Any:
@@ -176,7 +176,7 @@ def test_rows_stand_alone_and_what_is_not_offered_is_no_fault(tool: Any) -> None
 
 def test_rows_are_left_out_where_time_is_over(tool: Any, tmp_path: Path) -> None:
     findings = findings_until(tool, 0)
-    tool("_speed").check_speed(in_quick_mode(tool, tmp_path), findings)
+    tool("speed").check_speed(in_quick_mode(tool, tmp_path), findings)
     rows = findings.tables["steps"]
     assert [row["contender"] for row in rows] == ["ort_qat", "torch_qat", "torch_float"]
     assert {row["state"] for row in rows} == {"left out: less than 8 s of the part's time were left"}
@@ -189,7 +189,7 @@ def test_programs_are_built_ahead_by_other_processes(
 ) -> None:
     from q8bert.training.programs import cache as programs
 
-    ahead = tool("_ahead").ProgramsAhead([("tiny", "float32"), ("no such size", "float32")], tmp_path)
+    ahead = tool("ahead").ProgramsAhead([("tiny", "float32"), ("no such size", "float32")], tmp_path)
     (said,) = ahead.wait()
     ahead.close()
     assert said.strip().endswith("KeyError: 'no such size'")
@@ -198,13 +198,13 @@ def test_programs_are_built_ahead_by_other_processes(
         raise AssertionError("it is built already")
 
     monkeypatch.setattr(programs, "build_programs", build)
-    assert tool("_ahead").program_of("tiny", "float32", tmp_path).training
+    assert tool("ahead").program_of("tiny", "float32", tmp_path).training
     with pytest.raises(AssertionError, match="built already"):
-        tool("_ahead").program_of("tiny", "float16", tmp_path)
+        tool("ahead").program_of("tiny", "float16", tmp_path)
 
 
 def test_what_is_still_being_built_is_stopped_at_the_end(tool: Any, tmp_path: Path) -> None:
-    ahead = tool("_ahead").ProgramsAhead([("tiny", "float32")] * 3, tmp_path)
+    ahead = tool("ahead").ProgramsAhead([("tiny", "float32")] * 3, tmp_path)
     started = time.monotonic()
     while not ahead._running and time.monotonic() - started < 30:
         time.sleep(0.01)
@@ -218,13 +218,13 @@ def test_what_is_still_being_built_is_stopped_at_the_end(tool: Any, tmp_path: Pa
 
 def outcome(tool: Any, **gradients: list[float]) -> Any:
     named = {name.replace("__", "."): torch.tensor(values) for name, values in gradients.items()}
-    return tool("_cases").Outcome(2.0, torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([4.0]), named)
+    return tool("cases").Outcome(2.0, torch.zeros(1, 2), torch.zeros(1, 2), torch.tensor([4.0]), named)
 
 
 def test_gradients_are_compared_with_the_largest_element_of_their_tensor_and_key_biases_as_they_are(tool: Any) -> None:
     theirs = outcome(tool, first=[10.0, 0.0], second=[0.1, 0.0], key__bias=[1e-9])
     ours = outcome(tool, first=[10.0, 1.0], second=[0.1, 0.05], key__bias=[3e-9])
-    found = tool("_gradients").difference(ours, theirs)
+    found = tool("gradients").difference(ours, theirs)
     assert (found["parameter"], found["gradient"]) == ("second", pytest.approx(0.5))
     assert found["key_biases"] == pytest.approx(2e-9)
     assert (found["loss"], found["logits"], found["observations"]) == (0.0, 0.0, 0.0)
@@ -233,7 +233,7 @@ def test_gradients_are_compared_with_the_largest_element_of_their_tensor_and_key
 def test_a_gradient_that_is_no_number_is_the_worst_one(tool: Any) -> None:
     theirs = outcome(tool, first=[1.0], second=[1.0], third=[1.0], a_key__bias=[0.0], b_key__bias=[0.0])
     ours = outcome(tool, first=[9.0], second=[math.nan], third=[9.0], a_key__bias=[1.0], b_key__bias=[math.nan])
-    found = tool("_gradients").difference(ours, theirs)
+    found = tool("gradients").difference(ours, theirs)
     assert found["parameter"] == "second"
     assert math.isnan(found["gradient"])
     assert math.isnan(found["key_biases"])
@@ -242,7 +242,7 @@ def test_a_gradient_that_is_no_number_is_the_worst_one(tool: Any) -> None:
 def test_the_error_of_all_gradients_is_relative_to_their_length(tool: Any) -> None:
     theirs = {"a": torch.tensor([3.0, 0.0]), "b": torch.tensor([[4.0]])}
     ours = {"a": torch.tensor([3.0, 0.5]), "b": torch.tensor([[4.0]])}
-    error, cosine = tool("_gradients").vector_error(ours, theirs)
+    error, cosine = tool("gradients").vector_error(ours, theirs)
     assert error == pytest.approx(0.1)
     assert cosine == pytest.approx(25 / (5 * math.sqrt(25.25)))
 
@@ -250,7 +250,7 @@ def test_the_error_of_all_gradients_is_relative_to_their_length(tool: Any) -> No
 def test_texts_have_the_length_asked_for(tool: Any, tmp_path: Path) -> None:
     from tokenizers import Tokenizer
 
-    models = tool("_models")
+    models = tool("models")
     models.write_model(tmp_path, "tiny")
     tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
     assert [len(tokenizer.encode(models.full_text(n, seed=n)).ids) for n in (32, 128)] == [32, 128]
@@ -258,7 +258,7 @@ def test_texts_have_the_length_asked_for(tool: Any, tmp_path: Path) -> None:
 
 
 def test_the_task_can_be_told_by_its_words(tool: Any, tmp_path: Path) -> None:
-    models = tool("_models")
+    models = tool("models")
     models.write_data(tmp_path, n_train=50, n_dev=50)
     for line in (tmp_path / "train.tsv").read_text().splitlines()[1:]:
         text, label = line.split("\t")

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gpu_check_findings import CannotRunError, Findings
-from gpu_check_models import majority_share, write_data, write_model
-from gpu_check_setting import PRECISIONS, Setting, is_not_offered
+from gpu_checks.findings import CannotRunError, Findings
+from gpu_checks.models import majority_share, write_data, write_model
+from gpu_checks.setting import PRECISIONS, Setting, is_not_offered
 
 __all__ = ["check_training"]
 

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_check_findings import CannotRunError, Findings
-from gpu_check_models import full_text, write_data, write_model
-from gpu_check_placement import operators_of, products_in
-from gpu_check_setting import Setting
+from gpu_checks.findings import CannotRunError, Findings
+from gpu_checks.models import full_text, write_data, write_model
+from gpu_checks.placement import operators_of, products_in
+from gpu_checks.setting import Setting
 from numpy.typing import NDArray
 
 from q8bert.spec.bundle import Bundle

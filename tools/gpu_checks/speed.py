@@ -14,9 +14,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from gpu_check_contenders import OURS, make_batch, make_contender
-from gpu_check_findings import Findings
-from gpu_check_setting import PRECISIONS, Setting, is_not_offered
+from gpu_checks.contenders import OURS, make_batch, make_contender
+from gpu_checks.findings import Findings
+from gpu_checks.setting import PRECISIONS, Setting, is_not_offered
 
 __all__ = ["check_speed", "timed_sizes"]
 

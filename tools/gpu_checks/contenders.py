@@ -12,9 +12,9 @@ the very step of a training run. In float16 all of them begin with the same loss
 from typing import Any, Protocol
 
 import torch
-from gpu_check_ahead import program_of
-from gpu_check_models import SIZES, make_classifier
-from gpu_check_setting import Setting
+from gpu_checks.ahead import program_of
+from gpu_checks.models import SIZES, make_classifier
+from gpu_checks.setting import Setting
 
 from q8bert.training.engines.engine import Batch, Engine
 from q8bert.training.engines.torch_engine import TorchEngine

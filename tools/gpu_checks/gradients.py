@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_check_cases import Case, Outcome
-from gpu_check_findings import Findings
-from gpu_check_placement import nodes_by_provider, operators_of
-from gpu_check_setting import Setting, is_not_offered
+from gpu_checks.cases import Case, Outcome
+from gpu_checks.findings import Findings
+from gpu_checks.placement import nodes_by_provider, operators_of
+from gpu_checks.setting import Setting, is_not_offered
 from torch import Tensor
 
 __all__ = ["check_gradients", "difference", "vector_error"]

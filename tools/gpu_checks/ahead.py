@@ -3,7 +3,7 @@
 Building is work of one CPU core and takes some ten seconds a program. Each is put into a folder where
 ``cached_programs`` looks for it; who asks for it then finds it there, and builds it himself where that failed.
 
-    python tools/gpu_check_ahead.py minilm-l6 float16 FOLDER     # what each of the processes runs
+    cd tools; python -m gpu_checks.ahead minilm-l6 float16 FOLDER     # what each of the processes runs
 """
 
 import argparse
@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gpu_check_models import INPUT_NAMES, make_classifier
+from gpu_checks.models import INPUT_NAMES, make_classifier
 
 from q8bert.training.objectives.objective import Classification
 from q8bert.training.quantization.sites import find_sites
@@ -52,9 +52,11 @@ class ProgramsAhead:
         self._pool.shutdown(wait=True)
 
     def _build(self, size: str, precision: str, folder: Path) -> str:
-        command = [sys.executable, str(Path(__file__)), size, precision, str(folder)]
+        command = [sys.executable, "-m", "gpu_checks.ahead", size, precision, str(folder)]
         # no GPU: a context of theirs would count as memory in use
-        environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+        environment = {
+            **os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1",
+        }  # fmt: skip
         process = subprocess.Popen(
             command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )

@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from bench_machine import machine
-from gpu_check_findings import Findings, Value
-from gpu_check_setting import Setting
+from gpu_checks.findings import Findings, Value
+from gpu_checks.setting import Setting
 
 from q8bert.machine.cuda import cuda_driver
 
