@@ -28,6 +28,7 @@ from q8bert.tasks.glue import glue_task
 from q8bert.text.tokenizer import Encoded
 from q8bert.training.engines.engine import Batch
 from q8bert.training.loop.batches import TokenizedSplit
+from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 from q8bert.training.quantization.sites import Site, find_sites
 from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
 
@@ -86,6 +87,7 @@ class Exported:
         session: Any = None,
         observer: Any = None,
         max_rows: int | None = None,
+        target_scale: TargetScale = UNSCALED,
     ) -> ParityReport:
         """Compare the simulation with a graph, by default its own, or with stand-ins, on the batch's rows."""
         graph = graph or (self.float_graph if is_float else self.graph)
@@ -106,7 +108,7 @@ class Exported:
             floats,
             session or Session(graph.SerializeToString()),
             None if is_float else observer or CodeObserver(graph, self.sites),
-            split=TokenizedSplit(encoded, self.batch.targets["labels"], tuple(self.batch.inputs), pad),
+            split=TokenizedSplit(encoded, self.batch.targets["labels"], tuple(self.batch.inputs), pad, target_scale),
             task=glue_task("MNLI"),
             batch_size=2,
             max_rows=max_rows,

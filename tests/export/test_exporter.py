@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from q8bert.export import export, exporter
 from q8bert.export.proofs.fusion import FusionReport, examine_fusion
-from q8bert.runtime import evaluate
+from q8bert.runtime import Classifier, evaluate
 from q8bert.runtime.cli import build_app
 from q8bert.spec.errors import CheckpointError, ConfigError, ExportError
 from q8bert.tasks.glue import glue_task
@@ -125,6 +125,39 @@ def test_a_method_that_does_not_fit_the_run_is_refused(
     with pytest.raises(ConfigError, match=message):
         export(small.run("SST-2", precision), tmp_path / "bundle", quantization=method)
     assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["qat", "none", "static"])
+def test_scores_leave_a_bundle_in_the_users_units(small: Any, tmp_path: Path, method: str) -> None:
+    bundles, options = {}, {"engine": "torch", "max_steps": 40, "learning_rate": 3e-3, "max_length": 32, "threads": 1}
+    for name, (factor, term) in {"plain": (1, 0), "thousands": (1000, 1000)}.items():
+        data = tmp_path / f"{name}-data"
+        data.mkdir()
+        for split in ("train", "dev"):
+            header, *rows = (small.data("STS-B") / f"{split}.tsv").read_text().splitlines()
+            cells = [row.split("\t") for row in rows]
+            rows = [f"{a}\t{b}\t{factor * float(number) + term!r}" for a, b, number in cells]
+            (data / f"{split}.tsv").write_text("\n".join([header, *rows]) + "\n")
+        train(
+            TrainConfig.from_options(
+                task=glue_task("STS-B"), data_dir=str(data), model=str(small.model), output_dir=tmp_path / name,
+                quantize=method == "qat", **options,
+            )
+        )  # fmt: skip
+        bundle, report = export(tmp_path / name, tmp_path / f"{name}-bundle", quantization=method)
+        if report.parity is not None:
+            assert report.parity.resolved.n_rows_differing == 0
+            assert report.parity.exported["pearson"] == pytest.approx(report.metrics["pearson"], abs=0.01)
+        bundles[name] = bundle
+    pairs = [("a good film", "a great film"), ("good great fine warm", "bad"), ("a story", "the plot was clever")]
+    plain, thousands = (
+        np.array([answer.score for answer in Classifier.load(bundle.path)(pairs)]) for bundle in bundles.values()
+    )
+    np.testing.assert_allclose(thousands, 1000 * plain + 1000, rtol=1e-5)
+    found = evaluate(bundles["thousands"].path, tmp_path / "thousands-data").metrics
+    assert found["pearson"] > 0.2
+    assert found == pytest.approx(evaluate(bundles["plain"].path, tmp_path / "plain-data").metrics, abs=1e-5)
 
 
 @pytest.mark.slow

@@ -113,6 +113,7 @@ def export(
         torch.zeros(0) if trained.amax is None else trained.amax,
         trained.weights.quantized,
         input_names=trained.checkpoint.input_names,
+        target_scale=trained.checkpoint.target_scale,
     )
     n_proven = prove_saturation_free(graph)
     if method in {"dynamic", "static"}:

@@ -73,6 +73,7 @@ class TrainedRun:
             TextTokenizer(self.tokenizer(), max_length=config.max_length),
             input_names=checkpoint.input_names,
             pad_token_id=checkpoint.pad_token_id,
+            target_scale=checkpoint.target_scale,
         )
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,14 +73,14 @@ class Head:
         result: NDArray[np.float32] = shifted / shifted.sum(axis=1, keepdims=True)
         return result
 
-    def decide(self, logits: NDArray[np.float32]) -> NDArray[np.int64] | NDArray[np.float32]:
+    def decide(self, logits: NDArray[np.floating[Any]]) -> NDArray[np.int64] | NDArray[np.floating[Any]]:
         """Return what is compared with the labels of a data set.
 
         Args:
-            logits: Float32 ``(n, n_outputs)``.
+            logits: ``(n, n_outputs)``.
 
         Returns:
-            Label ids, int64 ``(n,)``, or scores, float32 ``(n,)``.
+            Label ids, int64 ``(n,)``, or scores of the type of the logits, ``(n,)``.
         """
         if self.is_regression:
             return logits[:, 0]

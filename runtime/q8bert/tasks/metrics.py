@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from q8bert.tasks.task import Task
 __all__ = ["score"]
 
 
-def score(task: Task, logits: NDArray[np.float32], labels: Sequence[int | float]) -> dict[str, float]:
+def score(task: Task, logits: NDArray[np.floating[Any]], labels: Sequence[int | float]) -> dict[str, float]:
     """Compute every metric of a task.
 
     Args:

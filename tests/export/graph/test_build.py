@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from onnx import numpy_helper
 
 from q8bert.export.graph import build as graph_module
 from q8bert.export.graph.build import build_graph
@@ -14,6 +15,7 @@ from q8bert.export.proofs.fusion import examine_fusion
 from q8bert.spec.errors import ExportError
 from q8bert.training.engines.torch_engine import TorchEngine
 from q8bert.training.objectives.objective import Classification
+from q8bert.training.objectives.target_scale import TargetScale
 from q8bert.training.quantization.weights import prepare_weights
 
 FAMILIES = ("bert", "roberta", "electra", "mpnet", "distilbert")
@@ -148,6 +150,23 @@ def test_the_rebuilt_model_computes_the_simulation_in_torch(bert: Any) -> None:
     rebuilt = InferenceModel(bert.model, bert.sites, bert.amax, bert.quantized).eval()
     with torch.no_grad():
         torch.testing.assert_close(rebuilt(**bert.batch.inputs), simulated, rtol=0, atol=1e-4)
+
+
+def test_scores_leave_the_graph_in_the_users_units(bert: Any, run_graph: Any) -> None:
+    graph = build_graph(
+        bert.model,
+        (),
+        torch.zeros(0),
+        {},
+        input_names=list(bert.batch.inputs),
+        target_scale=TargetScale(3500.0, 1500.0),
+    )
+    expected = run_graph(bert.float_graph, bert.batch.inputs) * np.float32(1500) + np.float32(3500)
+    np.testing.assert_array_equal(run_graph(graph, bert.batch.inputs), expected)
+    kept = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    assert (kept["target_mean"], kept["target_std"]) == (3500, 1500)
+    assert [node.op_type for node in graph.graph.node][-2:] == ["Mul", "Add"]
+    assert len(graph.graph.node) == len(bert.float_graph.graph.node) + 2
 
 
 @pytest.mark.slow

@@ -16,6 +16,7 @@ from q8bert.runtime.engines.session import Session
 from q8bert.spec.errors import ExportError, ParityError
 from q8bert.training.engines.torch_engine import TorchEngine
 from q8bert.training.objectives.objective import Classification
+from q8bert.training.objectives.target_scale import TargetScale
 from q8bert.training.quantization.sites import Site
 from q8bert.training.quantization.weights import prepare_weights
 
@@ -71,7 +72,7 @@ def test_a_row_that_differs_names_its_first_tie(bert: Any, monkeypatch: pytest.M
     )
     assert exported.distance < MAX_TIE_DISTANCE
     # one code moves no label of four rows: call every logit that moved another prediction
-    monkeypatch.setattr(parity, "_differs", lambda a, b, task: np.abs(a - b).max(axis=1) > 1e-5)
+    monkeypatch.setattr(parity, "_differs", lambda a, b, *_: np.abs(a - b).max(axis=1) > 1e-5)
     monkeypatch.setattr(parity, "MAX_SHARE_OF_TIES", 1e-2)
     report = bert.parity(session=exported, observer=observer)
     assert (report.free.n_rows_differing, report.resolved.n_rows_differing, report.n_ties) == (1, 0, 1)
@@ -84,8 +85,8 @@ def test_a_row_that_differs_names_its_first_tie(bert: Any, monkeypatch: pytest.M
 
 def test_some_rows_stand_for_the_whole_split(bert: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     # files are sorted by label now and then: the first rows would not do
-    monkeypatch.setattr(parity, "_differs", lambda a, b, task: np.ones(len(a), dtype=bool))
-    monkeypatch.setattr(parity, "_refuse_defects", lambda report: None)
+    monkeypatch.setattr(parity, "_differs", lambda a, b, task, scale: np.ones(len(a), dtype=bool))
+    monkeypatch.setattr(parity, "_refuse_defects", lambda report, scale: None)
     report = bert.parity(max_rows=2)
     assert (report.n_rows, report.n_rows_in_split) == (2, 4)
     assert [found.row for found in report.differing_rows] == [0, 2]
@@ -144,6 +145,20 @@ def test_a_float_graph_has_no_ties_to_hide_behind(bert: Any) -> None:
     wrong = changed(bert.float_graph, "classifier.bias", lambda bias: bias + np.float32(0.01))
     with pytest.raises(ParityError, match=r"largest difference of a logit: 0\.01, allowed 0\.001"):
         bert.parity(graph=wrong, is_float=True)
+
+
+def test_differences_are_allowed_in_proportion_to_the_scores_spread(bert: Any) -> None:
+    scale, session = TargetScale(-2000.0, 1000.0), Session(bert.float_graph.SerializeToString())
+
+    def report(term: float) -> Any:
+        exported = SimpleNamespace(run=lambda inputs: session.run(inputs) * np.float32(1000) - np.float32(2000 - term))
+        return bert.parity(session=exported, is_float=True, target_scale=scale)
+
+    plain = bert.parity(is_float=True).free.max_abs_diff
+    assert report(0).free.max_abs_diff == pytest.approx(1000 * plain, abs=1e-3)
+    assert report(0.5).free.max_abs_diff == pytest.approx(0.5, abs=0.1)
+    with pytest.raises(ParityError, match=r"largest difference of a logit: 10, allowed 1$"):
+        report(10)
 
 
 def test_another_models_ranges_are_no_tie(bert: Any) -> None:

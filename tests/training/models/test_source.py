@@ -1,5 +1,6 @@
 """What is let in, what is refused, and which activations share a range."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from transformers import AlbertConfig, AlbertForSequenceClassification, BertConf
 from q8bert.spec.errors import ModelError
 from q8bert.training.models import source as model_source
 from q8bert.training.models.source import load_source_model, resolve_model
+from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 from q8bert.training.quantization.sites import find_sites, refuse_float_layers
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64, "vocab_size": 50}
@@ -94,6 +96,28 @@ def test_loading_sets_head_labels_dropout_and_inputs(small_model: Path) -> None:
     assert source.input_names == ("input_ids", "attention_mask", "token_type_ids")
     assert {module.p for module in source.model.modules() if isinstance(module, nn.Dropout)} == {0.25}
     assert source.model.classifier.out_features == 3
+
+
+def test_a_head_that_came_trained_says_in_what_units_it_is_and_a_new_one_has_none(
+    small_model: Path, tmp_path: Path
+) -> None:
+    def units(folder: Path, n_outputs: int) -> TargetScale | None:
+        source = load_source_model(str(folder), n_outputs=n_outputs, labels=(), max_length=64, dropout=None)
+        assert not hasattr(source.model.config, "target_scale")
+        return source.head_units
+
+    assert units(small_model, 1) is None  # it has a head of two outputs
+    assert units(small_model, 2) == UNSCALED
+    for path in small_model.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    content = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(content | {"target_scale": {"mean": 3, "std": 0.1}}))
+    assert units(tmp_path, 2) == TargetScale(3, 0.1)
+    (tmp_path / "config.json").write_text(json.dumps(content | {"target_scale": {"mean": 3}}))
+    with pytest.raises(
+        ModelError, match=r"its config\.json is not as it should be: std must be a finite number, but is missing"
+    ):
+        units(tmp_path, 2)
 
 
 def test_the_alias_names_its_package_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:

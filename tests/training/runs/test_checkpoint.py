@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import save_file
 
+from q8bert.spec.errors import CheckpointError
 from q8bert.training.loop.loss_scale import LossScale
 from q8bert.training.loop.progress import Progress
+from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 from q8bert.training.quantization.sites import Site
 from q8bert.training.runs.checkpoint import load_checkpoint
 
@@ -28,12 +31,19 @@ STATE_JSON = """
 """
 
 
-def test_a_checkpoint_of_earlier_days_is_read(tmp_path: Path) -> None:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
     (tmp_path / "state.json").write_text(STATE_JSON)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     save_file({"a.weight": torch.ones(2, 2)}, tmp_path / "model.safetensors")
     save_file({"a.weight.exp_avg": torch.zeros(2, 2)}, tmp_path / "optimizer.safetensors")
     save_file({"average": torch.tensor([2.0, 3.0], dtype=torch.float64)}, tmp_path / "ranges.safetensors")
-    checkpoint = load_checkpoint(tmp_path)
+    return tmp_path
+
+
+def test_a_checkpoint_of_earlier_days_is_read(folder: Path) -> None:
+    checkpoint = load_checkpoint(folder)
+    assert checkpoint.target_scale == UNSCALED
     assert checkpoint.progress == Progress(114, {"accuracy": 0.94}, 76, 0.945, 1)
     assert checkpoint.loss_scale == LossScale(steps_since_change=114)
     assert checkpoint.sites == (
@@ -42,3 +52,11 @@ def test_a_checkpoint_of_earlier_days_is_read(tmp_path: Path) -> None:
     assert (checkpoint.ranges.count, checkpoint.ranges.decay) == (122, 0.99)
     assert checkpoint.ranges.average.tolist() == [2.0, 3.0]
     assert (checkpoint.input_names, checkpoint.pad_token_id) == (("input_ids", "attention_mask"), 0)
+
+
+def test_the_units_of_scores_are_read_and_refused_where_they_are_damaged(folder: Path) -> None:
+    (folder / "config.json").write_text('{"target_scale": {"mean": 2.75, "std": 1.5}}')
+    assert load_checkpoint(folder).target_scale == TargetScale(2.75, 1.5)
+    (folder / "config.json").write_text('{"target_scale": {"mean": 2.75, "std": "wide"}}')
+    with pytest.raises(CheckpointError, match=r"is incomplete or damaged.*std must be a finite number, got 'wide'"):
+        load_checkpoint(folder)

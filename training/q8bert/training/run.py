@@ -118,6 +118,11 @@ class _Run:
         best = best_checkpoint(config.output_dir)
         if self._processes.is_first:  # a kill may have come between the last checkpoint and this
             prune_checkpoints(config.output_dir, keep=config.record.keep_checkpoints, best_step=best.progress.step)
+        if not best.progress.has_learned:
+            self._report(
+                f"warning: {config.task.data.main_metric} never rose above 0 on the dev split: the model is of no use. "
+                "Train longer or with another learning rate, and look whether the labels are right"
+            )
         return RunResult(
             path=config.output_dir,
             best_step=best.progress.step,
@@ -144,16 +149,17 @@ class _Run:
         self._processes.agree(step, on=f"the step to go on from (here {step})")
         no_ranges = RangeState.empty(0, decay=self._config.quantization.range_decay)
         if resume is None:
-            return TrainingState((), no_ranges, Progress(), self._first_loss_scale())
+            return TrainingState((), no_ranges, Progress(), self._first_loss_scale(), self._given.target_scale)
         restore(self._model, optimizer, resume)
         self._report(f"going on from step {step}")
         if not self._schedule.is_quantized(step):
-            return TrainingState((), no_ranges, resume.progress, resume.loss_scale)
+            return TrainingState((), no_ranges, resume.progress, resume.loss_scale, resume.target_scale)
         sites = tuple(
             replace(site, smoothing=before.smoothing)
             for site, before in zip(self._given.sites, resume.sites, strict=False)
         )  # no sites before quantization starts
-        return TrainingState(sites, resume.ranges.to(self._device), resume.progress, resume.loss_scale)
+        ranges = resume.ranges.to(self._device)
+        return TrainingState(sites, ranges, resume.progress, resume.loss_scale, resume.target_scale)
 
     def _first_loss_scale(self) -> LossScale:
         options = self._config.execution
@@ -172,8 +178,8 @@ class _Run:
             optimizer=optimizer,
             weights=weights,
             task=self._config.task,
-            train=self._given.train,
-            dev=self._given.dev,
+            train=replace(self._given.train, target_scale=state.target_scale),
+            dev=replace(self._given.dev, target_scale=state.target_scale),
             processes=self._processes,
         )
         is_first = self._processes.is_first
@@ -210,7 +216,7 @@ class _Run:
         )
         n_smoothed = sum(bool(site.smoothing) for site in sites)
         self._report(f"outliers are smoothed at {n_smoothed} of {len(sites)} activations")
-        return TrainingState(sites, ranges.to(self._device), state.progress, state.loss_scale)
+        return replace(state, sites=sites, ranges=ranges.to(self._device))
 
     def _quantized_parameters(self, state: TrainingState) -> dict[str, WeightGrid]:
         options = self._config.quantization
@@ -255,9 +261,11 @@ class _Run:
         progress, schedule = state.progress, self._schedule
         if is_evaluated:
             scores = ", ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
-            mark = " (best so far)" if progress.best_step == progress.step else ""
+            mark = ""
             if not schedule.counts(progress.step):
                 mark = f" (float; quantization starts at step {schedule.quantize_from})"
+            elif progress.best_step == progress.step:
+                mark = " (best so far)" if progress.has_learned else " (best so far, and no better than chance)"
             epoch = progress.step / schedule.steps_per_epoch
             self._report(f"step {progress.step}/{schedule.n_steps}, epoch {epoch:.4g}, dev: {scores}{mark}")
         self._processes.refuse_drift(self._model.parameters())
@@ -272,6 +280,7 @@ class _Run:
             sites=state.sites,
             progress=progress,
             loss_scale=state.loss_scale,
+            target_scale=state.target_scale,
             input_names=self._given.source.input_names,
             pad_token_id=self._given.source.pad_token_id,
         )

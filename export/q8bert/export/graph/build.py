@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from q8bert.export.graph.inference_model import InferenceModel
 from q8bert.export.graph.passes.fuse_shared_matmuls import FuseSharedMatMulsPass
 from q8bert.spec.errors import ExportError
+from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 from q8bert.training.programs.onnx_program import to_onnx
 from q8bert.training.quantization.fake_quantize import WeightGrid
 from q8bert.training.quantization.quantized_model import smoothing_name
@@ -35,6 +36,7 @@ def build_graph(
     quantized: Mapping[str, WeightGrid],
     *,
     input_names: Sequence[str],
+    target_scale: TargetScale = UNSCALED,
 ) -> onnx.ModelProto:
     """Export a trained classifier.
 
@@ -44,14 +46,15 @@ def build_graph(
         amax: Float32 ``(n_sites,)``, learned ranges.
         quantized: Names of quantized weights → their grid; empty for a float graph.
         input_names: Inputs of the graph, int64 ``(batch, seq)`` each.
+        target_scale: Between scores and what the classifier computes.
 
     Returns:
-        The graph, with the one output ``logits``, float32 ``(batch, n_outputs)``.
+        The graph, with the one output ``logits``, float32 ``(batch, n_outputs)``, scores in the user's units.
 
     Raises:
         ExportError: If the graph is not valid ONNX or holds anything but standard operators.
     """
-    module = InferenceModel(model, sites, amax, quantized).eval()
+    module = InferenceModel(model, sites, amax, quantized, target_scale).eval()
     graph = to_onnx(
         module,
         {name: torch.ones(2, 4, dtype=torch.int64) for name in input_names},

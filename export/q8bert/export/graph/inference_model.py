@@ -8,7 +8,8 @@ construction and needs no pattern matching afterwards:
   from fusing them;
 - Embedding → ``DequantizeLinear(Gather(codes, ids), scale)``, which dequantizes only the rows that occur;
 - a site's activation → ``QuantizeLinear`` → ``DequantizeLinear`` with zero point 0, after a ``Mul`` where the site is
-  smoothed; the codes are then those of the smoothed weight.
+  smoothed; the codes are then those of the smoothed weight;
+- scores that were learned in units of their own → ``Mul`` and ``Add`` at the end, which bring them to the user's.
 
 Biases stay float32: added after the MatMul, they cost nothing, and TensorRT refuses int32
 ``DequantizeLinear``. Every pair has scales and zero points of its own, because ONNX Runtime's
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from q8bert.training.engines.torch_engine import quantize_activation
+from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 from q8bert.training.quantization.fake_quantize import TABLE_GRID, WeightGrid, quantize_weight, scale_from_amax
 from q8bert.training.quantization.quantized_model import QuantizedModel
 from q8bert.training.quantization.sites import Site, column_factors
@@ -37,16 +39,28 @@ class InferenceModel(nn.Module):
         sites: Where activations are quantized; empty exports a float model.
         amax: Float32 ``(n_sites,)``, learned ranges; ignored without sites.
         quantized: Names of quantized weights → their grid; empty for a float model.
+        target_scale: Between scores and what the classifier computes.
     """
 
+    target_mean: Tensor | None
+    target_std: Tensor | None
+
     def __init__(
-        self, model: nn.Module, sites: Sequence[Site], amax: Tensor, quantized: Mapping[str, WeightGrid]
+        self,
+        model: nn.Module,
+        sites: Sequence[Site],
+        amax: Tensor,
+        quantized: Mapping[str, WeightGrid],
+        target_scale: TargetScale = UNSCALED,
     ) -> None:
         super().__init__()
         replaced = _replace_layers(copy.deepcopy(model).eval(), quantized, column_factors(sites))
         self.pairs = nn.ModuleList(_QdqPair(scale) for scale in scale_from_amax(amax))
         self.register_buffer("_amax", amax if sites else None, persistent=False)
         self._quantized = QuantizedModel(replaced, sites, self._quantize)
+        is_scaled = target_scale != UNSCALED
+        self.register_buffer("target_mean", torch.tensor(target_scale.mean) if is_scaled else None)
+        self.register_buffer("target_std", torch.tensor(target_scale.std) if is_scaled else None)
 
     @property
     def classifier(self) -> nn.Module:
@@ -59,7 +73,10 @@ class InferenceModel(nn.Module):
         if token_type_ids is not None:
             inputs["token_type_ids"] = token_type_ids
         outputs, _ = self._quantized(inputs, self._amax)
-        return outputs["logits"]  # type: ignore[no-any-return]
+        logits: Tensor = outputs["logits"]
+        if self.target_std is None or self.target_mean is None:
+            return logits
+        return logits * self.target_std + self.target_mean
 
     def _quantize(self, x: Tensor, scale: Tensor, site: int, /) -> Tensor:
         if torch.onnx.is_in_onnx_export():

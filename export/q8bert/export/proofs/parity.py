@@ -26,9 +26,11 @@ from q8bert.runtime.engines.session import Session
 from q8bert.spec.errors import ParityError
 from q8bert.tasks.metrics import score
 from q8bert.tasks.task import Task
+from q8bert.training.engines.engine import Batch
 from q8bert.training.engines.torch_engine import TorchEngine
 from q8bert.training.loop.batches import TokenizedSplit
 from q8bert.training.objectives.objective import objective_of
+from q8bert.training.objectives.target_scale import TargetScale
 from q8bert.training.quantization.sites import Site
 from q8bert.training.quantization.weights import TrainableWeights
 
@@ -39,9 +41,9 @@ __all__ = ["Difference", "DifferingRow", "ParityReport", "Simulation", "compare"
 # in the share of codes that may be ties (MiniLM on GLUE: 5e-5 codes, one code in a million).
 MAX_TIE_DISTANCE = 1e-3
 MAX_SHARE_OF_TIES = 1e-4
-# float32 sums in another order, through some ten layers
+# float32 sums in another order, through some ten layers; scores are counted in standard deviations here and below
 MAX_FLOAT_DIFFERENCE = 1e-3
-# the gate: scores of regression, share of rows whose prediction differs, points of the metrics
+# the gate: scores, share of rows whose prediction differs, points of the metrics
 MAX_SCORE_DIFFERENCE = 0.01
 MAX_SHARE_OF_ROWS = 1e-3
 MAX_METRIC_POINTS = 0.02
@@ -54,7 +56,8 @@ class Difference:
     Attributes:
         max_abs_diff: Largest difference of a logit.
         mean_abs_diff: Mean difference of a logit.
-        n_rows_differing: Rows with another label; for regression, with a score more than 0.01 away.
+        n_rows_differing: Rows with another label; for regression, with a score more than 0.01 standard deviations
+            away, those of the training rows' scores.
         metrics: All metrics of the simulation, as fractions.
     """
 
@@ -158,7 +161,7 @@ def compare(
         float_weights: The same weights, nothing quantized.
         session: The exported model.
         observer: The exported model with its codes; None for a float model.
-        split: Labelled rows.
+        split: Labelled rows, and the units of their scores.
         task: Names the metrics.
         batch_size: Rows a batch.
         max_rows: Rows to compare, evenly over the split; None for all.
@@ -185,41 +188,40 @@ def compare(
     for rows, batch in split.evaluation_batches(batch_size):
         inputs = {name: tensor.numpy() for name, tensor in batch.inputs.items()}
         exported[rows] = session.run(inputs)
-        free[rows] = engine.outputs(batch.inputs, amax)["logits"].numpy()
+        free[rows] = _logits(engine, batch, amax, split.target_scale)
         n_done += len(rows)
         show_progress(n_done, len(split))
         if observer is None:
             continue
-        floats[rows] = float_engine.outputs(batch.inputs, None)["logits"].numpy()
+        floats[rows] = _logits(float_engine, batch, None, split.target_scale)
         observed, codes = observer.run(inputs)
         _check_observed(observed, exported[rows])
         resolver.start_batch([torch.from_numpy(array) for array in codes], batch.inputs["attention_mask"])
-        resolved[rows] = resolving.outputs(batch.inputs, amax)["logits"].numpy()
+        resolved[rows] = _logits(resolving, batch, amax, split.target_scale)
         ties.update(zip(rows.tolist(), resolver.rows, strict=True))
-    labels = split.labels.tolist()
     if observer is None:
         resolved = free
     runs = (free, exported, resolved)
-    alone = _difference(free, exported, task, labels)
+    alone = _difference(free, exported, task, split)
     build = installed_ort_build()
     report = ParityReport(
         onnxruntime=f"{build.distribution} {build.version}",
         n_rows=len(split),
         n_rows_in_split=n_rows_in_split,
         main_metric=task.data.main_metric,
-        exported=score(task, exported, labels),
+        exported=score(task, exported, split.labels.tolist()),
         free=alone,
-        resolved=_difference(resolved, exported, task, labels),
+        resolved=_difference(resolved, exported, task, split),
         n_codes=resolver.n_codes,
         n_ties=resolver.n_ties,
         max_tie_distance=resolver.max_tie_distance,
         quantization_effect=0.0 if observer is None else float(np.abs(free - floats).mean()),
         differing_rows=tuple(
             _differing_row(int(numbers[row]), tuple(logits[row] for logits in runs), ties.get(row, RowTies()), sites)
-            for row in np.nonzero(_differs(free, exported, task))[0].tolist()
+            for row in np.nonzero(_differs(free, exported, task, split.target_scale))[0].tolist()
         ),
     )
-    _refuse_defects(report)
+    _refuse_defects(report, split.target_scale)
     return report
 
 
@@ -227,6 +229,11 @@ def _spread(n_rows: int, max_rows: int | None) -> NDArray[np.int64]:
     """Return row numbers evenly over a split: files are often sorted by label or by source."""
     n_wanted = n_rows if max_rows is None else min(n_rows, max_rows)
     return np.arange(n_wanted, dtype=np.int64) * n_rows // n_wanted
+
+
+def _logits(engine: TorchEngine, batch: Batch, amax: Tensor | None, scale: TargetScale) -> NDArray[np.float32]:
+    logits: NDArray[np.float32] = scale.restore(engine.outputs(batch.inputs, amax)["logits"]).numpy()
+    return logits
 
 
 def _check_observed(observed: NDArray[np.float32], exported: NDArray[np.float32]) -> None:
@@ -240,14 +247,14 @@ def _check_observed(observed: NDArray[np.float32], exported: NDArray[np.float32]
 
 
 def _difference(
-    simulated: NDArray[np.float32], exported: NDArray[np.float32], task: Task, labels: list[float]
+    simulated: NDArray[np.float32], exported: NDArray[np.float32], task: Task, split: TokenizedSplit
 ) -> Difference:
     difference = np.abs(simulated - exported)
     return Difference(
         max_abs_diff=float(difference.max()),
         mean_abs_diff=float(difference.mean()),
-        n_rows_differing=int(np.count_nonzero(_differs(simulated, exported, task))),
-        metrics=score(task, simulated, labels),
+        n_rows_differing=int(np.count_nonzero(_differs(simulated, exported, task, split.target_scale))),
+        metrics=score(task, simulated, split.labels.tolist()),
     )
 
 
@@ -266,12 +273,12 @@ def _differing_row(
     )
 
 
-def _refuse_defects(report: ParityReport) -> None:
-    found = report.resolved
+def _refuse_defects(report: ParityReport, scale: TargetScale) -> None:
+    found, atol = report.resolved, _in_units(MAX_FLOAT_DIFFERENCE, scale)
     points = max(100 * abs(found.metrics[name] - value) for name, value in report.exported.items())
     limits = {
         # every site's codes follow from the codes before it, so what is left is what comes after the last site
-        "largest difference of a logit": (found.max_abs_diff, MAX_FLOAT_DIFFERENCE),
+        "largest difference of a logit": (found.max_abs_diff, atol),
         "rows with another prediction": (found.n_rows_differing, max(1.0, MAX_SHARE_OF_ROWS * report.n_rows)),
         "codes from the border of a tie": (report.max_tie_distance, MAX_TIE_DISTANCE),
         "share of codes on a tie": (report.n_ties / max(1, report.n_codes), MAX_SHARE_OF_TIES),
@@ -287,11 +294,16 @@ def _refuse_defects(report: ParityReport) -> None:
             f"the exported model is not the one that was trained, on {report.n_rows} rows and {report.onnxruntime}: "
             f"{'; '.join(beyond)}",
             max_abs_diff=found.max_abs_diff,
-            atol=MAX_FLOAT_DIFFERENCE,
+            atol=atol,
         )
 
 
-def _differs(a: NDArray[np.float32], b: NDArray[np.float32], task: Task) -> NDArray[np.bool_]:
+def _differs(a: NDArray[np.float32], b: NDArray[np.float32], task: Task, scale: TargetScale) -> NDArray[np.bool_]:
     if task.head.is_regression:
-        return np.asarray(np.abs(a[:, 0] - b[:, 0]) > MAX_SCORE_DIFFERENCE)
+        return np.asarray(np.abs(a[:, 0] - b[:, 0]) > _in_units(MAX_SCORE_DIFFERENCE, scale))
     return np.asarray(a.argmax(axis=1) != b.argmax(axis=1))
+
+
+def _in_units(difference: float, scale: TargetScale) -> float:
+    # two scores, each rounded twice on its way into the user's units
+    return difference * scale.std + 4 * scale.rounding

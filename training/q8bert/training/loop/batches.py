@@ -16,6 +16,7 @@ from q8bert.tasks.head import Head
 from q8bert.text.batching import model_inputs, shuffled_batches, sorted_batches
 from q8bert.text.tokenizer import Encoded, TextTokenizer
 from q8bert.training.engines.engine import Batch
+from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 
 __all__ = ["TokenizedSplit", "fingerprint", "passes_of_steps", "shared_out", "tokenize_split"]
 
@@ -26,15 +27,17 @@ class TokenizedSplit:
 
     Attributes:
         encoded: Token ids of every row.
-        labels: Int64 ids or float32 scores, ``(n,)``.
+        labels: Int64 ids, or float64 scores in the user's units, ``(n,)``.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
+        target_scale: Between scores and what the model computes.
     """
 
     encoded: Encoded
     labels: Tensor
     input_names: tuple[str, ...]
     pad_token_id: int
+    target_scale: TargetScale = UNSCALED
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -73,7 +76,11 @@ class TokenizedSplit:
     def batch(self, rows: NDArray[np.int64], *, multiple: int = 1) -> Batch:
         """Return some rows as tensors, padded to the longest of them, or on to the next multiple of a length."""
         inputs = model_inputs(self.encoded, rows, self.input_names, pad_token_id=self.pad_token_id, multiple=multiple)
-        return Batch({name: torch.from_numpy(array) for name, array in inputs.items()}, {"labels": self.labels[rows]})
+        return Batch({name: torch.from_numpy(array) for name, array in inputs.items()}, self._targets(rows))
+
+    def _targets(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
+        labels = self.labels[rows]
+        return {"labels": self.target_scale.standardize(labels) if labels.is_floating_point() else labels}
 
 
 def shared_out(rows: NDArray[np.int64], batch_size: int, *, rank: int, n_processes: int) -> list[NDArray[np.int64]]:
@@ -147,7 +154,13 @@ def fingerprint(options: Mapping[str, object], splits: Sequence[TokenizedSplit])
 
 
 def tokenize_split(
-    split: Split, head: Head, tokenizer: TextTokenizer, *, input_names: tuple[str, ...], pad_token_id: int
+    split: Split,
+    head: Head,
+    tokenizer: TextTokenizer,
+    *,
+    input_names: tuple[str, ...],
+    pad_token_id: int,
+    target_scale: TargetScale = UNSCALED,
 ) -> TokenizedSplit:
     """Tokenize every row of a labelled split.
 
@@ -157,6 +170,7 @@ def tokenize_split(
         tokenizer: Text → ids.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
+        target_scale: Between scores and what the model computes.
 
     Returns:
         The split, ready to be batched.
@@ -164,5 +178,5 @@ def tokenize_split(
     Raises:
         InputError: If a row has no label.
     """
-    labels = torch.tensor(split.labels(), dtype=torch.float32 if head.is_regression else torch.int64)
-    return TokenizedSplit(tokenizer.encode(*split.columns()), labels, input_names, pad_token_id)
+    labels = torch.tensor(split.labels(), dtype=torch.float64 if head.is_regression else torch.int64)
+    return TokenizedSplit(tokenizer.encode(*split.columns()), labels, input_names, pad_token_id, target_scale)

@@ -27,3 +27,8 @@ class Progress:
     evaluations_since_best: int = 0
     loss_sum: float = 0.0
     loss_count: int = 0
+
+    @property
+    def has_learned(self) -> bool:
+        """Whether the best score is above 0, which is what chance gives in a correlation, and nothing in the rest."""
+        return self.best_metric > 0

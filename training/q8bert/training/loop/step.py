@@ -18,6 +18,7 @@ from q8bert.training.loop.optimization import learning_rate_at
 from q8bert.training.loop.processes import Processes
 from q8bert.training.loop.progress import Progress
 from q8bert.training.loop.schedule import Schedule
+from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 from q8bert.training.quantization.ranges import RangeState, refuse_infinite
 from q8bert.training.quantization.sites import Site
 from q8bert.training.quantization.weights import TrainableWeights
@@ -27,19 +28,21 @@ __all__ = ["StepReport", "TrainingState", "apply_gradients", "take_step"]
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What changes from step to step, besides the weights and the optimizer.
+    """What a checkpoint holds besides the weights and the optimizer.
 
     Attributes:
         sites: Where activations are quantized, and how they are smoothed; empty while the model is float.
         ranges: Moving averages of the activation ranges; no sites while the model is float.
         progress: Steps and scores so far.
         loss_scale: What the loss is multiplied by; fixed at 1 but in float16.
+        target_scale: Between scores and what the model computes; the same through the whole run.
     """
 
     sites: tuple[Site, ...]
     ranges: RangeState
     progress: Progress
     loss_scale: LossScale
+    target_scale: TargetScale = UNSCALED
 
     @property
     def amax(self) -> Tensor | None:

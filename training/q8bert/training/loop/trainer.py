@@ -138,7 +138,8 @@ def evaluate_split(
     for rows, batch in split.evaluation_batches(batch_size, rank=processes.rank, n_processes=processes.count):
         logits[rows] = engine.outputs(batch.inputs, amax)["logits"].cpu()
     processes.sum_(logits)  # every row is zero on all processes but one
-    return score(task, logits.numpy(), split.labels.tolist())
+    # in float64: beside a large mean, float32 rounds scores, and another checkpoint might look best
+    return score(task, split.target_scale.restore(logits.double()).numpy(), split.labels.tolist())
 
 
 def _log_step(report: StepReport, state: TrainingState, schedule: Schedule, log: Log) -> None:

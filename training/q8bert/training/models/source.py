@@ -15,8 +15,10 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
 from transformers.utils import logging as transformers_logging
 
-from q8bert.spec.errors import ModelError
+from q8bert.spec.errors import ConfigError, ModelError
+from q8bert.training.models.head_units import output_layer
 from q8bert.training.models.tokenizer import load_tokenizer
+from q8bert.training.objectives.target_scale import UNSCALED, TargetScale, read_target_scale, write_target_scale
 from q8bert.training.quantization.sites import refuse_float_layers
 
 __all__ = ["FAMILIES", "MINILM_ALIAS", "SourceModel", "load_source_model", "resolve_model"]
@@ -35,12 +37,14 @@ class SourceModel:
         tokenizer: Its fast tokenizer.
         pad_token_id: Id that fills shorter rows.
         input_names: Inputs the model takes, in order.
+        head_units: Units of the logits, where the head came trained; None where it is new.
     """
 
     model: PreTrainedModel
     tokenizer: Tokenizer
     pad_token_id: int
     input_names: tuple[str, ...]
+    head_units: TargetScale | None = None
 
 
 def resolve_model(name: str) -> str:
@@ -88,7 +92,8 @@ def load_source_model(
     config = _load_config(source, n_outputs=n_outputs, labels=labels)
     if dropout is not None:
         _set_dropout(config, dropout)
-    model = _load_weights(source, config)
+    units = _take_units(config, source)
+    model, new = _load_weights(source, config)
     refuse_float_layers(model)
     limit = _position_limit(config)
     if max_length > limit:
@@ -96,7 +101,8 @@ def load_source_model(
     tokenizer, pad_token_id = load_tokenizer(source)
     has_types = getattr(config, "type_vocab_size", 0) > 1
     names = ("input_ids", "attention_mask", *(("token_type_ids",) if has_types else ()))
-    return SourceModel(model, tokenizer, pad_token_id, names)
+    is_new = any(name.startswith(f"{output_layer(model)}.") for name in new)
+    return SourceModel(model, tokenizer, pad_token_id, names, None if is_new else units)
 
 
 def _load_config(source: str, *, n_outputs: int, labels: tuple[str, ...]) -> Any:
@@ -121,7 +127,16 @@ def _load_config(source: str, *, n_outputs: int, labels: tuple[str, ...]) -> Any
     return config
 
 
-def _load_weights(source: str, config: Any) -> PreTrainedModel:
+def _take_units(config: Any, source: str) -> TargetScale:
+    try:
+        units = read_target_scale(config.to_dict())
+    except ConfigError as error:
+        raise ModelError(f"model {source!r}: its config.json is not as it should be: {error}") from error
+    write_target_scale(config, UNSCALED)  # they are those of this head, not of the one that is trained from it
+    return units
+
+
+def _load_weights(source: str, config: Any) -> tuple[PreTrainedModel, set[str]]:
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]  # a new head is expected
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -145,7 +160,7 @@ def _load_weights(source: str, config: Any) -> PreTrainedModel:
             f"{f' and {len(body) - 3} more' if len(body) > 3 else ''}); it is not a {config.model_type} checkpoint"
         )
     floats: PreTrainedModel = model.float()
-    return floats
+    return floats, new
 
 
 def _set_dropout(config: Any, probability: float) -> None:

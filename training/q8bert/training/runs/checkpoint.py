@@ -4,7 +4,8 @@ A checkpoint is a folder ``checkpoints/step-00000360``:
 
 =========================  ==============================================================
 ``model.safetensors``      float weights under Hugging Face names
-``config.json``            Hugging Face's configuration; with the weights, transformers loads the folder
+``config.json``            Hugging Face's configuration, and in what units scores are; with the weights,
+                           transformers loads the folder
 ``tokenizer.json``         text → ids
 ``optimizer.safetensors``  AdamW's moments
 ``ranges.safetensors``     moving averages of the activation ranges, float64
@@ -14,6 +15,7 @@ A checkpoint is a folder ``checkpoints/step-00000360``:
 The folder is filled under another name and renamed when complete, so a checkpoint that is there is whole.
 """
 
+import copy
 import re
 import shutil
 from collections.abc import Mapping
@@ -32,6 +34,7 @@ from q8bert.spec.errors import CheckpointError
 from q8bert.spec.files import PARTIAL, new_folder, read_json, remove_folder, write_json
 from q8bert.training.loop.loss_scale import LossScale
 from q8bert.training.loop.progress import Progress
+from q8bert.training.objectives.target_scale import TargetScale, read_target_scale, write_target_scale
 from q8bert.training.quantization.ranges import RangeState
 from q8bert.training.quantization.sites import Site
 
@@ -46,6 +49,7 @@ __all__ = [
 CHECKPOINT_VERSION = 3
 STATE_FILE = "state.json"
 TOKENIZER_FILE = "tokenizer.json"
+_CONFIG_FILE = "config.json"
 _WEIGHTS_FILE = "model.safetensors"
 _OPTIMIZER_FILE = "optimizer.safetensors"
 _RANGES_FILE = "ranges.safetensors"
@@ -64,6 +68,7 @@ class Checkpoint:
         sites: Where activations are quantized, and how they are smoothed; empty for a float run.
         progress: How far the run had come.
         loss_scale: As it stood.
+        target_scale: Between scores and what the model computes.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
     """
@@ -75,6 +80,7 @@ class Checkpoint:
     sites: tuple[Site, ...]
     progress: Progress
     loss_scale: LossScale
+    target_scale: TargetScale
     input_names: tuple[str, ...]
     pad_token_id: int
 
@@ -98,6 +104,7 @@ def save_checkpoint(
     sites: tuple[Site, ...],
     progress: Progress,
     loss_scale: LossScale,
+    target_scale: TargetScale,
     input_names: tuple[str, ...],
     pad_token_id: int,
 ) -> Path:
@@ -112,6 +119,7 @@ def save_checkpoint(
         sites: Where activations are quantized, and how they are smoothed.
         progress: How far the run has come; names the folder.
         loss_scale: As it stands.
+        target_scale: Between scores and what the model computes.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
 
@@ -124,7 +132,9 @@ def save_checkpoint(
         save_file(weights, folder / _WEIGHTS_FILE, metadata={"format": "pt"})
         save_file(_moments(model, optimizer), folder / _OPTIMIZER_FILE)
         save_file({"average": ranges.average}, folder / _RANGES_FILE)
-        model.config.save_pretrained(folder)
+        config = copy.deepcopy(model.config)
+        write_target_scale(config, target_scale)
+        config.save_pretrained(folder)
         tokenizer.save(str(folder / TOKENIZER_FILE))
         state = {
             "checkpoint_version": CHECKPOINT_VERSION,
@@ -187,6 +197,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
             ),
             progress=Progress(**state["progress"]),
             loss_scale=LossScale(**state["loss_scale"]),
+            target_scale=read_target_scale(read_json(path / _CONFIG_FILE)),
             input_names=tuple(state["input_names"]),
             pad_token_id=state["pad_token_id"],
         )

@@ -10,8 +10,10 @@ from q8bert.data.examples import Split
 from q8bert.data.readers import read_split
 from q8bert.text.tokenizer import TextTokenizer
 from q8bert.training.loop.batches import TokenizedSplit, tokenize_split
+from q8bert.training.models.head_units import change_units
 from q8bert.training.models.source import SourceModel, load_source_model
 from q8bert.training.objectives.objective import Objective, objective_of
+from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 from q8bert.training.quantization.sites import Site, find_sites, matching_layers
 from q8bert.training.runs.config import TrainConfig
 
@@ -25,6 +27,7 @@ class Preparation:
     Attributes:
         source: Model, tokenizer and input names; the model is on the device.
         objective: What is learned.
+        target_scale: The units in which it is; a head that came trained has been brought to them.
         sites: Where activations can be quantized, not smoothed yet; empty for a float run.
         float_layers: Linear and Embedding layers that stay float on request.
         train: Training rows.
@@ -34,6 +37,7 @@ class Preparation:
 
     source: SourceModel
     objective: Objective
+    target_scale: TargetScale
     sites: tuple[Site, ...]
     float_layers: tuple[str, ...]
     train: TokenizedSplit
@@ -61,7 +65,8 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
         read_split(config.task, config.data_dir, name, skip_malformed=config.skip_malformed)
         for name in ("train", "dev")
     ]
-    splits[1].labels()
+    labels = [split.labels() for split in splits]
+    target_scale = TargetScale.of_scores(labels[0], source=splits[0].source) if head.is_regression else UNSCALED
     torch.manual_seed(config.seed)
     source = load_source_model(
         config.model,
@@ -70,6 +75,8 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
         max_length=config.max_length,
         dropout=config.dropout,
     )
+    if source.head_units is not None:
+        change_units(source.model, given=source.head_units, wanted=target_scale)
     model = source.model.to(device)  # type: ignore[arg-type]
     float_layers = matching_layers(model, quantization.keep_float)
     sites = find_sites(model, keep_float=float_layers) if quantization.quantize else ()
@@ -80,6 +87,7 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
     return Preparation(
         source=source,
         objective=objective_of(head),
+        target_scale=target_scale,
         sites=sites,
         float_layers=float_layers,
         train=train,
