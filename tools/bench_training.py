@@ -139,10 +139,10 @@ def bench_epoch(
     from q8bert.tasks.glue import glue_task
     from q8bert.text.batching import model_inputs, shuffled_batches
     from q8bert.text.tokenizer import TextTokenizer
-    from q8bert.training.models.source import resolve_model
+    from q8bert.training.models.model_folder import find_model
 
     split = read_split(glue_task(task_name), data_dir, "train", skip_malformed=False)
-    tokenizer = TextTokenizer.load(Path(resolve_model("minilm-l6")) / "tokenizer.json", max_length=128)
+    tokenizer = TextTokenizer.load(find_model("minilm-l6", revision=None).path / "tokenizer.json", max_length=128)
     texts, pairs = split.columns()
     started = time.perf_counter()
     encoded = tokenizer.encode(texts, pairs)

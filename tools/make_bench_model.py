@@ -13,7 +13,7 @@ on the values. Runs in the training environment.
 import argparse
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,7 @@ def make_source(size: str, task: Task, *, seed: int) -> SourceModel:
     config.problem_type = minilm.model.config.problem_type
     factory: Any = AutoModelForSequenceClassification
     model = factory.from_config(config, attn_implementation="eager")
-    return SourceModel(model, minilm.tokenizer, minilm.pad_token_id, minilm.input_names)
+    return replace(minilm, model=model)
 
 
 def observe(source: SourceModel) -> tuple[tuple[Site, ...], torch.Tensor]:

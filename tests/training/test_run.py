@@ -69,6 +69,21 @@ def test_an_interrupted_run_ends_as_one_never_interrupted(
     assert events(whole) == events(cut)
 
 
+def test_what_was_found_in_the_model_is_told_and_logged_once(small: Any, tmp_path: Path) -> None:
+    run, told = tmp_path / "run", list[str]()
+
+    def stop(*_: Any) -> None:
+        raise StoppedError
+
+    with pytest.raises(StoppedError):
+        train(config(small, run, max_steps=2), show_step=stop)
+    train(config(small, run, max_steps=2), report=told.append)
+    (found,) = [event for event in events(run) if event["event"] == "source"]
+    assert (found["layer"], found["dtype"], found["revision"]) == ("classifier", "float32", None)
+    assert found["head"].startswith("kept, its outputs have no names")
+    assert f"head classifier: {found['head']}" in told
+
+
 def test_a_finished_run_is_returned_and_other_options_are_refused(small: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     first = train(config(small, run, epochs=1))

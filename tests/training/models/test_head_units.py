@@ -18,8 +18,9 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from q8bert.training.models.head_units import change_units, output_layer
-from q8bert.training.models.source import FAMILIES
+from q8bert.training.models.configuration import FAMILIES
+from q8bert.training.models.head_rows import last_linear
+from q8bert.training.models.head_units import change_units
 from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 
 SIZES = {
@@ -52,7 +53,7 @@ def test_every_family_that_is_let_in_is_tried() -> None:
 def test_scores_in_the_users_units_stay_what_they_were(family: str) -> None:
     torch.manual_seed(0)
     model: Any = AutoModelForSequenceClassification.from_config(CONFIGS[family]).eval()
-    layer = model.get_submodule(output_layer(model))
+    layer = model.get_submodule(last_linear(model, base=model.base_model_prefix))
     nn.init.normal_(layer.weight)
     nn.init.normal_(layer.bias)
     seen: list[torch.Tensor] = []

@@ -56,7 +56,7 @@ def test_a_run_of_earlier_days_is_read_and_new_options_have_their_defaults_there
         evaluation=EvaluationConfig(eval_every=7),
         execution=ExecutionConfig(engine="torch", precision="bfloat16"),
     )  # fmt: skip
-    assert read.identity() == json.loads(RUN_JSON)["options"] | {"gradients": "torch"}
+    assert read.identity() == json.loads(RUN_JSON)["options"] | {"gradients": "torch", "revision": None}
 
 
 def test_a_run_of_earlier_days_is_gone_on_with_by_the_options_it_had(tmp_path: Path) -> None:

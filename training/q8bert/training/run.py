@@ -184,6 +184,9 @@ class _Run:
         )
         is_first = self._processes.is_first
         with RunLog(self._config.output_dir, resume_step=state.progress.step) if is_first else nullcontext() as log:
+            if log is not None and state.progress.step == 0:
+                # of the first step: a run that is killed before it was saved says it again, and not twice
+                log.write("source", step=1, **self._given.source.report.values())
             return train_steps(
                 parts,
                 state,

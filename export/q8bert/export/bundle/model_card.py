@@ -34,7 +34,7 @@ def model_card(manifest: Manifest, parity: ParityReport | None) -> str:
         f"- Size of the ONNX model: {size / 1e6:.1f} MB",
         f"- Input: {'pairs of texts' if pairs else 'single texts'}, at most {manifest.max_length} tokens; "
         "longer ones are cut",
-        f"- Output: {', '.join(named) or 'a score'}",
+        f"- Output: {', '.join(named) or 'a score, in the units of the training rows'}",
     ]
     lines += _quantization_lines(manifest.quantization)
     lines += ["", "## Use", "", "```python", "from q8bert.runtime import Classifier", ""]

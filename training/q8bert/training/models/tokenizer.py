@@ -21,7 +21,7 @@ def load_tokenizer(source: str) -> tuple[Tokenizer, int]:
         ModelError: If it has no fast tokenizer, or no padding token.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
+        tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True, trust_remote_code=False)
         backend = tokenizer.backend_tokenizer
     except (OSError, ValueError, AttributeError) as error:
         raise ModelError(f"{source!r} has no fast tokenizer (tokenizer.json or a vocabulary): {error}") from error

@@ -15,9 +15,10 @@ from torch import Tensor
 from q8bert.spec.decode import decode
 from q8bert.spec.errors import ConfigError, InputError
 
-__all__ = ["UNSCALED", "TargetScale", "read_target_scale", "write_target_scale"]
+__all__ = ["TARGET_SCALE_KEY", "UNSCALED", "TargetScale", "read_target_scale", "write_target_scale"]
 
-_KEY = "target_scale"
+# in config.json
+TARGET_SCALE_KEY = "target_scale"
 # float32 holds these with room on both sides
 _MIN_STD, _MAX_STD = 1e-30, 1e30
 # what rounding to float32 may move a score by, in standard deviations
@@ -114,14 +115,14 @@ def read_target_scale(config: Mapping[str, object]) -> TargetScale:
     Raises:
         ConfigError: If it is no scale.
     """
-    content = config.get(_KEY)
+    content = config.get(TARGET_SCALE_KEY)
     if content is None:
         return UNSCALED
     if not isinstance(content, Mapping):
-        raise ConfigError([f"{_KEY} must be an object with mean and std, got {content!r}"])
+        raise ConfigError([f"{TARGET_SCALE_KEY} must be an object with mean and std, got {content!r}"])
     scale = decode(TargetScale, content)
     if not _MIN_STD <= scale.std <= _MAX_STD:
-        raise ConfigError([f"{_KEY}: std must be between {_MIN_STD:g} and {_MAX_STD:g}, got {scale.std!r}"])
+        raise ConfigError([f"{TARGET_SCALE_KEY}: std must be between {_MIN_STD:g} and {_MAX_STD:g}, got {scale.std!r}"])
     return scale
 
 
@@ -133,6 +134,6 @@ def write_target_scale(config: object, scale: TargetScale) -> None:
         scale: The units.
     """
     if scale != UNSCALED:
-        setattr(config, _KEY, asdict(scale))
-    elif hasattr(config, _KEY):
-        delattr(config, _KEY)
+        setattr(config, TARGET_SCALE_KEY, asdict(scale))
+    elif hasattr(config, TARGET_SCALE_KEY):
+        delattr(config, TARGET_SCALE_KEY)

@@ -37,6 +37,9 @@ class TrainConfig:
         help="Folder of the run; a run with the same options there is continued.", decides_results=False
     )
     model: str = option(default="minilm-l6", help="minilm-l6, a folder in Hugging Face's layout, or a hub id.")
+    revision: str | None = option(
+        default=None, help="Branch, tag or commit of a model of the hub; its main branch if not given."
+    )
     max_length: int = option(
         default=128,
         check=within("at least 8, special tokens included", lambda value: value >= 8),

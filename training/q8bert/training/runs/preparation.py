@@ -74,6 +74,7 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
         labels=head.labels,
         max_length=config.max_length,
         dropout=config.dropout,
+        revision=config.revision,
     )
     if source.head_units is not None:
         change_units(source.model, given=source.head_units, wanted=target_scale)
@@ -81,6 +82,8 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
     float_layers = matching_layers(model, quantization.keep_float)
     sites = find_sites(model, keep_float=float_layers) if quantization.quantize else ()
     train, dev = (_tokenized(split, source, config) for split in splits)
+    for line in source.report.lines():
+        report(line)
     report(f"{config.task.name}: {len(train)} training rows, {len(dev)} dev rows")
     if float_layers:
         report(f"staying float as asked: {', '.join(float_layers)}")
