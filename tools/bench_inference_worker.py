@@ -178,7 +178,7 @@ def batches_of_tensors(order: Order) -> TextModel:
 
     def run(texts: Sequence[str], pairs: Sequence[str] | None) -> Answers:
         encoded = tokenizer.encode(texts, pairs)
-        lengths = np.array([len(ids) for ids in encoded.input_ids])
+        lengths = encoded.lengths
         logits = np.zeros((len(texts), len(order.task["labels"] or [""])), dtype=np.float32)
         batches = sorted_batches(lengths * (not is_padded), order.batch_size)  # of equal lengths the order stays
         for rows in batches:

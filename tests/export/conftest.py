@@ -25,7 +25,7 @@ from q8bert.export.proofs.observed_codes import CodeObserver
 from q8bert.export.proofs.parity import ParityReport, Simulation, compare
 from q8bert.runtime.engines.session import Session
 from q8bert.tasks.glue import glue_task
-from q8bert.text.tokenizer import Encoded
+from q8bert.text.encoded import Encoded, Rows
 from q8bert.training.engines.engine import Batch
 from q8bert.training.loop.batches import TokenizedSplit
 from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
@@ -100,8 +100,8 @@ class Exported:
             )
         )
         lengths = self.batch.inputs["attention_mask"].sum(dim=1).tolist()
-        ids = tuple(row[:n].numpy() for row, n in zip(self.batch.inputs["input_ids"], lengths, strict=True))
-        encoded = Encoded(ids, tuple(np.zeros_like(row) for row in ids))
+        ids = Rows.of([row[:n].tolist() for row, n in zip(self.batch.inputs["input_ids"], lengths, strict=True)])
+        encoded = Encoded(ids, Rows(np.zeros_like(ids.flat), ids.starts))
         pad = int(self.model.config.pad_token_id)
         return compare(
             simulation,

@@ -16,6 +16,7 @@ from q8bert.export.proofs.fusion import examine_fusion
 from q8bert.runtime import Classifier
 from q8bert.runtime.engines.session import Session
 from q8bert.tasks.glue import glue_task
+from q8bert.text.batching import model_inputs
 
 GRAPHS = sorted(Path(os.environ.get("Q8BERT_TEST_GRAPHS", "")).glob("*.onnx"))
 
@@ -128,11 +129,9 @@ def test_openvino_predicts_what_the_classifier_predicts(small: Any, task: str) -
     expected = classifier.logits(texts, pairs, batch_size=1)
     encoded = classifier._tokenizer.encode(texts, pairs)
     for number in range(0, len(texts), 10):
-        ids = encoded.input_ids[number][None]
-        types = encoded.token_type_ids[number][None]
-        inputs = {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": types}
         names = classifier.bundle.manifest.input_names
-        logits = openvino_results(classifier.bundle.model_path, {name: inputs[name] for name in names})["logits"]
+        inputs = model_inputs(encoded, np.array([number]), names, pad_token_id=0)
+        logits = openvino_results(classifier.bundle.model_path, inputs)["logits"]
         if task == "SST-2":
             assert logits.argmax() == expected[number].argmax()
         np.testing.assert_allclose(logits[0], expected[number], rtol=0, atol=0.05)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from q8bert.text.batching import model_inputs, shuffled_batches, sorted_batches
-from q8bert.text.tokenizer import Encoded
+from q8bert.text.encoded import Encoded, Rows
 
 LENGTHS = st.lists(st.integers(1, 60), min_size=1, max_size=300)
 
@@ -29,7 +29,7 @@ def test_order_follows_from_seed_and_epoch_and_rows_of_a_batch_are_alike() -> No
 
 
 def test_short_rows_are_padded_to_the_longest_of_their_batch() -> None:
-    encoded = Encoded((np.array([5, 6, 7]), np.array([8])), (np.array([0, 0, 1]), np.array([0])))
+    encoded = Encoded(Rows.of([[5, 6, 7], [8]]), Rows.of([[0, 0, 1], [0]]))
     inputs = model_inputs(encoded, np.array([1, 0]), ("input_ids", "attention_mask", "token_type_ids"), pad_token_id=9)
     assert inputs["input_ids"].tolist() == [[8, 9, 9], [5, 6, 7]]
     assert inputs["attention_mask"].tolist() == [[1, 0, 0], [1, 1, 1]]
@@ -38,7 +38,7 @@ def test_short_rows_are_padded_to_the_longest_of_their_batch() -> None:
 
 
 def test_rows_are_padded_on_to_a_multiple_where_one_is_wanted() -> None:
-    encoded = Encoded((np.array([5, 6, 7]), np.array([8])), (np.array([0, 0, 1]), np.array([0])))
+    encoded = Encoded(Rows.of([[5, 6, 7], [8]]), Rows.of([[0, 0, 1], [0]]))
     for multiple, length in ((2, 4), (3, 3), (8, 8)):
         inputs = model_inputs(
             encoded, np.array([1, 0]), ("input_ids", "attention_mask"), pad_token_id=9, multiple=multiple

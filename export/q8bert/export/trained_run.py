@@ -13,7 +13,7 @@ from q8bert.training.loop.batches import TokenizedSplit, tokenize_split
 from q8bert.training.models.source import SourceModel, load_source_model
 from q8bert.training.quantization.sites import matching_layers
 from q8bert.training.quantization.weights import TrainableWeights, prepare_weights, quantized_parameters
-from q8bert.training.runs.checkpoint import TOKENIZER_FILE, Checkpoint
+from q8bert.training.runs.checkpoint import Checkpoint
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.resume import copy_weights
 from q8bert.training.runs.run_folder import best_checkpoint, read_run
@@ -42,8 +42,8 @@ class TrainedRun:
     amax: Tensor | None
 
     def tokenizer(self) -> Tokenizer:
-        """Return the checkpoint's tokenizer as it came, without truncation."""
-        return Tokenizer.from_file(str(self.checkpoint.path / TOKENIZER_FILE))
+        """Return a copy of the checkpoint's tokenizer, for the one who takes it to set its truncation."""
+        return Tokenizer.from_str(self.source.tokenizer.to_str())
 
     def rows(self, data_dir: str, name: str) -> TokenizedSplit:
         """Read and tokenize a split.

@@ -2,7 +2,7 @@
 
 ======================  =========================================================
 ``model.onnx``          the graph; beside it ``model.onnx.data`` if weights are external
-``tokenizer.json``      text → ids, in the format of the ``tokenizers`` library
+``tokenizer.json``      text → ids, in the format of the ``tokenizers`` library; says on which side long texts are cut
 ``manifest.json``       this module's :class:`Manifest`, with a SHA-256 of every other file
 ``README.md``           the model card, for people
 ``parity.json``         simulation against exported model, when the export had data to compare on

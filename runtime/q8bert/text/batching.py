@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from q8bert.text.tokenizer import Encoded
+from q8bert.text.encoded import Encoded
 
 __all__ = ["model_inputs", "shuffled_batches", "sorted_batches"]
 

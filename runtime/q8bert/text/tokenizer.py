@@ -1,60 +1,42 @@
 """Text → ids, the same code and the same file in training and in serving.
 
-A thin face over the ``tokenizers`` library: the file ``tokenizer.json`` says how text becomes
-tokens and where the special tokens go; the maximum length and longest-first truncation are set
-here. Padding is left to :mod:`q8bert.text.batching`, which knows the batch.
+A thin face over the ``tokenizers`` library: the file ``tokenizer.json`` says how text becomes tokens, where the special
+tokens go, and at which end a long text is cut; the maximum length is given, and :mod:`q8bert.text.truncation` cuts.
+Padding is left to :mod:`q8bert.text.batching`, which knows the batch.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from q8bert.spec.errors import InputError
+from q8bert.text.encoded import Encoded, Rows
+from q8bert.text.truncation import kept_tokens
 
-__all__ = ["Encoded", "TextTokenizer"]
+__all__ = ["TextTokenizer", "read_tokenizer", "truncation_side"]
 
+# What is tokenized at once. The library keeps a hundred bytes and more for a token: some megabytes for a portion, where
+# all rows of a data set would take gigabytes; and it is as fast on a thousand rows as on all.
+_PORTION_ROWS = 1024
+_PORTION_CHARACTERS = 500_000
 
-@dataclass(frozen=True)
-class Encoded:
-    """Token ids of some rows, unpadded.
-
-    Attributes:
-        input_ids: One int64 array a row, special tokens included.
-        token_type_ids: Same shapes; 0 for the first text, 1 for the second where the model tells them apart.
-        truncated: Numbers of the rows that were longer than the maximum length and lost tokens.
-    """
-
-    input_ids: tuple[NDArray[np.int64], ...]
-    token_type_ids: tuple[NDArray[np.int64], ...]
-    truncated: frozenset[int] = frozenset()
-
-    def __len__(self) -> int:
-        return len(self.input_ids)
-
-    @property
-    def lengths(self) -> NDArray[np.int64]:
-        """Tokens a row, shape ``(n,)``."""
-        return np.array([len(ids) for ids in self.input_ids], dtype=np.int64)
-
-    def select(self, rows: Sequence[int]) -> "Encoded":
-        """Return some of the rows, in the order given and numbered anew."""
-        return Encoded(
-            tuple(self.input_ids[row] for row in rows),
-            tuple(self.token_type_ids[row] for row in rows),
-            frozenset(at for at, row in enumerate(rows) if row in self.truncated),
-        )
+_Row = str | tuple[str, str]
 
 
 class TextTokenizer:
-    """Encodes texts or pairs of texts up to a maximum length; several threads may use one."""
+    """Encodes texts or pairs of texts up to a maximum length; several threads may use one.
+
+    The tokenizer is made its own: truncation and padding are switched off in it.
+    """
 
     def __init__(self, tokenizer: Tokenizer, *, max_length: int) -> None:
+        self._direction = truncation_side(tokenizer)
+        self._max_length = max_length
         tokenizer.no_padding()
-        tokenizer.enable_truncation(max_length, strategy="longest_first")
+        tokenizer.no_truncation()
         self._tokenizer = tokenizer
 
     @classmethod
@@ -63,8 +45,8 @@ class TextTokenizer:
 
         Args:
             path: The file.
-            max_length: Longest row in tokens, special tokens included; longer ones lose tokens from the
-                end of their longer text.
+            max_length: Longest row in tokens, special tokens included; longer ones lose tokens of their longer text, at
+                the end, or at the start where the file's truncation says ``Left``.
 
         Returns:
             The tokenizer.
@@ -72,11 +54,7 @@ class TextTokenizer:
         Raises:
             InputError: If the file is missing or is not a tokenizer.
         """
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:
-            raise InputError(f"{path} is not a readable tokenizer: {error}") from error
-        return cls(tokenizer, max_length=max_length)
+        return cls(read_tokenizer(path), max_length=max_length)
 
     @property
     def vocabulary_size(self) -> int:
@@ -84,7 +62,7 @@ class TextTokenizer:
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
     def encode(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Encoded:
-        """Encode rows, in order.
+        """Encode rows, in order; time and memory grow with the texts and no faster.
 
         Args:
             texts: First or only texts, length n.
@@ -94,16 +72,106 @@ class TextTokenizer:
             Ids of n rows, and which of them lost tokens.
 
         Raises:
-            InputError: If the two lengths differ.
+            InputError: If the two lengths differ, the special tokens leave no room for text, or the tokenizer fails on
+                a text.
         """
-        if text_pairs is None:
-            encodings = self._tokenizer.encode_batch(list(texts))
-        elif len(texts) != len(text_pairs):
+        if text_pairs is not None and len(texts) != len(text_pairs):
             raise InputError(f"{len(texts)} texts and {len(text_pairs)} second texts do not pair up")
-        else:
-            encodings = self._tokenizer.encode_batch(list(zip(texts, text_pairs, strict=True)))
-        return Encoded(
-            tuple(np.array(encoding.ids, dtype=np.int64) for encoding in encodings),
-            tuple(np.array(encoding.type_ids, dtype=np.int64) for encoding in encodings),
-            frozenset(row for row, encoding in enumerate(encodings) if encoding.overflowing),
+        rows: Sequence[_Row] = texts if text_pairs is None else list(zip(texts, text_pairs, strict=True))
+        room = self._room(is_pair=text_pairs is not None)
+        ids: list[Rows] = []
+        types: list[Rows] = []
+        truncated: list[int] = []
+        for start, portion in _portions(rows):
+            encodings = self._encodings(portion)
+            long = {at: encoding for at, encoding in enumerate(encodings) if len(encoding) > self._max_length}
+            kept = {at: kept_tokens(encoding, room=room, direction=self._direction) for at, encoding in long.items()}
+            ids.append(Rows.of([_kept(encoding.ids, kept.get(at)) for at, encoding in enumerate(encodings)]))
+            types.append(Rows.of([_kept(encoding.type_ids, kept.get(at)) for at, encoding in enumerate(encodings)]))
+            truncated += [start + at for at in long]
+        return Encoded(Rows.joined(ids), Rows.joined(types), frozenset(truncated))
+
+    def _room(self, *, is_pair: bool) -> int:
+        n_special = int(self._tokenizer.num_special_tokens_to_add(is_pair))
+        if n_special >= self._max_length:
+            raise InputError(
+                f"a maximum length of {self._max_length} leaves no room for text: the tokenizer adds {n_special} "
+                f"special tokens to {'a pair of texts' if is_pair else 'a text'}. Take at least {n_special + 1}"
+            )
+        return self._max_length - n_special
+
+    def _encodings(self, rows: list[_Row]) -> list[Encoding]:
+        try:
+            return self._tokenizer.encode_batch(rows)
+        except Exception as error:
+            raise InputError(
+                f"the tokenizer fails on {_first_failing(self._tokenizer, rows)!r:.80}: {error}"
+            ) from error
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Read a ``tokenizer.json`` as it stands.
+
+    Args:
+        path: The file.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        InputError: If the file is missing or is not a tokenizer; the message says what it is instead.
+    """
+    try:
+        content = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} is not a readable tokenizer: {error}") from error
+    if not content.strip():
+        raise InputError(f"{path} is not a readable tokenizer: it is empty. Copy or download it again")
+    if content.startswith("version https://git-lfs"):
+        raise InputError(
+            f"{path} is not a readable tokenizer: it is a Git LFS pointer, which stands for the file. "
+            "Run `git lfs pull` in its folder, or download it again"
         )
+    try:
+        return Tokenizer.from_str(content)
+    except Exception as error:
+        raise InputError(f"{path} is not a readable tokenizer: {error}. {_remedy(content)}") from error
+
+
+def truncation_side(tokenizer: Tokenizer) -> str:
+    """Return at which end a tokenizer cuts long texts, ``right`` or ``left``; ``right`` where it does not say."""
+    truncation = tokenizer.truncation or {}
+    return str(truncation.get("direction", "right"))
+
+
+def _remedy(content: str) -> str:
+    try:
+        json.loads(content)
+    except ValueError:
+        return "It is cut off or damaged: copy or download it again"
+    return "It is JSON, but not of this form, or newer than the tokenizers library installed here"
+
+
+def _portions(rows: Sequence[_Row]) -> Iterator[tuple[int, list[_Row]]]:
+    """Yield rows in portions that are small in rows and in characters, each with the number of its first row."""
+    start = n_characters = 0
+    for row, texts in enumerate(rows):
+        n_characters += len(texts) if isinstance(texts, str) else len(texts[0]) + len(texts[1])
+        if row + 1 - start == _PORTION_ROWS or n_characters >= _PORTION_CHARACTERS:
+            yield start, list(rows[start : row + 1])
+            start, n_characters = row + 1, 0
+    if start < len(rows):
+        yield start, list(rows[start:])
+
+
+def _kept(tokens: list[int], places: np.ndarray | None) -> list[int]:
+    return tokens if places is None else [tokens[place] for place in places]
+
+
+def _first_failing(tokenizer: Tokenizer, rows: list[_Row]) -> _Row:
+    for row in rows:
+        try:
+            tokenizer.encode_batch([row])
+        except Exception:  # noqa: BLE001  # whatever it was, the caller raises it
+            return row
+    return rows[0]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from q8bert.text.tokenizer import Encoded
+from q8bert.text.encoded import Encoded, Rows
 from q8bert.training.loop import feed as feed_module
 from q8bert.training.loop.batches import TokenizedSplit
 from q8bert.training.loop.feed import StepBatches, training_feed
@@ -21,7 +21,7 @@ LENGTHS = np.random.default_rng(0).integers(2, 12, N_ROWS)
 
 def split() -> TokenizedSplit:
     """Rows whose tokens are all their number, as their labels are."""
-    ids = tuple(np.full(length, row, dtype=np.int64) for row, length in enumerate(LENGTHS))
+    ids = Rows.of([[row] * length for row, length in enumerate(LENGTHS)])
     return TokenizedSplit(Encoded(ids, ids), torch.arange(N_ROWS), ("input_ids", "attention_mask"), 99)
 
 

@@ -27,7 +27,7 @@ from q8bert.data.readers import read_split
 from q8bert.machine.builds import installed_ort_build
 from q8bert.spec.errors import CheckpointError, ConfigError, ModelError
 from q8bert.tasks.glue import glue_task
-from q8bert.text.tokenizer import Encoded
+from q8bert.text.encoded import Encoded, Rows
 from q8bert.training import TrainConfig, train
 from q8bert.training.loop.batches import TokenizedSplit, shared_out
 from q8bert.training.loop.gradients import step_seed
@@ -91,7 +91,7 @@ def assert_close_runs(run: Path, reference: Path, *, quantize: bool) -> None:
 
 
 def split_of(n_rows: int) -> TokenizedSplit:
-    ids = tuple(np.arange(1 + row % 7, dtype=np.int64) for row in range(n_rows))
+    ids = Rows.of([range(1 + row % 7) for row in range(n_rows)])
     return TokenizedSplit(Encoded(ids, ids), torch.arange(n_rows), ("input_ids",), 0)
 
 

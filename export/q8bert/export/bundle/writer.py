@@ -22,6 +22,7 @@ from q8bert.spec.bundle import (
 )
 from q8bert.spec.errors import ExportError
 from q8bert.spec.files import new_folder, read_json, sha256_of, write_json, write_text
+from q8bert.text.tokenizer import truncation_side
 
 __all__ = ["check_target", "write_bundle"]
 
@@ -39,7 +40,7 @@ def write_bundle(
     Args:
         target: The bundle's folder; an existing bundle there is replaced.
         graph: The model.
-        tokenizer: Text → ids.
+        tokenizer: Text → ids; the bundle's maximum length is set in it.
         manifest: Everything but ``files``, which is filled in here.
         parity: Written as ``parity.json`` and into the model card.
 
@@ -52,8 +53,8 @@ def write_bundle(
     check_target(target)
     with new_folder(target) as folder:
         onnx.save_model(graph, str(folder / MODEL_FILE))
-        tokenizer.no_truncation()
         tokenizer.no_padding()
+        tokenizer.enable_truncation(manifest.max_length, direction=truncation_side(tokenizer))
         tokenizer.save(str(folder / TOKENIZER_FILE))
         if parity is not None:
             write_json(folder / PARITY_FILE, dataclasses.asdict(parity))

@@ -18,7 +18,8 @@ from q8bert.spec.errors import BundleError, ConfigError, InputError
 from q8bert.tasks.head import Prediction
 from q8bert.tasks.task import Task, task_from_json
 from q8bert.text.batching import model_inputs, sorted_batches
-from q8bert.text.tokenizer import Encoded, TextTokenizer
+from q8bert.text.encoded import Encoded
+from q8bert.text.tokenizer import TextTokenizer
 
 __all__ = ["Classifier"]
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from q8bert.data.examples import Split
 from q8bert.tasks.head import Head
 from q8bert.text.batching import model_inputs, shuffled_batches, sorted_batches
-from q8bert.text.tokenizer import Encoded, TextTokenizer
+from q8bert.text.encoded import Encoded
+from q8bert.text.tokenizer import TextTokenizer
 from q8bert.training.engines.engine import Batch
 from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 

@@ -99,7 +99,7 @@ def load_source_model(
         raise ModelError(f"--max-length {max_length} is beyond the {limit} positions of {name}; use {limit} or less")
     check_tokenizer_files(folder.path)
     with library_border(f"the tokenizer of {folder.path} could not be loaded", "Copy or download its files again"):
-        tokenizer, pad_token_id = load_tokenizer(str(folder.path))
+        tokenizer, pad_token_id = load_tokenizer(str(folder.path), model.config)
     has_types = getattr(model.config, "type_vocab_size", 0) > 1
     names = ("input_ids", "attention_mask", *(("token_type_ids",) if has_types else ()))
     head_units = None if f"{report.layer}.weight" in report.drawn else source.target_scale

@@ -12,6 +12,7 @@ from q8bert.text.tokenizer import TextTokenizer
 from q8bert.training.loop.batches import TokenizedSplit, tokenize_split
 from q8bert.training.models.head_units import change_units
 from q8bert.training.models.source import SourceModel, load_source_model
+from q8bert.training.models.vocabulary import notes_on_tokenizer
 from q8bert.training.objectives.objective import Objective, objective_of
 from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 from q8bert.training.quantization.sites import Site, find_sites, matching_layers
@@ -85,6 +86,8 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
     for line in source.report.lines():
         report(line)
     report(f"{config.task.name}: {len(train)} training rows, {len(dev)} dev rows")
+    for note in notes_on_tokenizer(source.tokenizer, train.encoded):
+        report(f"note: {note}")
     if float_layers:
         report(f"staying float as asked: {', '.join(float_layers)}")
     return Preparation(
@@ -100,7 +103,7 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
 
 
 def _tokenized(split: Split, source: SourceModel, config: TrainConfig) -> TokenizedSplit:
-    # the checkpoint keeps the tokenizer as it came; this copy truncates
+    # the checkpoint keeps the tokenizer as it came; this copy is the encoder's own
     tokenizer = Tokenizer.from_str(source.tokenizer.to_str())
     return tokenize_split(
         split,
