@@ -34,6 +34,13 @@ class Report:
     value: float
 
 
+def test_the_next_command_is_said_on_stderr_as_a_shell_takes_it(capsys: pytest.CaptureFixture[str]) -> None:
+    for as_json in (False, True):
+        Speaker(as_json=as_json).next_command("export", Path("a run"), "--output-dir", Path("bundles/x"))
+        output = capsys.readouterr()
+        assert (output.out, output.err) == ("", "next: q8bert export 'a run' --output-dir bundles/x\n")
+
+
 def test_json_goes_to_stdout_and_words_to_stderr(capsys: pytest.CaptureFixture[str]) -> None:
     def render(console: Any) -> None:
         console.print("a table")

@@ -34,6 +34,7 @@ from q8bert.training.loop.loss_scale import LossScale
 from q8bert.training.loop.optimization import adamw
 from q8bert.training.loop.progress import Progress
 from q8bert.training.models.tokenizer import load_tokenizer
+from q8bert.training.objectives.target_scale import UNSCALED
 from q8bert.training.quantization.ranges import RangeState
 from q8bert.training.runs.checkpoint import save_checkpoint
 
@@ -147,7 +148,8 @@ def saved_checkpoint(run: Path, model: Any, tokenizer: Tokenizer, pad_token_id: 
     return save_checkpoint(
         run, model=model, tokenizer=tokenizer, optimizer=adamw(dict(model.named_parameters()), weight_decay=0.0),
         ranges=RangeState.empty(0, decay=0.9), sites=(), progress=Progress(), loss_scale=LossScale(),
-        input_names=("input_ids", "attention_mask"), pad_token_id=pad_token_id,
+        target_scale=UNSCALED,
+            input_names=("input_ids", "attention_mask"), pad_token_id=pad_token_id,
     )  # fmt: skip
 
 

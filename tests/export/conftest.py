@@ -22,7 +22,8 @@ from transformers import (
 
 from q8bert.export.graph.build import build_graph
 from q8bert.export.proofs.observed_codes import CodeObserver
-from q8bert.export.proofs.parity import ParityReport, Simulation, compare
+from q8bert.export.proofs.parity import Simulation, compare
+from q8bert.export.proofs.parity_report import ParityReport
 from q8bert.runtime.engines.session import Session
 from q8bert.tasks.glue import glue_task
 from q8bert.text.encoded import Encoded, Rows

@@ -24,6 +24,14 @@ from q8bert.training.quantization.sites import Site
 from q8bert.training.runs.run_folder import best_checkpoint
 
 
+def test_arguments_of_another_type_are_named_together(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        export(None, 3, quantization=8, data_dir="", check_parity="no")  # type: ignore[arg-type]
+    assert [fault.partition(" ")[0] for fault in caught.value.faults] == [
+        "run", "output_dir", "quantization", "data_dir", "check_parity",
+    ]  # fmt: skip
+
+
 @pytest.mark.slow
 def test_a_bundle_says_what_it_is(small: Any, tmp_path: Path) -> None:
     bundle, report = export(small.run("SST-2", "int8"), tmp_path / "bundle")
@@ -244,5 +252,5 @@ def test_as_many_rows_are_compared_as_were_asked_for(small: Any, tmp_path: Path)
         _, report = export(run, tmp_path / "bundle", parity_rows=asked)
         assert report.parity is not None
         assert (report.parity.n_rows, report.parity.n_rows_in_split) == (compared, 200)
-    with pytest.raises(ConfigError, match=r"parity_rows must be 0 \(all rows\) or more, got -1"):
+    with pytest.raises(ConfigError, match=r"parity_rows must be 0 or more, got -1"):
         export(run, tmp_path / "bundle", parity_rows=-1)

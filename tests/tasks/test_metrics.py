@@ -5,7 +5,7 @@ import pytest
 
 from q8bert.spec.errors import InputError
 from q8bert.tasks.glue import glue_task
-from q8bert.tasks.metrics import score
+from q8bert.tasks.metrics import refuse_undefined, score
 
 
 def one_hot(predictions: list[int]) -> np.ndarray:
@@ -42,3 +42,24 @@ def test_nothing_told_apart_scores_zero_and_impossible_logits_are_refused() -> N
         score(glue_task("STS-B"), same * np.nan, [1.0, 2.0, 3.0])
     with pytest.raises(InputError, match="3 predictions against 2 labels"):
         score(glue_task("STS-B"), same, [1.0, 2.0])
+
+
+@pytest.mark.parametrize(
+    ("task", "labels", "reason"),
+    [
+        ("CoLA", [1, 1, 1], "matthews is undefined there, whatever a model predicts: every row is 'acceptable'"),
+        ("STS-B", [2.5, 2.5], "pearson is undefined there, whatever a model predicts: every row has the score 2.5"),
+        ("STS-B", [2.5], "pearson is undefined"),
+        ("MRPC", [0, 0], "f1 is undefined there, whatever a model predicts: no row is 'equivalent', the label that F1"),
+    ],
+)
+def test_labels_on_which_the_main_metric_says_nothing_are_refused(
+    task: str, labels: list[int | float], reason: str
+) -> None:
+    with pytest.raises(InputError, match=f"dev.tsv: {reason}"):
+        refuse_undefined(glue_task(task), labels, source="dev.tsv")
+
+
+def test_labels_on_which_it_says_something_are_taken() -> None:
+    for task, labels in (("CoLA", [0, 1]), ("STS-B", [1.0, 2.0]), ("MRPC", [1, 1]), ("RTE", [0, 0])):
+        refuse_undefined(glue_task(task), labels, source="dev.tsv")

@@ -24,8 +24,14 @@ def test_a_task_of_ones_own_is_read_from_a_file(tmp_path: Path) -> None:
     assert choose_task(None, path).data.metrics == ("pearson", "spearman")
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())  # as some editors save it
     assert choose_task(None, path).data.text_column == "a"
+    assert choose_task(None, str(path)) == choose_task(None, path)
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):
         choose_task(None, tmp_path)
+    path.write_bytes('name = "ü"'.encode("latin-1"))
+    with pytest.raises(ConfigError, match=r"task\.toml is no text in UTF-8 \(byte 8\); save it as UTF-8"):
+        choose_task(None, path)
+    with pytest.raises(ConfigError, match="name must be a text or none, got 3"):
+        choose_task(3, None)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -43,6 +49,21 @@ def test_a_task_of_ones_own_is_read_from_a_file(tmp_path: Path) -> None:
             "exactly two",
         ),
         ("name = ", "not valid TOML"),
+        ("a = " + "[" * 100_000, "not valid TOML"),
+        ('name = 3\ntext_column = "a"\nlabel_column = "l"', "name must be a text, got 3"),
+        ('name = "t"\ntext_column = ""\nlabel_column = "l"', "text_column is empty"),
+        (
+            'name = "t"\ntext_column = "a"\ntext_pair_column = "a"\nlabel_column = "l"',
+            "text_pair_column 'a' is text_column too; leave it out for one text a row",
+        ),
+        (
+            'name = "t"\ntext_column = "a"\nlabel_column = "l"\nformat = "xml"',
+            "format must be one of tsv, quoted-tsv, csv, jsonl, got 'xml'",
+        ),
+        (
+            'name = "t"\ntext_column = "a"\nlabel_column = "l"\nheaderless_columns = ["b", "l"]',
+            r"headerless_columns must name a once, got \['b', 'l'\]",
+        ),
         ('name = "t"\ntext_column = "a"\nlabel_column = "a"', "label_column 'a' is a text column too"),
         (
             'name = "t"\ntext_column = "a"\nlabel_column = "l"\nlabels = ["0", "1"]\nlabel_codes = ["1", "0"]',

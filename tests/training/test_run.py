@@ -1,5 +1,6 @@
 """A run as a whole: resumed exactly, refused clearly, written atomically."""
 
+import csv
 import json
 import os
 import random
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from q8bert.machine.builds import OrtBuild
-from q8bert.spec.errors import CheckpointError, InputError, ModelError, ProviderError
+from q8bert.spec.errors import CheckpointError, ConfigError, InputError, ModelError, ProviderError
 from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train
 from q8bert.training.engines import device as device_module
@@ -321,3 +323,43 @@ def test_malformed_rows_stop_a_run_or_are_listed(small: Any, tmp_path: Path) -> 
     result = train(config(small, tmp_path / "run", data_dir=str(data), epochs=1, skip_malformed=True))
     assert len(result.skipped) == 1
     assert "line 602" in result.skipped[0]
+
+
+def test_a_run_takes_paths_in_any_form_reads_csv_and_says_what_is_lost(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    rows = [("a good film, really", 1), ('"bad"', 0), ("good " * 40, 1), ("dull", 0)]
+    for split in ("train", "dev"):
+        with (data / f"{split}.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file).writerows([("sentence", "label"), *rows])
+    monkeypatch.chdir(tmp_path)
+    told: list[str] = []
+    options = {"data_dir": data, "model": small.model, "max_steps": 1, "quantize": False}
+    result = train(config(small, "runs/x", **options), report=told.append)  # type: ignore[arg-type]
+    assert (result.path, result.data.train.n_truncated) == (Path("runs/x"), 1)
+    # 40 words, [CLS] and [SEP]
+    lost = (
+        "1 of 4 training rows (25.0 %) are longer than 32 tokens and lose text; --max-length 42 would keep 99 % whole"
+    )
+    assert lost in told
+    assert json.loads((tmp_path / "runs" / "x" / "data.json").read_text())["train"]["length_of_most"] == 42
+
+
+def test_a_dev_split_that_no_metric_can_score_is_refused_before_anything_is_made(small: Any, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    shutil.copytree(small.data("STS-B"), data)
+    header, *rows = (data / "dev.tsv").read_text().splitlines()
+    same = [row.rpartition("\t")[0] + "\t2.5" for row in rows]
+    (data / "dev.tsv").write_text("\n".join([header, *same]))
+    options = replace(config(small, tmp_path / "run", data_dir=data), task=glue_task("STS-B"))
+    with pytest.raises(InputError, match=r"dev\.tsv: pearson is undefined there.*every row has the score 2\.5"):
+        train(options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_is_told_a_configuration_and_nothing_else(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        train({"epochs": 2}, overwrite="yes", report="print")  # type: ignore[arg-type]
+    assert [fault.partition(" ")[0] for fault in caught.value.faults] == ["config", "overwrite", "report"]

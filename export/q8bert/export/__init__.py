@@ -10,13 +10,13 @@ from q8bert.machine.builds import require
 
 if TYPE_CHECKING:
     from q8bert.export.exporter import ExportReport, export
-    from q8bert.export.proofs.parity import ParityReport
+    from q8bert.export.proofs.parity_report import ParityReport
 
 __all__ = ["ExportReport", "ParityReport", "export"]
 
 _HOMES = {
     "ExportReport": "q8bert.export.exporter",
-    "ParityReport": "q8bert.export.proofs.parity",
+    "ParityReport": "q8bert.export.proofs.parity_report",
     "export": "q8bert.export.exporter",
 }
 

@@ -8,11 +8,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from q8bert.console.command import Speaker, exit_codes, progress_bar
+from q8bert.console.panels import PanelCommand
 from q8bert.spec.bundle import PARITY_FILE
 
 if TYPE_CHECKING:
     from q8bert.export.exporter import ExportReport
-    from q8bert.export.proofs.parity import DifferingRow, ParityReport
+    from q8bert.export.proofs.parity_report import DifferingRow, ParityReport
 
 __all__ = ["register"]
 
@@ -21,7 +22,7 @@ _N_ROWS_SHOWN = 3
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command("export")(export_command)
+    app.command("export", cls=PanelCommand, short_help="Turn a run's best checkpoint into a bundle.")(export_command)
 
 
 def export_command(
@@ -46,18 +47,21 @@ def export_command(
     ] = 512,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, the rest on stderr.")] = False,
 ) -> None:
-    """Turn a run's best checkpoint into a bundle: INT8 QDQ ONNX, tokenizer, labels, manifest."""
+    """Turn a run's best checkpoint into a bundle: INT8 QDQ ONNX, tokenizer, labels, model card, manifest."""
     with exit_codes():
         speaker = Speaker(as_json=json)
         from q8bert.export import export  # noqa: PLC0415 - torch loads slowly
 
         with progress_bar(speaker, "comparing") as show:
-            _, report = export(
+            bundle, report = export(
                 run, output_dir, quantization=quantization, data_dir=data_dir, check_parity=parity,
                 parity_rows=parity_rows, report=speaker.say, show_progress=show,
             )  # fmt: skip
         table = _table(report)
         speaker.result(report, lambda console: console.print(table))
+        speaker.next_command("predict", bundle.path, "--input", "ROWS", "--output", "predictions.jsonl")
+        if report.precision == "int8":
+            speaker.next_command("verify", bundle.path, "--reference", "FLOAT-BUNDLE", "--data-dir", report.data_dir)
 
 
 def _table(report: "ExportReport") -> Table:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import onnx
@@ -15,12 +16,15 @@ from q8bert.export.bundle.writer import check_target, write_bundle
 from q8bert.export.graph.build import build_graph
 from q8bert.export.proofs.fusion import FusionReport, examine_fusion
 from q8bert.export.proofs.observed_codes import CodeObserver
-from q8bert.export.proofs.parity import ParityReport, Simulation, compare
+from q8bert.export.proofs.parity import Simulation, compare
+from q8bert.export.proofs.parity_report import ParityReport
 from q8bert.export.proofs.saturation import SaturationReport, prove_saturation_free, what_it_took
 from q8bert.export.trained_run import TrainedRun, load_trained_run
 from q8bert.runtime.engines.session import Session
 from q8bert.spec.bundle import Bundle
+from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError, ExportError
+from q8bert.spec.kinds import at_least, one_of
 from q8bert.training.loop.batches import TokenizedSplit
 from q8bert.training.quantization.weights import TrainableWeights, prepare_weights
 from q8bert.training.runs.config import TrainConfig
@@ -40,6 +44,7 @@ class ExportReport:
 
     Attributes:
         bundle: The bundle's folder.
+        data_dir: Folder of the rows that it was compared on, or would have been.
         precision: ``int8`` or ``float32``.
         quantization: ``none``, ``dynamic``, ``static`` or ``qat``.
         model_size_bytes: Bytes of the ONNX model.
@@ -54,6 +59,7 @@ class ExportReport:
     """
 
     bundle: str
+    data_dir: str
     precision: str
     quantization: str
     model_size_bytes: int
@@ -66,14 +72,15 @@ class ExportReport:
     parity: ParityReport | None
 
 
+@checked
 def export(
     run: Path | str,
     output_dir: Path | str,
     *,
-    quantization: str | None = None,
-    data_dir: str | None = None,
+    quantization: Annotated[str, one_of(QUANTIZATIONS)] | None = None,
+    data_dir: Path | str | None = None,
     check_parity: bool = True,
-    parity_rows: int = PARITY_ROWS,
+    parity_rows: Annotated[int, at_least(0)] = PARITY_ROWS,
     report: Callable[[str], None] = lambda _: None,
     show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Bundle, ExportReport]:
@@ -96,16 +103,14 @@ def export(
 
     Raises:
         CheckpointError: If the run has no whole checkpoint.
-        ConfigError: If the run is not of the kind that ``quantization`` needs, or ``parity_rows`` is negative.
+        ConfigError: If an argument is of another type, or the run not of the kind that ``quantization`` needs.
         ExportError: If the graph cannot be made, or ``output_dir`` holds something else.
         ParityError: If the exported model is not the one that was trained.
     """
-    if parity_rows < 0:
-        raise ConfigError([f"parity_rows must be 0 (all rows) or more, got {parity_rows}"])
     check_target(Path(output_dir))
     trained = load_trained_run(Path(run))
     method = _method(trained.config, quantization)
-    data_dir = data_dir or trained.config.data_dir
+    data_dir = str(data_dir or trained.config.data_dir)
     report("building the ONNX graph (some ten seconds)")
     graph = build_graph(
         trained.source.model,
@@ -138,6 +143,7 @@ def export(
     )
     return bundle, ExportReport(
         bundle=str(bundle.path),
+        data_dir=data_dir,
         precision=bundle.manifest.precision,
         quantization=method,
         model_size_bytes=bundle.model_size_bytes,
@@ -154,8 +160,6 @@ def export(
 def _method(config: TrainConfig, asked: str | None) -> str:
     if asked is None:
         return "qat" if config.quantization.quantize else "none"
-    if asked not in QUANTIZATIONS:
-        raise ConfigError([f"quantization must be one of {', '.join(QUANTIZATIONS)}, got {asked!r}"])
     if (asked == "qat") != config.quantization.quantize:
         kind = "quantized" if config.quantization.quantize else "float (--no-quantize)"
         fits = "qat" if config.quantization.quantize else "none, dynamic or static"

@@ -15,6 +15,7 @@ from q8bert.training.quantization.sites import matching_layers
 from q8bert.training.quantization.weights import TrainableWeights, prepare_weights, quantized_parameters
 from q8bert.training.runs.checkpoint import Checkpoint
 from q8bert.training.runs.config import TrainConfig
+from q8bert.training.runs.data_report import DataReport, read_data_report
 from q8bert.training.runs.resume import copy_weights
 from q8bert.training.runs.run_folder import best_checkpoint, read_run
 
@@ -31,6 +32,7 @@ class TrainedRun:
         source: The float classifier with its weights.
         float_layers: Layers left in float on request.
         weights: The weights, quantized on grids without saturation, whether or not they were trained on them.
+        data: How many rows it learned from, and what of them was lost; None for a run of an earlier release.
         amax: Learned ranges, float32 ``(n_sites,)``; None for a float run.
     """
 
@@ -39,6 +41,7 @@ class TrainedRun:
     source: SourceModel
     float_layers: tuple[str, ...]
     weights: TrainableWeights
+    data: DataReport | None
     amax: Tensor | None
 
     def tokenizer(self) -> Tokenizer:
@@ -61,7 +64,7 @@ class TrainedRun:
         config, checkpoint = self.config, self.checkpoint
         purpose = "to compare the exported model on" if name == "dev" else "to calibrate on"
         try:
-            split = read_split(config.task, data_dir, name, skip_malformed=config.skip_malformed)
+            split = read_split(config.task, data_dir, name, format=config.format, skip_malformed=config.skip_malformed)
         except InputError as error:
             remedy = ", or leave the comparison out with --no-parity" if name == "dev" else ""
             raise ExportError(
@@ -113,5 +116,6 @@ def load_trained_run(run: Path) -> TrainedRun:
         source=source,
         float_layers=float_layers,
         weights=prepare_weights(source.model, quantized, checkpoint.sites),
+        data=read_data_report(run),
         amax=checkpoint.ranges.amax() if checkpoint.sites else None,
     )

@@ -10,6 +10,7 @@
 
 import dataclasses
 import json
+import shlex
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -41,6 +42,10 @@ class Speaker:
     def say(self, text: str) -> None:
         """Write a line to stderr."""
         line(self.console, text)
+
+    def next_command(self, *words: object) -> None:
+        """Write to stderr the command that one gives next, ready to be copied into a shell."""
+        self.say(f"next: {shlex.join(['q8bert', *(str(word) for word in words)])}")
 
     def result(self, report: Any, render: Callable[[Console], None]) -> None:
         """Give the command's result.

@@ -10,7 +10,7 @@ from q8bert.tasks.task import Task
 __all__ = ["CellError", "Example", "MalformedRow", "Split", "example_from_cells", "is_unicode", "text_columns"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Example:
     """One row.
 
@@ -31,13 +31,15 @@ class MalformedRow:
 
     Attributes:
         file: Path or name of the source.
-        line: Line number, from 1.
+        row: Its number among the rows of the source, from 0; lines without content and a header are none.
+        line: Number of the line on which it begins, from 1.
         column: Name of the column, or its number where the name is not known.
         value: What stands there, shortened.
         reason: What is wrong with it.
     """
 
     file: str
+    row: int
     line: int
     column: str
     value: str
@@ -60,6 +62,11 @@ class Split:
     examples: tuple[Example, ...]
     source: str
     skipped: tuple[MalformedRow, ...] = field(default=())
+
+    def row_numbers(self) -> list[int]:
+        """Return the number of each example among all rows of the source, from 0, those left out counted."""
+        left_out = {fault.row for fault in self.skipped}
+        return [row for row in range(len(self.examples) + len(left_out)) if row not in left_out]
 
     def columns(self) -> tuple[list[str], list[str] | None]:
         """Return the first texts and the second ones, None for single texts; see :func:`text_columns`."""
@@ -108,7 +115,7 @@ def example_from_cells(task: Task, cells: Mapping[str, object], *, labelled: boo
 
     Args:
         task: Says which cells hold texts and label.
-        cells: Values by column name: texts from TSV, JSON values from JSON lines.
+        cells: Values by column name: texts from a table, JSON values from JSON lines.
         labelled: Whether to read the label, which then has to be there.
 
     Returns:
@@ -133,6 +140,8 @@ def _text(cells: Mapping[str, object], column: str) -> str:
         raise CellError(column, value, "a text is missing" if value is None else "expected a text")
     if not is_unicode(value):
         raise CellError(column, value, "half a surrogate pair, which is not valid Unicode")
+    if "\0" in value:
+        raise CellError(column, value, "a NUL character, which no text has")
     return value
 
 
@@ -167,6 +176,12 @@ def _label(task: Task, value: object) -> int:
         if number is None and 0 <= value < len(task.head.labels) and not _has_numbers(task):
             number = value
     if number is None:
-        allowed = ", ".join(dict.fromkeys((*task.data.label_codes, *task.head.labels)))
-        raise CellError(task.data.label_column, value, f"unknown label (allowed: {allowed})")
+        known = tuple(dict.fromkeys((*task.data.label_codes, *task.head.labels)))
+        nearly = [name for name in known if _plain(name) == _plain(str(value))]
+        hint = f"; it is not quite {nearly[0]}" if nearly else ""
+        raise CellError(task.data.label_column, value, f"unknown label (allowed: {', '.join(known)}{hint})")
     return number
+
+
+def _plain(label: str) -> str:
+    return label.strip().casefold()

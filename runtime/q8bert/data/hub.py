@@ -92,7 +92,7 @@ def split_from_hub_rows(
         try:
             examples.append(example_from_cells(task, cells, labelled=is_labelled))
         except CellError as error:
-            row_fault = MalformedRow(source, number, error.column, error.value, error.reason)
+            row_fault = MalformedRow(source, number - 1, number, error.column, error.value, error.reason)
             if not skip_malformed:
                 raise InputError(str(row_fault)) from error
             skipped.append(row_fault)

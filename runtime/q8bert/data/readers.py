@@ -1,36 +1,51 @@
-"""Readers of data files: GLUE's TSV with all its quirks, and JSON lines.
+"""Readers of data files: tables and JSON lines, by the ending of their names or as they are told."""
 
-GLUE's files are tab-separated without any quoting, so a lone ``"`` is an ordinary character;
-some start with a byte order mark, CoLA's train and dev have no header line, and rows may contain
-characters such as U+2028 that Python's ``splitlines`` takes for line ends. So lines are split at
-line feeds alone, and each is decoded by itself, which lets a fault be named by line and column.
-"""
-
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TypeAlias
+from types import MappingProxyType
+from typing import Annotated, BinaryIO
 
 from q8bert.data.examples import CellError, Example, MalformedRow, Split, example_from_cells
+from q8bert.data.foreign_files import N_HEAD_BYTES, what_else_it_is
 from q8bert.data.hub import HUB_PREFIX, read_hub_split
+from q8bert.data.json_lines import json_rows
+from q8bert.data.quoting import QuoteCount
+from q8bert.data.tables import Row, table_rows
+from q8bert.data.text_lines import text_lines
+from q8bert.spec.checked import checked
 from q8bert.spec.errors import InputError
+from q8bert.spec.kinds import one_of
+from q8bert.tasks.data_set import FORMATS
 from q8bert.tasks.task import Task
 
 __all__ = ["read_file", "read_split"]
 
-_BOM = b"\xef\xbb\xbf"
-_JSON_SUFFIXES = (".jsonl", ".json", ".ndjson")
+Format = Annotated[str, one_of(FORMATS)] | None
 
-_ParseLine: TypeAlias = Callable[[bytes], Example]
+# endings that say how a file is written; any other says nothing
+_FORMAT_OF_ENDING: Mapping[str, str] = MappingProxyType({
+    ".csv": "csv", ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl",
+})  # fmt: skip
+# Quora's file stands in GLUE as Quora wrote it, quoted, and is read with its quotes by all who report scores on it
+_READ_WITH_QUOTES = ("qqp",)
 
 
-def read_split(task: Task, data_dir: str | Path, split: str, *, skip_malformed: bool = False) -> Split:
+@checked
+def read_split(
+    task: Task,
+    data_dir: str | Path,
+    split: str,
+    *,
+    format: Format = None,  # noqa: A002 - as on the command line
+    skip_malformed: bool = False,
+) -> Split:
     """Read one split of a task's folder, labels included.
 
     Args:
         task: The task.
         data_dir: The task's own folder, or ``hub:nyu-mll/glue`` to fetch it from the hub.
         split: ``train``, ``dev`` or another split that the task knows.
+        format: How its file is written, one of :data:`~q8bert.tasks.data_set.FORMATS`; see :func:`read_file`.
         skip_malformed: Leave malformed rows out and list them, instead of failing on the first.
 
     Returns:
@@ -40,6 +55,8 @@ def read_split(task: Task, data_dir: str | Path, split: str, *, skip_malformed: 
         InputError: If the folder, the file or a row is not as it should be.
     """
     if str(data_dir).startswith(HUB_PREFIX):
+        if format is not None:
+            raise InputError(f"format {format} is for files, but the rows come from {data_dir}")
         return read_hub_split(task, str(data_dir), split, skip_malformed=skip_malformed)
     folder = Path(data_dir)
     if not folder.is_dir():
@@ -47,119 +64,102 @@ def read_split(task: Task, data_dir: str | Path, split: str, *, skip_malformed: 
             f"data folder {folder} does not exist; --data-dir is the task's own folder, e.g. GLUE/{task.name}"
         )
     named = task.data.files.get(split)
-    names = [f"{split}{suffix}" for suffix in (".tsv", *_JSON_SUFFIXES)] if named is None else [named]
-    for name in names:
-        if (folder / name).is_file():
-            return read_file(task, folder / name, labelled=True, skip_malformed=skip_malformed)
-    present = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-    raise InputError(f"{folder} has no {' or '.join(names)} for the {split} split of {task.name}; it holds {present}")
+    names = [f"{split}{ending}" for ending in (".tsv", *_FORMAT_OF_ENDING)] if named is None else [named]
+    there = [name for name in names if (folder / name).is_file()]
+    if not there:
+        present = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
+        raise InputError(
+            f"{folder} has no {' or '.join(names)} for the {split} split of {task.name}; it holds {present}"
+        )
+    if len(there) > 1:
+        raise InputError(
+            f"{folder} has {' and '.join(there)} for the {split} split of {task.name}; leave one of them there, or "
+            "name it in the [files] of a task file"
+        )
+    return read_file(task, folder / there[0], labelled=True, format=format, skip_malformed=skip_malformed)
 
 
-def read_file(task: Task, path: Path, *, labelled: bool, skip_malformed: bool = False) -> Split:
-    """Read one file, TSV or JSON lines by its ending.
+@checked
+def read_file(
+    task: Task,
+    path: Path | str,
+    *,
+    labelled: bool,
+    format: Format = None,  # noqa: A002 - as on the command line
+    skip_malformed: bool = False,
+) -> Split:
+    """Read one file: a table or JSON lines.
 
-    JSON lines hold one object a line with the task's own column names, or with ``text``,
-    ``text_pair`` and ``label``.
+    JSON lines hold one object a line with the task's own column names, or with ``text``, ``text_pair`` and ``label``.
 
     Args:
         task: The task whose columns the file has.
         path: The file.
         labelled: Whether labels are read, which every row must then have.
+        format: How it is written, one of :data:`~q8bert.tasks.data_set.FORMATS`. By default its ending says so, then
+            the task; what neither knows is an unquoted tab-separated table, and is refused where it looks quoted.
         skip_malformed: Leave malformed rows out and list them, instead of failing on the first.
 
     Returns:
         The rows in file order.
 
     Raises:
-        InputError: If the file is missing, empty or lacks a column, or on the first malformed row.
+        InputError: If the file is missing, empty, no text or lacks a column, or on the first malformed row.
     """
+    path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file")
-    lines = path.read_bytes().removeprefix(_BOM).split(b"\n")
-    if lines[-1] == b"":
-        lines.pop()
-    if not lines:
+    told = format or _FORMAT_OF_ENDING.get(path.suffix.lower()) or task.data.format
+    quotes = QuoteCount() if told is None and task.data.hub_name not in _READ_WITH_QUOTES else None
+    try:
+        with path.open("rb") as file:
+            rows = _rows(file, task, path, labelled=labelled, file_format=told or "tsv", quotes=quotes)
+            split = _collected(rows, task, path, labelled=labelled, skip_malformed=skip_malformed)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}") from error
+    if quotes is not None and quotes.looks_quoted():
+        raise InputError(
+            f"{path} looks quoted: its cells with quotes begin and end with one, and double those within. Give "
+            "--format quoted-tsv to read it without them, or --format tsv to take them as text"
+        )
+    return split
+
+
+def _rows(
+    file: BinaryIO,
+    task: Task,
+    path: Path,
+    *,
+    labelled: bool,
+    file_format: str,
+    quotes: QuoteCount | None,
+) -> Iterator[Row]:
+    head = file.read(N_HEAD_BYTES)
+    if not head:
         raise InputError(f"{path} is empty")
-    if path.suffix in _JSON_SUFFIXES:
-        return _read_rows(path, lines, 1, _json_line_parser(task, labelled=labelled), skip_malformed=skip_malformed)
-    columns, n_header = _columns(task, path, lines[0], labelled=labelled)
-    parse = _tsv_line_parser(task, columns, labelled=labelled)
-    return _read_rows(path, lines[n_header:], n_header + 1, parse, skip_malformed=skip_malformed)
+    if foreign := what_else_it_is(head):
+        raise InputError(f"{path} {foreign}")
+    file.seek(0)
+    if file_format == "jsonl":
+        return json_rows(text_lines(file), task=task)
+    return table_rows(text_lines(file), task=task, path=path, labelled=labelled, file_format=file_format, quotes=quotes)
 
 
-def _read_rows(path: Path, lines: list[bytes], first_line: int, parse: _ParseLine, *, skip_malformed: bool) -> Split:
+def _collected(rows: Iterator[Row], task: Task, path: Path, *, labelled: bool, skip_malformed: bool) -> Split:
     examples: list[Example] = []
     skipped: list[MalformedRow] = []
-    for number, line in enumerate(lines, start=first_line):
+    for number, (line, cells) in enumerate(rows):
         try:
-            examples.append(parse(line.removesuffix(b"\r")))
+            if isinstance(cells, CellError):
+                raise cells
+            examples.append(example_from_cells(task, cells, labelled=labelled))
         except CellError as error:
-            row = MalformedRow(str(path), number, error.column, error.value, error.reason)
+            row = MalformedRow(str(path), number, line, error.column, error.value, error.reason)
             if not skip_malformed:
                 raise InputError(f"{row}. Mend the row, or leave such rows out with --skip-malformed") from error
             skipped.append(row)
     if not examples:
-        raise InputError(f"{path} has no readable rows ({len(skipped)} malformed)")
-    return Split(tuple(examples), str(path), tuple(skipped))
-
-
-def _columns(task: Task, path: Path, first_line: bytes, *, labelled: bool) -> tuple[list[str], int]:
-    """Return the column names of a TSV file and how many header lines it has."""
-    header = first_line.removesuffix(b"\r").decode("utf-8", errors="replace").split("\t")
-    if task.data.headerless_columns and task.data.text_column not in header:
-        return list(task.data.headerless_columns), 0
-    needed = [task.data.text_column, task.data.text_pair_column, task.data.label_column if labelled else None]
-    missing = [name for name in needed if name is not None and name not in header]
-    if missing:
         raise InputError(
-            f"{path}, line 1: the header lacks column {', '.join(missing)}; it has {', '.join(header)}. "
-            f"Is this a tab-separated {task.name} file?"
+            f"{path} has no readable rows ({len(skipped)} malformed)" if skipped else f"{path} has no rows"
         )
-    twice = [name for name in needed if name is not None and header.count(name) > 1]
-    if twice:
-        raise InputError(f"{path}, line 1: column {', '.join(twice)} stands there more than once; rename or remove one")
-    return header, 1
-
-
-def _tsv_line_parser(task: Task, columns: list[str], *, labelled: bool) -> _ParseLine:
-    def parse(line: bytes) -> Example:
-        cells = [_decode(cell, columns, number) for number, cell in enumerate(line.split(b"\t"))]
-        if len(cells) != len(columns):
-            # a lost or added tab shifts every later cell: nothing in the row can be trusted
-            at = columns[len(cells)] if len(cells) < len(columns) else str(len(columns) + 1)
-            raise CellError(at, cells[-1], f"the row has {len(cells)} columns instead of {len(columns)}")
-        return example_from_cells(task, dict(zip(columns, cells, strict=True)), labelled=labelled)
-
-    return parse
-
-
-def _json_line_parser(task: Task, *, labelled: bool) -> _ParseLine:
-    names: dict[str, str] = {"text": task.data.text_column, "label": task.data.label_column}
-    if task.data.text_pair_column:
-        names["text_pair"] = task.data.text_pair_column
-
-    def parse(line: bytes) -> Example:
-        text = _decode(line, ["-"], 0)
-        try:
-            row = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise CellError(str(error.colno), text, f"not JSON ({error.msg})") from error
-        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets without end
-            raise CellError("-", text, f"not readable as JSON ({error})") from error
-        if not isinstance(row, Mapping):
-            raise CellError("-", text, "expected a JSON object")
-        for alias, column in names.items():
-            if alias != column and alias in row and column in row:
-                raise CellError(alias, text, f"both {alias} and {column} are given, and they mean the same")
-        cells: dict[str, object] = {names.get(str(key), str(key)): value for key, value in row.items()}
-        return example_from_cells(task, cells, labelled=labelled)
-
-    return parse
-
-
-def _decode(cell: bytes, columns: list[str], number: int) -> str:
-    try:
-        return cell.decode("utf-8")
-    except UnicodeDecodeError as error:
-        name = columns[number] if number < len(columns) else str(number + 1)
-        raise CellError(name, cell, f"not UTF-8 at byte {error.start} of the cell") from error
+    return Split(tuple(examples), str(path), tuple(skipped))

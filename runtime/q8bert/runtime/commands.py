@@ -9,8 +9,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from q8bert.console.command import GATE_FAILED, Speaker, exit_codes, line, progress_bar
+from q8bert.console.panels import PanelCommand
 from q8bert.machine.builds import installed_ort_build, require
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
+from q8bert.tasks.data_set import FORMATS
 from q8bert.tasks.task_file import choose_task
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle, as `q8bert export` wrote it.")]
+_ROWS, _HARDWARE, _OUTPUT = "Rows", "Hardware", "Output"
+
 DataDir = Annotated[str, typer.Option(help="The task's own folder, e.g. GLUE/STS-B, or hub:nyu-mll/glue.")]
 SplitName = Annotated[str, typer.Option(help="Split to score: dev, dev_mismatched (MNLI), …")]
 Providers = Annotated[
@@ -27,26 +31,45 @@ Providers = Annotated[
         "--provider",
         help="Execution provider by full name, with options as NAME:key=value,key=value; repeat for an order. "
         "Default CPUExecutionProvider.",
+        rich_help_panel=_HARDWARE,
     ),
 ]
-Threads = Annotated[int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to ONNX Runtime.")]
-BatchSize = Annotated[int, typer.Option(min=1, help="Rows a batch.")]
+Threads = Annotated[
+    int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to ONNX Runtime.", rich_help_panel=_HARDWARE)
+]
+BatchSize = Annotated[int, typer.Option(min=1, help="Rows a batch.", rich_help_panel=_HARDWARE)]
+FileFormat = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option(help=f"How the file is written: {', '.join(FORMATS)}. Default: by its ending.", rich_help_panel=_ROWS),
+]
 SkipMalformed = Annotated[
     bool,
-    typer.Option("--skip-malformed", help="Leave malformed rows out, list and count them; an index counts the rest."),
+    typer.Option(
+        "--skip-malformed",
+        help="Leave malformed rows out, list and count them, instead of stopping.",
+        rich_help_panel=_ROWS,
+    ),
 ]
 RefuseLong = Annotated[
-    bool, typer.Option("--refuse-long", help="Stop at a row that is longer than the bundle's maximum length.")
+    bool,
+    typer.Option(
+        "--refuse-long",
+        help="Stop at a row that is longer than the bundle's maximum length.",
+        rich_help_panel=_ROWS,
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.")]
+AsJson = Annotated[
+    bool,
+    typer.Option("--json", help="Print one JSON object on stdout, everything else on stderr.", rich_help_panel=_OUTPUT),
+]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to the application."""
-    app.command("evaluate")(evaluate_command)
-    app.command("predict")(predict_command)
-    app.command("verify")(verify_command)
-    app.command("doctor")(doctor_command)
+    app.command("evaluate", cls=PanelCommand)(evaluate_command)
+    app.command("predict", cls=PanelCommand)(predict_command)
+    app.command("verify", cls=PanelCommand, short_help="Check a bundle against its float twin.")(verify_command)
+    app.command("doctor", short_help="Say what this environment can do and what it lacks.")(doctor_command)
 
 
 def evaluate_command(
@@ -57,10 +80,11 @@ def evaluate_command(
         Optional[str],  # noqa: UP045
         typer.Option(help="Another GLUE task with the same labels, e.g. QNLI for a bundle of RTE."),
     ] = None,
+    format: FileFormat = None,
+    skip_malformed: SkipMalformed = False,
     provider: Providers = None,
     threads: Threads = 0,
     batch_size: BatchSize = 32,
-    skip_malformed: SkipMalformed = False,
     json: AsJson = False,
 ) -> None:
     """Score a bundle on labelled rows."""
@@ -77,6 +101,7 @@ def evaluate_command(
                 providers=_providers(provider),
                 threads=threads,
                 batch_size=batch_size,
+                format=format,
                 skip_malformed=skip_malformed,
                 show_progress=show,
             )
@@ -91,14 +116,21 @@ def evaluate_command(
 def predict_command(
     bundle: BundleArgument,
     input: Annotated[
-        Path, typer.Option(help="The task's TSV, labelled or not, or JSON lines with text and text_pair.")
+        Path,
+        typer.Option(help="A table with the task's columns, labelled or not, or JSON lines with text and text_pair."),
     ],
-    output: Annotated[Path, typer.Option(help="File of JSON lines to write, one object a row in input order.")],
+    output: Annotated[
+        Path,
+        typer.Option(
+            help="File of JSON lines to write, one object a row in input order, with the row's number as index."
+        ),
+    ],
+    format: FileFormat = None,
+    skip_malformed: SkipMalformed = False,
+    refuse_long: RefuseLong = False,
     provider: Providers = None,
     threads: Threads = 0,
     batch_size: BatchSize = 32,
-    skip_malformed: SkipMalformed = False,
-    refuse_long: RefuseLong = False,
     json: AsJson = False,
 ) -> None:
     """Predict every row of a file."""
@@ -114,6 +146,7 @@ def predict_command(
                 providers=_providers(provider),
                 threads=threads,
                 batch_size=batch_size,
+                format=format,
                 skip_malformed=skip_malformed,
                 on_long="refuse" if refuse_long else "truncate",
                 show_progress=show,
@@ -129,10 +162,11 @@ def verify_command(
     split: SplitName = "dev",
     min_size_ratio: Annotated[float, typer.Option(min=0.0, help="Smallest size ratio that passes.")] = 3.9,
     max_relative_loss: Annotated[float, typer.Option(help="Largest relative loss that passes; 0.01 is 1 %.")] = 0.01,
+    format: FileFormat = None,
+    skip_malformed: SkipMalformed = False,
     provider: Providers = None,
     threads: Threads = 0,
     batch_size: BatchSize = 32,
-    skip_malformed: SkipMalformed = False,
     json: AsJson = False,
 ) -> None:
     """Check that a bundle is four times smaller than its float twin and as good; exits 1 if not."""
@@ -151,6 +185,7 @@ def verify_command(
                 providers=_providers(provider),
                 threads=threads,
                 batch_size=batch_size,
+                format=format,
                 skip_malformed=skip_malformed,
                 show_progress=show,
             )

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from q8bert.spec.checked import checked
 from q8bert.spec.decode import decode
 from q8bert.spec.errors import BundleError, ConfigError
 from q8bert.spec.files import read_json, sha256_of
@@ -73,6 +74,7 @@ class Manifest:
             scales by site, weight scales, and what it took to be free of saturation. Empty for ``float32``.
         metrics: Scores of the checkpoint on the dev split, measured in training, as fractions; empty for a model that
             was quantized after it.
+        data: Rows of both splits, and what of them was lost in training; empty where that was not counted.
         versions: Versions of what made the bundle.
         model: Where the model came from: architecture, family, source.
     """
@@ -85,6 +87,7 @@ class Manifest:
     files: Mapping[str, FileRecord]
     quantization: Mapping[str, object] = field(default_factory=dict)
     metrics: Mapping[str, float] = field(default_factory=dict)
+    data: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, object] = field(default_factory=dict)
 
@@ -122,6 +125,7 @@ class Bundle:
         return sum(files[name].size_bytes for name in (MODEL_FILE, EXTERNAL_DATA_FILE) if name in files)
 
 
+@checked
 def open_bundle(path: Path | str) -> Bundle:
     """Read and check a bundle: schema, presence, size and SHA-256 of every file.
 
@@ -134,6 +138,7 @@ def open_bundle(path: Path | str) -> Bundle:
     Raises:
         BundleError: If the folder or manifest is missing, malformed or of another format
             version, or if a file is missing or altered.
+        ConfigError: If ``path`` is no path.
     """
     folder = Path(path)
     manifest_path = folder / MANIFEST_FILE

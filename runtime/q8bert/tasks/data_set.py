@@ -3,10 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["METRICS", "REGRESSION_METRICS", "DataSet"]
+__all__ = ["FORMATS", "METRICS", "REGRESSION_METRICS", "DataSet"]
 
 METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
 REGRESSION_METRICS = ("pearson", "spearman")
+FORMATS = ("tsv", "quoted-tsv", "csv", "jsonl")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +23,8 @@ class DataSet:
         metrics: Names of the metrics, see :data:`METRICS`. The first picks the best checkpoint and is
             what the gate compares.
         files: File name of each split, where it is not ``<split>.tsv`` or ``<split>.jsonl``.
+        format: How the files are written, one of :data:`FORMATS`, where their ending does not say it: ``.csv`` and
+            ``.jsonl`` do. None is ``tsv``, unquoted as GLUE's, and an error where a file looks quoted.
         headerless_columns: Column names for files that come without a header line.
         hub_name: Configuration name in ``nyu-mll/glue``, or empty.
         has_training_data: False for a diagnostic set that only evaluates.
@@ -34,6 +37,7 @@ class DataSet:
     label_codes: tuple[str, ...] = ()
     metrics: tuple[str, ...]
     files: Mapping[str, str] = field(default_factory=dict)
+    format: str | None = None
     headerless_columns: tuple[str, ...] = ()
     hub_name: str = ""
     has_training_data: bool = True
@@ -50,13 +54,25 @@ class DataSet:
 
     def faults(self) -> list[str]:
         """Return what is wrong with the definition, in words; empty when nothing is."""
-        faults = []
-        if not self.name:
-            faults.append("name is empty")
+        names = {"name": self.name, "text_column": self.text_column, "label_column": self.label_column}
+        faults = [f"{name} is empty" for name, value in names.items() if not value]
         if len(set(self.label_codes)) != len(self.label_codes):
             faults.append(f"label_codes must be different from one another, got {list(self.label_codes)}")
         if self.label_column in {self.text_column, self.text_pair_column}:
             faults.append(f"label_column {self.label_column!r} is a text column too")
+        if self.text_pair_column == self.text_column:
+            faults.append(f"text_pair_column {self.text_column!r} is text_column too; leave it out for one text a row")
+        if self.format is not None and self.format not in FORMATS:
+            faults.append(f"format must be one of {', '.join(FORMATS)}, got {self.format!r}")
+        faults += self._column_faults()
         if not self.metrics or not set(self.metrics) <= set(METRICS):
             faults.append(f"metrics must be from {', '.join(METRICS)}, got {list(self.metrics)}")
         return faults
+
+    def _column_faults(self) -> list[str]:
+        there = self.headerless_columns
+        if not there:
+            return []
+        needed = (self.text_column, self.text_pair_column, self.label_column)
+        missing = [name for name in needed if name is not None and there.count(name) != 1]
+        return [f"headerless_columns must name {name} once, got {list(there)}" for name in missing]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any
 
+from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError
 from q8bert.tasks.data_set import DataSet
 from q8bert.tasks.head import Head
@@ -72,6 +73,7 @@ _TASKS = (
 GLUE_TASKS: Mapping[str, Task] = MappingProxyType({task.name: task for task in _TASKS})
 
 
+@checked
 def glue_task(name: str) -> Task:
     """Return a GLUE task by name, whatever the case, with or without the dash.
 

@@ -11,7 +11,7 @@ from q8bert.machine.builds import require
 from q8bert.spec.errors import InputError
 from q8bert.tasks.task import Task
 
-__all__ = ["score"]
+__all__ = ["refuse_undefined", "score"]
 
 
 def score(task: Task, logits: NDArray[np.floating[Any]], labels: Sequence[int | float]) -> dict[str, float]:
@@ -36,6 +36,32 @@ def score(task: Task, logits: NDArray[np.floating[Any]], labels: Sequence[int | 
         raise InputError("the model gave logits that are not finite (NaN or infinity)")
     predictions = task.head.decide(logits)
     return {name: _value(name, predictions, np.asarray(labels)) for name in task.data.metrics}
+
+
+def refuse_undefined(task: Task, labels: Sequence[int | float], *, source: str) -> None:
+    """Refuse labels on which the main metric says nothing, whatever is predicted.
+
+    Args:
+        task: Names the metric.
+        labels: Label ids or scores of a split.
+        source: Where they come from, for the message.
+
+    Raises:
+        InputError: If all labels are equal and the metric is a correlation, or if none is the positive one of F1.
+    """
+    metric, found = task.data.main_metric, set(labels)
+    name = dict(enumerate(task.head.labels)).get
+    if metric in {"matthews", "pearson", "spearman"} and len(found) == 1:
+        only = found.pop()
+        reason = f"every row has the score {only}" if task.head.is_regression else f"every row is {name(int(only))!r}"
+    elif metric == "f1" and 1 not in found:
+        reason = f"no row is {name(1)!r}, the label that F1 counts"
+    else:
+        return
+    raise InputError(
+        f"{source}: {metric} is undefined there, whatever a model predicts: {reason}. Give a split in which labels "
+        "differ, or name another metric first"
+    )
 
 
 def _value(name: str, predictions: NDArray[np.generic], labels: NDArray[np.generic]) -> float:

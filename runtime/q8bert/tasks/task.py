@@ -41,6 +41,8 @@ class Task:
     def to_json(self) -> dict[str, object]:
         """Return the task as a JSON object."""
         values = {**asdict(self.data), "labels": self.head.labels}
+        if self.data.format is None:
+            del values["format"]  # earlier releases do not know it
         return {key: list(value) if isinstance(value, tuple) else value for key, value in values.items()}
 
     def faults(self) -> list[str]:

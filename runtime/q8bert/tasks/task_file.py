@@ -9,7 +9,9 @@
     labels = ["billing", "sales"]   # leave out for regression
     metrics = ["f1", "accuracy"]    # the first one picks the best checkpoint
 
-    [files]                         # leave out when they are train.tsv or train.jsonl, dev.…
+    format = "quoted-tsv"           # tsv, quoted-tsv, csv or jsonl; leave out where endings say it
+
+    [files]                         # leave out when they are train.tsv, train.csv or train.jsonl, dev.…
     train = "2025.tsv"
     dev = "2026.tsv"
 
@@ -19,6 +21,7 @@ The keys are ``labels`` and those of :class:`q8bert.tasks.data_set.DataSet`.
 import tomllib
 from pathlib import Path
 
+from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError
 from q8bert.tasks.glue import glue_task
 from q8bert.tasks.task import Task, task_from_json
@@ -26,7 +29,8 @@ from q8bert.tasks.task import Task, task_from_json
 __all__ = ["choose_task", "read_task_file"]
 
 
-def read_task_file(path: Path) -> Task:
+@checked
+def read_task_file(path: Path | str) -> Task:
     """Read a task description.
 
     Args:
@@ -38,13 +42,16 @@ def read_task_file(path: Path) -> Task:
     Raises:
         ConfigError: If the file is missing, is not TOML, or describes no possible task.
     """
+    path = Path(path)
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError([f"--task-file {path} does not exist"]) from error
     except OSError as error:
         raise ConfigError([f"--task-file {path} cannot be read: {error.strerror}"]) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
+        raise ConfigError([f"{path} is no text in UTF-8 (byte {error.start}); save it as UTF-8"]) from error
+    except (tomllib.TOMLDecodeError, ValueError, RecursionError) as error:
         raise ConfigError([f"{path} is not valid TOML: {error}"]) from error
     if "labels" not in content and "metrics" not in content:
         content["metrics"] = ["pearson", "spearman"]
@@ -53,7 +60,8 @@ def read_task_file(path: Path) -> Task:
     return task_from_json(content, source=str(path))
 
 
-def choose_task(name: str | None, task_file: Path | None) -> Task:
+@checked
+def choose_task(name: str | None, task_file: Path | str | None) -> Task:
     """Return the task that a command was given, by GLUE name or by file.
 
     Args:

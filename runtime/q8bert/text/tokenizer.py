@@ -124,7 +124,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
     try:
         content = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} is not a readable tokenizer: {error}") from error
+        raise InputError(f"{path} is not a readable tokenizer: {error}. Copy or download it again") from error
     if not content.strip():
         raise InputError(f"{path} is not a readable tokenizer: it is empty. Copy or download it again")
     if content.startswith("version https://git-lfs"):

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from typer.testing import Result
 
 from q8bert.runtime import Classifier, evaluate, verify
-from q8bert.spec.errors import ConfigError
+from q8bert.spec.errors import ConfigError, InputError
 
 
 def model_size(bundle: Path) -> int:
@@ -119,9 +120,16 @@ def test_a_limit_that_is_not_a_number_is_refused(pair: tuple[Path, Path, Path], 
         verify(*pair, threads=1, **limits)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("change", [lambda score: 5 - score, lambda score: 3.0], ids=["below zero", "zero"])
-def test_a_reference_at_or_below_zero_is_an_error(
-    small: Any, tmp_path: Path, command: Callable[..., Result], change: Callable[[float], float]
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda score: 5 - score, "the reference's pearson is -.* needs a reference above zero"),
+        (lambda score: 3.0, "pearson is undefined there, whatever a model predicts: every row has the score 3.0"),
+    ],
+    ids=["below zero", "undefined"],
+)
+def test_a_reference_without_a_score_above_zero_is_an_error(
+    small: Any, tmp_path: Path, command: Callable[..., Result], change: Callable[[float], float], message: str
 ) -> None:
     int8, float32, data = small.bundle("STS-B", "int8"), small.bundle("STS-B", "float32"), tmp_path / "data"
     assert evaluate(float32, small.data("STS-B"), threads=1).metrics["pearson"] > 0
@@ -129,12 +137,12 @@ def test_a_reference_at_or_below_zero_is_an_error(
     turned = [f"{a}\t{b}\t{change(float(score))}" for a, b, score in (row.split("\t") for row in rows)]
     data.mkdir()
     (data / "dev.tsv").write_text("\n".join([header, *turned]) + "\n")
-    with pytest.raises(ConfigError, match=r"the reference's pearson is (-|0\.0000).* needs a reference above zero"):
+    with pytest.raises((ConfigError, InputError), match=message):
         verify(int8, float32, data, threads=1)
     result = command("verify", int8, "--reference", float32, "--data-dir", data, "--threads", 1, "--json")
     assert result.exit_code == 2
     assert result.stdout == ""
-    assert "error: the reference's pearson is" in result.stderr
+    assert re.search(f"^error: .*{message}", result.stderr)
 
 
 def test_bundles_of_different_tasks_are_not_compared(

@@ -250,6 +250,11 @@ def test_long_texts_are_refused_where_that_was_asked_for(small: Any, sentiment: 
 
 
 def test_what_to_do_with_long_texts_is_one_of_two_words(small: Any) -> None:
+    with pytest.raises(ConfigError) as caught:
+        Classifier.load(None, providers="CPUExecutionProvider", threads=True, options={}, on_long=1)  # type: ignore[arg-type]
+    assert [fault.partition(" ")[0] for fault in caught.value.faults] == [
+        "bundle", "providers", "threads", "options", "on_long",
+    ]  # fmt: skip
     with pytest.raises(ConfigError, match="on_long must be one of truncate, refuse, got 'cut'"):
         Classifier.load(small.bundle("SST-2", "int8"), on_long="cut")
 
@@ -293,9 +298,9 @@ def test_wrong_input_to_a_task_of_pairs_is_refused(similarity: Classifier, argum
         similarity(*arguments)
 
 
-@pytest.mark.parametrize("batch_size", [0, -1])
-def test_a_batch_of_no_rows_is_refused(sentiment: Classifier, batch_size: int) -> None:
-    with pytest.raises(InputError, match=f"batch_size must be at least 1, got {batch_size}"):
+@pytest.mark.parametrize("batch_size", [0, -1, 2.5, "8", True, None])
+def test_a_batch_is_a_number_of_rows(sentiment: Classifier, batch_size: Any) -> None:
+    with pytest.raises(ConfigError, match=f"batch_size must be .*at least 1, got {batch_size!r}"):
         sentiment(["a"], batch_size=batch_size)
 
 

@@ -1,5 +1,6 @@
 """Predictions of a file: every row answered, in order, or nothing written."""
 
+import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typer.testing import Result
 
 from q8bert.runtime import Classifier
 from q8bert.runtime.predict.files import predict_file
-from q8bert.spec.errors import BundleError, InputError, Q8BertError
+from q8bert.spec.errors import BundleError, ConfigError, InputError, Q8BertError
 
 TEXTS = ["a great film", "a dull , slow and very empty story", "good", "Ünïcode 🤖", ""]
 PAIRS = [("a good film", "a great film"), ("bad", "good , good , great"), ("the plot", "")]
@@ -90,7 +91,7 @@ def test_a_file_longer_than_one_portion_keeps_index_and_order(small: Any, tmp_pa
     assert seen == sorted(seen)
 
 
-def test_malformed_rows_stop_it_or_are_left_out_and_the_rest_counted(small: Any, tmp_path: Path) -> None:
+def test_malformed_rows_stop_it_or_are_left_out_and_an_index_counts_them_too(small: Any, tmp_path: Path) -> None:
     source, output = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     source.write_text('{"text": "great"}\n{"txt": "a"}\nnot json\n{"text": "dull"}\n')
     bundle = small.bundle("SST-2", "int8")
@@ -98,7 +99,7 @@ def test_malformed_rows_stop_it_or_are_left_out_and_the_rest_counted(small: Any,
         predict_file(bundle, source, output, threads=1)
     assert not output.exists()
     report = predict_file(bundle, source, output, threads=1, skip_malformed=True)
-    assert [(line["index"], line["label"]) for line in read_lines(output)] == [(0, "positive"), (1, "negative")]
+    assert [(line["index"], line["label"]) for line in read_lines(output)] == [(0, "positive"), (3, "negative")]
     assert (report.n_rows, report.n_skipped) == (2, 2)
     assert ["line 2" in report.skipped[0], "line 3" in report.skipped[1]] == [True, True]
 
@@ -239,3 +240,30 @@ def test_logits_that_are_not_finite_are_an_error_and_not_a_label(
     with pytest.raises(Q8BertError, match="not finite"):
         predict_file(altered(good, files={"model.onnx": model}), source, output, threads=1)
     assert not output.exists()
+
+
+def test_a_csv_file_is_predicted_like_its_texts(
+    small: Any, sentiment: Classifier, tmp_path: Path, command: Callable[..., Result]
+) -> None:
+    texts = ["a great film, really", 'he said "bad"', "two\nlines"]
+    source, output = tmp_path / "rows.csv", tmp_path / "out.jsonl"
+    with source.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([["sentence"], *([text] for text in texts)])
+    predict_file(str(small.bundle("SST-2", "int8")), str(source), str(output), threads=1)
+    expected = [(at, answer.label) for at, answer in enumerate(sentiment(texts))]
+    assert [(line["index"], line["label"]) for line in read_lines(output)] == expected
+    source.rename(source.with_suffix(".txt"))
+    arguments = ("predict", small.bundle("SST-2", "int8"), "--input", source.with_suffix(".txt"), "--output", output)
+    assert command(*arguments, "--threads", 1, "--format", "csv").exit_code == 0
+    assert [(line["index"], line["label"]) for line in read_lines(output)] == expected
+
+
+def test_arguments_of_another_type_are_named_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        predict_file(
+            tmp_path / "none", "rows.jsonl", 3, threads=-1, batch_size="8", skip_malformed="no", on_long="cut",  # type: ignore[arg-type]
+            format="xml",
+        )  # fmt: skip
+    assert sorted(fault.partition(" ")[0] for fault in caught.value.faults) == [
+        "batch_size", "format", "on_long", "output", "skip_malformed", "threads",
+    ]  # fmt: skip

@@ -27,7 +27,7 @@ from q8bert.spec.errors import (
 WORDS = ["good", "bad", "the", "clever", "film", "plot", "dull", "great"]
 
 
-class Gated:
+class Gated(Classifier):
     """A real classifier that waits at a gate, and remembers the batches that it was given."""
 
     def __init__(self, classifier: Classifier) -> None:
@@ -491,7 +491,7 @@ def test_options_that_do_not_fit_are_reported_together(sentiment: Classifier) ->
     with pytest.raises(ConfigError) as caught:
         AsyncClassifier(sentiment, max_batch_size=0, max_queue=0, workers=0, max_delay_ms=-1, timeout_s=0)
     assert [fault.partition(" ")[0] for fault in caught.value.faults] == [
-        "max_batch_size", "max_queue", "workers", "max_delay_ms", "timeout_s",
+        "max_batch_size", "max_delay_ms", "max_queue", "timeout_s", "workers",
     ]  # fmt: skip
 
 
@@ -542,3 +542,19 @@ def test_whatever_callers_do_the_counters_are_what_they_saw(sentiment: Classifie
 def test_counts_must_be_whole_numbers(sentiment: Classifier, name: str, value: Any) -> None:
     with pytest.raises(ConfigError, match=f"{name} must be a whole number, at least 1, got"):
         AsyncClassifier(sentiment, **{name: value})
+
+
+def test_arguments_of_another_type_are_named_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        AsyncClassifier("bundle", max_delay_ms="2", timeout_s=True)  # type: ignore[arg-type]
+    assert [fault.partition(" ")[0] for fault in caught.value.faults] == ["classifier", "max_delay_ms", "timeout_s"]
+
+
+def test_a_deadline_of_another_type_is_an_invalid_call(sentiment: Classifier) -> None:
+    async def main() -> None:
+        async with AsyncClassifier(sentiment) as service:
+            with pytest.raises(InputError, match="timeout_s must be a number of seconds or None, got '1'"):
+                await service("good", timeout_s="1")  # type: ignore[arg-type]
+            assert ended(service.snapshot()) == {"invalid": 1}
+
+    run(main())

@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from q8bert.spec.errors import CheckpointError, ConfigError
 from q8bert.tasks.glue import glue_task
 from q8bert.training.engines.config import ExecutionConfig
 from q8bert.training.loop.config import EvaluationConfig, OptimizationConfig, RecordConfig
+from q8bert.training.options import flat_fields
 from q8bert.training.quantization.config import QuantizationConfig
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.run_folder import prepare_folder, read_run
@@ -56,7 +58,7 @@ def test_a_run_of_earlier_days_is_read_and_new_options_have_their_defaults_there
         evaluation=EvaluationConfig(eval_every=7),
         execution=ExecutionConfig(engine="torch", precision="bfloat16"),
     )  # fmt: skip
-    assert read.identity() == json.loads(RUN_JSON)["options"] | {"gradients": "torch", "revision": None}
+    assert read.identity() == json.loads(RUN_JSON)["options"] | {"gradients": "torch", "format": None, "revision": None}
 
 
 def test_a_run_of_earlier_days_is_gone_on_with_by_the_options_it_had(tmp_path: Path) -> None:
@@ -115,11 +117,22 @@ def test_all_faults_of_the_options_are_reported_together(tmp_path: Path) -> None
         ("seed", 2**63, "seed must be 0 or more and below 2**63, got 9223372036854775808"),
         ("weight_decay", -0.5, "weight_decay must be 0 or more, got -0.5"),
         ("learning_rate", 0.0, "learning_rate must be above 0, got 0.0"),
-        ("batch_size", "many", "batch_size must be at least 1, got 'many'"),
-        ("log_every", True, "log_every must be at least 1, got True"),
+        ("batch_size", "many", "batch_size must be a whole number, at least 1, got 'many'"),
+        ("log_every", True, "log_every must be a whole number, at least 1, got True"),
         ("precision", "int4", "precision must be one of float32, float16, bfloat16, got 'int4'"),
         ("gradients", "ort", "gradients must be one of torch, onnxruntime-training, got 'ort'"),
-        ("loss_scale_factor", 1.0, "loss_scale_factor must be above 1, got 1.0"),
+        ("epochs", 2.5, "epochs must be a whole number, at least 1, got 2.5"),
+        ("epochs", None, "epochs must be a whole number, at least 1, got None"),
+        ("quantize", "no", "quantize must be true or false, got 'no'"),
+        ("smoothing", 0, "smoothing must be true or false, got 0"),
+        ("keep_float", "classifier", "keep_float must be a list of texts, got 'classifier'"),
+        ("max_length", "128", "max_length must be a whole number, at least 8, special tokens included, got '128'"),
+        ("device", "gpu", "device must be cpu, cuda or cuda:N, got 'gpu'"),
+        ("device", None, "device must be a text, cpu, cuda or cuda:N, got None"),
+        ("cache_dir", "", "cache_dir must be a path or none, got ''"),
+        ("model", "", "model must be a folder or a name, got ''"),
+        ("format", "xml", "format must be one of tsv, quoted-tsv, csv, jsonl, got 'xml'"),
+        ("max_grad_norm", 0, "max_grad_norm must be above 0, got 0"),
     ],
 )
 def test_a_fault_says_what_is_allowed_and_what_was_given(name: str, value: object, message: str) -> None:
@@ -136,6 +149,19 @@ def test_a_fault_says_what_is_allowed_and_what_was_given(name: str, value: objec
             "are for the engine ort; the engine torch has its own",
         ),
         ({"gradients": "onnxruntime-training", "precision": "float16"}, "are float32 alone, got precision float16"),
+        (
+            {"learning_rate": 1e-5, "end_learning_rate": 1e-4},
+            r"end_learning_rate \(0.0001\) is above learning_rate \(1e-05\)",
+        ),
+        (
+            {"end_learning_rate": 1e-5, "decay_power": 0},
+            r"end_learning_rate \(1e-05\) is never reached: decay_power is 0",
+        ),
+        ({"loss_scale": 1024}, r"loss_scale \(1024.0\) is for float16, got precision float32"),
+        (
+            {"loss_scale_window": 7, "precision": "bfloat16", "engine": "torch"},
+            r"loss_scale_window \(7\) is for float16",
+        ),
         ({"precision": "bfloat16"}, "on the CPU, ONNX Runtime has no kernels for bfloat16; train with --engine torch"),
     ],
 )
@@ -148,11 +174,59 @@ def test_options_that_exclude_one_another_are_refused(options: dict[str, Any], m
     "options",
     [
         {"gradients": "onnxruntime-training"},
-        {"precision": "float16"},
+        {"precision": "float16", "loss_scale": 1024.0, "loss_scale_window": 7},
+        {"learning_rate": 1e-4, "end_learning_rate": 1e-4},
         {"precision": "bfloat16", "engine": "torch"},
         {"precision": "bfloat16", "device": "cuda"},
     ],
 )
 def test_options_that_go_together_are_taken(options: dict[str, Any]) -> None:
-    execution = flat(**options).execution
-    assert {name: getattr(execution, name) for name in options} == options
+    identity = flat(**options).identity()
+    assert {name: identity[name] for name in options} == options
+
+
+def test_paths_and_numbers_are_taken_in_every_usual_form() -> None:
+    given = TrainConfig(
+        glue_task("SST-2"), data_dir=Path("/data"), output_dir="run", model=Path("/model"),  # type: ignore[arg-type]
+        max_length=np.int64(32), dropout=0,
+        optimization=OptimizationConfig(epochs=np.int32(2), learning_rate=np.float32(0.5)),  # type: ignore[arg-type]
+        quantization=QuantizationConfig(keep_float=["classifier"]),  # type: ignore[arg-type]
+        execution=ExecutionConfig(cache_dir="cache"),  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert given == TrainConfig(
+        glue_task("SST-2"), data_dir="/data", output_dir=Path("run"), model="/model", max_length=32, dropout=0.0,
+        optimization=OptimizationConfig(epochs=2, learning_rate=0.5),
+        quantization=QuantizationConfig(keep_float=("classifier",)), execution=ExecutionConfig(cache_dir=Path("cache")),
+    )  # fmt: skip
+    assert TrainConfig.from_identity(json.loads(json.dumps(given.identity())), output_dir=Path("run")) == replace(
+        given, execution=ExecutionConfig()
+    )
+
+
+def test_wrong_types_of_all_groups_are_reported_together() -> None:
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig.from_options(
+            task="SST-2", data_dir=3, output_dir=None, seed="11", quantize="no", epochs=2.5, patience=True, engine=1,  # type: ignore[arg-type]
+            log_every="10",
+        )  # fmt: skip
+    named = {fault.partition(" ")[0] for fault in caught.value.faults}
+    assert named == {
+        "task", "data_dir", "output_dir", "seed", "quantize", "epochs", "patience", "engine", "log_every",
+    }  # fmt: skip
+    with pytest.raises(
+        ConfigError, match=r"optimization must be a q8bert\.training\.loop\.config\.OptimizationConfig, got \{\}"
+    ):
+        TrainConfig(glue_task("SST-2"), "x", Path("y"), optimization={})  # type: ignore[arg-type]
+
+
+def test_every_option_refuses_what_is_of_no_type_at_all() -> None:
+    for _, field, _ in flat_fields(TrainConfig):
+        with pytest.raises(ConfigError, match=f"{field.name} must be"):
+            TrainConfig.from_options(
+                **({"task": glue_task("SST-2"), "data_dir": "x", "output_dir": "y"} | {field.name: object()})
+            )
+
+
+def test_rows_of_the_hub_have_no_format() -> None:
+    with pytest.raises(ConfigError, match="format csv is for files, but data_dir is hub:nyu-mll/glue"):
+        TrainConfig(glue_task("SST-2"), "hub:nyu-mll/glue", Path("run"), format="csv")

@@ -12,16 +12,21 @@ from rich.markup import escape
 from rich.table import Table
 
 from q8bert.console.command import Speaker, exit_codes, progress_bar
+from q8bert.console.panels import PanelCommand
 from q8bert.tasks.task_file import choose_task
-from q8bert.training.options import flat_fields
+from q8bert.training.options import MAIN_PANEL, flat_fields
 from q8bert.training.runs.config import TrainConfig
 
 __all__ = ["register"]
 
 
+# in the order of the command line's help
+_PANELS = (MAIN_PANEL, "Data", "Model", "Quantization", "Optimization", "Evaluation", "Output", "Hardware")
+
+
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
-    app.command("train")(_with_options(train_command))
+    app.command("train", cls=PanelCommand)(_with_options(train_command))
 
 
 def train_command(**given: Any) -> None:
@@ -48,18 +53,19 @@ def train_command(**given: Any) -> None:
         for name, value in result.metrics.items():
             table.add_row(name, f"{100 * value:.2f}")
         speaker.result(result, lambda console: console.print(table))
+        speaker.next_command("export", result.path, "--output-dir", Path("bundles") / result.path.name)
 
 
 def _with_options(command: Any) -> Any:
     """Give the command the signature that Typer reads: one keyword for each field, and those of every command."""
-    parameters = [*_config_parameters(), *_command_parameters()]
-    parameters.sort(key=lambda parameter: parameter.default is not inspect.Parameter.empty)
+    by_panel = [*_command_parameters(), *_config_parameters()]
+    parameters = [parameter for panel in _PANELS for of, parameter in by_panel if of == panel]
     command.__signature__ = inspect.Signature(parameters)
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
 
 
-def _config_parameters() -> list[inspect.Parameter]:
+def _config_parameters() -> list[tuple[str, inspect.Parameter]]:
     parameters = []
     for owner, field, known in flat_fields(TrainConfig):
         kind = get_type_hints(owner)[field.name]
@@ -67,7 +73,7 @@ def _config_parameters() -> list[inspect.Parameter]:
         if _is_repeated(owner, field.name):  # in Typer's words
             kind, default = list[get_args(kind)[0]] | None, None  # type: ignore[misc]
         names = [f"--{field.name.replace('_', '-')}"] if known.only_on else []
-        parameters.append(_option(field.name, kind, default, known.help, *names))
+        parameters.append(_option(field.name, kind, default, known.help, *names, panel=known.panel))
     return parameters
 
 
@@ -81,21 +87,28 @@ def _values(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: tuple(value or ()) if name in repeated else value for name, value in given.items()}
 
 
-def _command_parameters() -> list[inspect.Parameter]:
+def _command_parameters() -> list[tuple[str, inspect.Parameter]]:
     return [
-        _option("task", str | None, None, "CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE or WNLI."),
-        _option("task_file", Path | None, None, "TOML description of a task of your own, instead of --task."),
+        _option("task", str | None, None, "CoLA, SST-2, MRPC, STS-B, QQP, MNLI, QNLI, RTE or WNLI.", panel=MAIN_PANEL),
+        _option(
+            "task_file",
+            Path | None,
+            None,
+            "TOML description of a task of your own, instead of --task.",
+            panel=MAIN_PANEL,
+        ),
         _option(
             "overwrite",
             bool,
             False,
             "Delete the run in --output-dir, whatever its options, and start anew.",
             "--overwrite",
+            panel="Output",
         ),
-        _option("json", bool, False, "Print one JSON object on stdout, the rest on stderr.", "--json"),
+        _option("json", bool, False, "Print one JSON object on stdout, the rest on stderr.", "--json", panel="Output"),
     ]
 
 
-def _option(name: str, kind: Any, default: Any, text: str, *names: str) -> inspect.Parameter:
-    annotation = Annotated[kind, typer.Option(*names, help=text)]
-    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+def _option(name: str, kind: Any, default: Any, text: str, *names: str, panel: str) -> tuple[str, inspect.Parameter]:
+    annotation = Annotated[kind, typer.Option(*names, help=text, rich_help_panel=panel)]
+    return panel, inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)

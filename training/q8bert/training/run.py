@@ -12,6 +12,7 @@ from dataclasses import replace
 import torch
 from platformdirs import user_cache_path
 
+from q8bert.spec.checked import checked
 from q8bert.training.engines.device import resolve_device
 from q8bert.training.engines.engine import Engine
 from q8bert.training.engines.ort_engine import OrtEngine
@@ -31,6 +32,7 @@ from q8bert.training.quantization.ranges import RangeState
 from q8bert.training.quantization.weights import TrainableWeights, prepare_weights, quantized_parameters
 from q8bert.training.runs.checkpoint import prune_checkpoints, save_checkpoint
 from q8bert.training.runs.config import TrainConfig
+from q8bert.training.runs.data_report import write_data_report
 from q8bert.training.runs.preparation import prepare
 from q8bert.training.runs.resume import restore
 from q8bert.training.runs.run_folder import RUN_FILE, best_checkpoint, newest_checkpoint, prepare_folder
@@ -43,6 +45,7 @@ Report = Callable[[str], None]
 ShowStep = Callable[[int, int, float], None]
 
 
+@checked
 def train(
     config: TrainConfig,
     *,
@@ -105,6 +108,7 @@ class _Run:
         config, schedule = self._config, self._schedule
         if self._processes.is_first:  # not before all that can be refused was checked
             prepare_folder(config, n_processes=self._processes.count, overwrite=overwrite)
+            write_data_report(config.output_dir, self._given.data)
         self._agree()
         masters = dict(self._model.named_parameters())
         for master in masters.values():
@@ -128,6 +132,7 @@ class _Run:
             best_step=best.progress.step,
             metrics=best.progress.metrics,
             n_steps=state.progress.step,
+            data=self._given.data,
             skipped=self._given.skipped,
             float_layers=self._given.float_layers,
             n_skipped_steps=state.loss_scale.n_skipped,

@@ -39,6 +39,7 @@ def make_manifest(
         quantization=_quantization(trained, method, fusion, saturation),
         # what was quantized after training was not scored by it
         metrics=checkpoint.progress.metrics if method in {"none", "qat"} else {},
+        data={} if trained.data is None else asdict(trained.data),
         versions=library_versions() | {"opset": str(OPSET)},
         model={
             "source": config.model,

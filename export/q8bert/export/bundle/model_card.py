@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from q8bert.export.proofs.parity import ParityReport
+from q8bert.export.proofs.parity_report import ParityReport
 from q8bert.spec.bundle import MODEL_FILE, PARITY_FILE, Manifest
 
 __all__ = ["model_card"]
@@ -36,6 +36,7 @@ def model_card(manifest: Manifest, parity: ParityReport | None) -> str:
         "longer ones are cut",
         f"- Output: {', '.join(named) or 'a score, in the units of the training rows'}",
     ]
+    lines += _data_lines(manifest.data)
     lines += _quantization_lines(manifest.quantization)
     lines += ["", "## Use", "", "```python", "from q8bert.runtime import Classifier", ""]
     lines += ['classifier = Classifier.load("path/of/this/folder")', f"print(classifier({call}))", "```"]
@@ -50,6 +51,16 @@ def model_card(manifest: Manifest, parity: ParityReport | None) -> str:
         ", ".join(f"{name} {number}" for name, number in manifest.versions.items()),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _data_lines(data: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for name, split in (("Training rows", data.get("train")), ("Dev rows", data.get("dev"))):
+        if split is not None:
+            cut = f", {split['n_truncated']:,} of them longer than {split['max_length']} tokens and cut"
+            left_out = f", {split['n_skipped']:,} malformed ones left out" if split["n_skipped"] else ""
+            lines.append(f"- {name}: {split['n_rows']:,}{cut if split['n_truncated'] else ''}{left_out}")
+    return lines
 
 
 def _score_lines(manifest: Manifest) -> list[str]:

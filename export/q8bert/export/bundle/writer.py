@@ -8,7 +8,7 @@ import onnx
 from tokenizers import Tokenizer
 
 from q8bert.export.bundle.model_card import model_card
-from q8bert.export.proofs.parity import ParityReport
+from q8bert.export.proofs.parity_report import ParityReport
 from q8bert.spec.bundle import (
     MANIFEST_FILE,
     MODEL_CARD_FILE,

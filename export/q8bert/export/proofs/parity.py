@@ -11,7 +11,7 @@ takes the exported model's side at every tie, and only there; a code that differ
 Resolved, the two must give the same predictions, and that is the gate.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from q8bert.export.proofs.observed_codes import CodeObserver
+from q8bert.export.proofs.parity_report import Difference, DifferingRow, ParityReport
 from q8bert.export.proofs.rounding_ties import RowTies, TieResolver
 from q8bert.machine.builds import installed_ort_build
 from q8bert.runtime.engines.session import Session
@@ -34,7 +35,7 @@ from q8bert.training.objectives.target_scale import TargetScale
 from q8bert.training.quantization.sites import Site
 from q8bert.training.quantization.weights import TrainableWeights
 
-__all__ = ["Difference", "DifferingRow", "ParityReport", "Simulation", "compare"]
+__all__ = ["Simulation", "compare"]
 
 # In codes, how far from the border between two codes an activation may lie and still count as a tie. Sums of some
 # thousand float32 products differ by 1e-6 of their size or so, which at code 127 is 1e-4; the rest is margin, as it is
@@ -47,82 +48,6 @@ MAX_FLOAT_DIFFERENCE = 1e-3
 MAX_SCORE_DIFFERENCE = 0.01
 MAX_SHARE_OF_ROWS = 1e-3
 MAX_METRIC_POINTS = 0.02
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far one run of the simulation is from the exported model.
-
-    Attributes:
-        max_abs_diff: Largest difference of a logit.
-        mean_abs_diff: Mean difference of a logit.
-        n_rows_differing: Rows with another label; for regression, with a score more than 0.01 standard deviations
-            away, those of the training rows' scores.
-        metrics: All metrics of the simulation, as fractions.
-    """
-
-    max_abs_diff: float
-    mean_abs_diff: float
-    n_rows_differing: int
-    metrics: Mapping[str, float]
-
-
-@dataclass(frozen=True)
-class DifferingRow:
-    """A row that the simulation by itself predicts otherwise than the exported model, and why.
-
-    Attributes:
-        row: Its place in the split, from 0.
-        simulated: The ``n_outputs`` logits of the simulation by itself.
-        exported: Those of the exported model.
-        resolved: Those of the simulation with ties resolved as the exported model does.
-        n_ties: Codes of this row, padding left out, that fell to the other side of a tie; 0 means float arithmetic
-            alone.
-        first_tie: Name of the first site that has one; all that differs later may follow from it.
-        first_tie_distance: How far from the border between two codes it lay, in codes.
-    """
-
-    row: int
-    simulated: tuple[float, ...]
-    exported: tuple[float, ...]
-    resolved: tuple[float, ...]
-    n_ties: int
-    first_tie: str | None
-    first_tie_distance: float
-
-
-@dataclass(frozen=True)
-class ParityReport:
-    """How far the exported model is from the simulation.
-
-    Attributes:
-        onnxruntime: The build that the exported model ran on, and its release.
-        n_rows: Rows compared.
-        n_rows_in_split: Rows that the dev split has.
-        main_metric: Name of the task's main metric.
-        exported: All metrics of the exported model, as fractions.
-        free: The simulation by itself.
-        resolved: The simulation with ties resolved as the exported model does; equal to ``free`` for a float model.
-        n_codes: Activation codes computed.
-        n_ties: Codes among them that fell to the other side of a tie.
-        max_tie_distance: Farthest from the border between two codes that one of these lay, in codes.
-        quantization_effect: Mean difference of a logit between the simulation and the same weights in float; 0 for a
-            float model.
-        differing_rows: The rows that ``free.n_rows_differing`` counts, in the split's order.
-    """
-
-    onnxruntime: str
-    n_rows: int
-    n_rows_in_split: int
-    main_metric: str
-    exported: Mapping[str, float]
-    free: Difference
-    resolved: Difference
-    n_codes: int
-    n_ties: int
-    max_tie_distance: float
-    quantization_effect: float
-    differing_rows: tuple[DifferingRow, ...]
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ which saves the time of waking them.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
-from q8bert.spec.errors import ConfigError
+from q8bert.spec.checked import fit_fields
+from q8bert.spec.kinds import at_least, one_of
 
 __all__ = ["OPTIMIZATION_LEVELS", "RuntimeOptions"]
 
@@ -37,29 +39,15 @@ class RuntimeOptions:
         False
     """
 
-    threads: int = 0
+    threads: Annotated[int, at_least(0)] = 0
     spinning: bool = True
-    optimization: str = "all"
+    optimization: Annotated[str, one_of(OPTIMIZATION_LEVELS)] = "all"
     memory_arena: bool = True
     cache_dir: Path | str | None = None
 
     def __post_init__(self) -> None:
         """Check every value."""
-        faults = []
-        if not isinstance(self.threads, int) or isinstance(self.threads, bool) or self.threads < 0:
-            faults.append(f"threads must be 0 or more, got {self.threads!r}")
-        switches = {"spinning": self.spinning, "memory_arena": self.memory_arena}
-        faults += [
-            f"{name} must be True or False, got {value!r}"
-            for name, value in switches.items()
-            if not isinstance(value, bool)
-        ]
-        if self.optimization not in OPTIMIZATION_LEVELS:
-            faults.append(f"optimization must be one of {', '.join(OPTIMIZATION_LEVELS)}, got {self.optimization!r}")
-        if self.cache_dir is not None and (not isinstance(self.cache_dir, Path | str) or not str(self.cache_dir)):
-            faults.append(f"cache_dir must be the path of a folder or None, got {self.cache_dir!r}")
-        if faults:
-            raise ConfigError(faults)
+        fit_fields(self)
 
     @classmethod
     def service(cls, *, threads: int = 1, cache_dir: Path | str | None = None) -> "RuntimeOptions":

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from q8bert.data.examples import Split
-from q8bert.data.readers import read_split
+from q8bert.data.readers import Format, read_split
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
 from q8bert.runtime.engines.providers import Provider
-from q8bert.runtime.predict.classifier import Classifier
+from q8bert.runtime.predict.classifier import BatchSize, Classifier, Threads
+from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError
-from q8bert.tasks.metrics import score
+from q8bert.tasks.metrics import refuse_undefined, score
 from q8bert.tasks.task import Task
 
 __all__ = ["EvaluationReport", "evaluate", "score_split"]
@@ -48,6 +49,7 @@ class EvaluationReport:
     seconds: float
 
 
+@checked
 def evaluate(
     bundle: Path | str,
     data_dir: Path | str,
@@ -55,8 +57,9 @@ def evaluate(
     split: str = "dev",
     task: Task | None = None,
     providers: Sequence[Provider] = (CPU_PROVIDER,),
-    threads: int = 0,
-    batch_size: int = 32,
+    threads: Threads = 0,
+    batch_size: BatchSize = 32,
+    format: Format = None,  # noqa: A002 - as on the command line
     skip_malformed: bool = False,
     show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> EvaluationReport:
@@ -70,6 +73,7 @@ def evaluate(
         providers: Execution providers by full name, or pairs of a name and its options.
         threads: CPU threads; 0 leaves the choice to ONNX Runtime.
         batch_size: Rows a batch.
+        format: How the file of the split is written; see :func:`q8bert.data.readers.read_file`.
         skip_malformed: Leave malformed rows out instead of stopping.
         show_progress: Called with rows done and rows in all.
 
@@ -79,7 +83,7 @@ def evaluate(
     Raises:
         BundleError: If the bundle is incomplete or altered.
         ConfigError: If ``task`` has other labels than the bundle.
-        InputError: If the data cannot be read or has no labels.
+        InputError: If the data cannot be read, has no labels, or only such that the main metric is undefined.
     """
     classifier = Classifier.load(bundle, providers=providers, threads=threads)
     chosen = task or classifier.task
@@ -88,8 +92,8 @@ def evaluate(
         raise ConfigError([
             f"task {chosen.name} has the labels {list(chosen.head.labels)}, the bundle has {list(own.labels)}"
         ])  # fmt: skip
-    rows = read_split(chosen, data_dir, split, skip_malformed=skip_malformed)
-    rows.labels()
+    rows = read_split(chosen, data_dir, split, format=format, skip_malformed=skip_malformed)
+    refuse_undefined(chosen, rows.labels(), source=rows.source)
     started = time.perf_counter()
     metrics, n_truncated = score_split(classifier, rows, chosen, batch_size=batch_size, show_progress=show_progress)
     return EvaluationReport(

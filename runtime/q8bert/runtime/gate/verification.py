@@ -2,15 +2,18 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 from pathlib import Path
+from typing import Annotated
 
-from q8bert.data.readers import read_split
+from q8bert.data.readers import Format, read_split
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
 from q8bert.runtime.engines.providers import Provider
 from q8bert.runtime.gate.evaluation import score_split
-from q8bert.runtime.predict.classifier import Classifier
+from q8bert.runtime.predict.classifier import BatchSize, Classifier, Threads
+from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError
+from q8bert.spec.kinds import at_least
+from q8bert.tasks.metrics import refuse_undefined
 
 __all__ = ["VerificationReport", "verify"]
 
@@ -58,17 +61,19 @@ class VerificationReport:
     skipped: tuple[str, ...]
 
 
+@checked
 def verify(
     bundle: Path | str,
     reference: Path | str,
     data_dir: Path | str,
     *,
     split: str = "dev",
-    min_size_ratio: float = 3.9,
+    min_size_ratio: Annotated[float, at_least(0)] = 3.9,
     max_relative_loss: float = 0.01,
     providers: Sequence[Provider] = (CPU_PROVIDER,),
-    threads: int = 0,
-    batch_size: int = 32,
+    threads: Threads = 0,
+    batch_size: BatchSize = 32,
+    format: Format = None,  # noqa: A002 - as on the command line
     skip_malformed: bool = False,
     show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> VerificationReport:
@@ -84,6 +89,7 @@ def verify(
         providers: Execution providers by full name, or pairs of a name and its options.
         threads: CPU threads; 0 leaves the choice to ONNX Runtime.
         batch_size: Rows a batch.
+        format: How the file of the split is written; see :func:`q8bert.data.readers.read_file`.
         skip_malformed: Leave malformed rows out instead of stopping.
         show_progress: Called with rows done and rows in all, of both bundles.
 
@@ -94,19 +100,15 @@ def verify(
         BundleError: If a bundle is incomplete or altered.
         ConfigError: If a limit is not finite, the bundles are of different tasks, or the reference scores
             zero or less, of which no relative loss can be formed.
-        InputError: If the data cannot be read.
+        InputError: If the data cannot be read, or has only labels such that the main metric is undefined.
     """
-    limits = {"min_size_ratio": min_size_ratio, "max_relative_loss": max_relative_loss}
-    # every comparison with NaN is false, so it would open the gate
-    faults = [f"{name} must be a finite number, got {value}" for name, value in limits.items() if not isfinite(value)]
-    if faults:
-        raise ConfigError(faults)
     ours = Classifier.load(bundle, providers=providers, threads=threads)
     theirs = Classifier.load(reference, providers=providers, threads=threads)
     if ours.task != theirs.task:
         raise ConfigError([f"{bundle} is of task {ours.task.name}, the reference {reference} of {theirs.task.name}"])
     task = ours.task
-    rows = read_split(task, data_dir, split, skip_malformed=skip_malformed)
+    rows = read_split(task, data_dir, split, format=format, skip_malformed=skip_malformed)
+    refuse_undefined(task, rows.labels(), source=rows.source)
     metrics, n_truncated = score_split(
         ours, rows, task, batch_size=batch_size, show_progress=lambda done, total: show_progress(done, 2 * total)
     )

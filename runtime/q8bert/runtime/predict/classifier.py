@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +15,20 @@ from q8bert.runtime.engines.providers import Provider
 from q8bert.runtime.engines.session import Session
 from q8bert.runtime.predict.rows import Texts, text_columns
 from q8bert.spec.bundle import Bundle, open_bundle
+from q8bert.spec.checked import checked, fitted
 from q8bert.spec.errors import BundleError, ConfigError, InputError
+from q8bert.spec.kinds import at_least, one_of
 from q8bert.tasks.head import Prediction
 from q8bert.tasks.task import Task, task_from_json
 from q8bert.text.batching import model_inputs, sorted_batches
 from q8bert.text.encoded import Encoded
 from q8bert.text.tokenizer import TextTokenizer
 
-__all__ = ["Classifier"]
+__all__ = ["BatchSize", "Classifier", "OnLong", "Threads"]
 
-_ON_LONG = ("truncate", "refuse")
+BatchSize = Annotated[int, at_least(1)]
+Threads = Annotated[int, at_least(0)]
+OnLong = Annotated[str, one_of(("truncate", "refuse"))]
 
 
 class Classifier:
@@ -35,12 +40,11 @@ class Classifier:
         'positive'
     """
 
-    def __init__(self, bundle: Bundle, session: Session, *, on_long: str = "truncate") -> None:
+    def __init__(self, bundle: Bundle, session: Session, *, on_long: OnLong = "truncate") -> None:
         manifest = bundle.manifest
         missing = sorted(set(session.input_names) ^ set(manifest.input_names))
         if missing:
             raise BundleError(f"{bundle.path}: manifest and model disagree on the inputs {', '.join(missing)}")
-        _check_on_long(on_long)
         self.bundle = bundle
         self.on_long = on_long
         self._session = session
@@ -56,14 +60,15 @@ class Classifier:
             )
 
     @classmethod
+    @checked
     def load(
         cls,
         bundle: Path | str,
         *,
         providers: Sequence[Provider] = (CPU_PROVIDER,),
-        threads: int = 0,
+        threads: Threads = 0,
         options: RuntimeOptions | None = None,
-        on_long: str = "truncate",
+        on_long: OnLong = "truncate",
     ) -> "Classifier":
         """Open a bundle, check its files and load its model.
 
@@ -82,7 +87,6 @@ class Classifier:
             ConfigError: If providers, threads, options or ``on_long`` do not fit.
             ProviderError: If a provider that was asked for cannot be had.
         """
-        _check_on_long(on_long)
         opened = open_bundle(bundle)
         if opened.manifest.precision == "int8":
             providers = with_int8_enabled(providers)
@@ -182,7 +186,11 @@ class Classifier:
         return encoded
 
     def run(
-        self, encoded: Encoded, *, batch_size: int = 32, show_progress: Callable[[int, int], None] = lambda *_: None
+        self,
+        encoded: Encoded,
+        *,
+        batch_size: int = 32,
+        show_progress: Callable[[int, int], None] = lambda *_: None,
     ) -> NDArray[np.float32]:
         """Compute the logits of rows that :meth:`encode` gave.
 
@@ -195,11 +203,10 @@ class Classifier:
             Float32 ``(n, n_outputs)``, in order.
 
         Raises:
-            InputError: If ``batch_size`` is below 1.
+            ConfigError: If ``batch_size`` is no whole number of at least 1.
             BundleError: If the model's output is of another width than the task's, or holds NaN or infinity.
         """
-        if batch_size < 1:
-            raise InputError(f"batch_size must be at least 1, got {batch_size}")
+        batch_size = fitted(BatchSize, batch_size, "batch_size")
         manifest = self.bundle.manifest
         logits = np.zeros((len(encoded), self.task.head.n_outputs), dtype=np.float32)
         n_done = 0
@@ -237,8 +244,3 @@ class Classifier:
         for row in encoded.truncated:
             predictions[row] = replace(predictions[row], truncated=True)
         return predictions
-
-
-def _check_on_long(on_long: str) -> None:
-    if on_long not in _ON_LONG:
-        raise ConfigError([f"on_long must be one of {', '.join(_ON_LONG)}, got {on_long!r}"])

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from q8bert.data.examples import text_columns
-from q8bert.data.readers import read_file
+from q8bert.data.readers import Format, read_file
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
 from q8bert.runtime.engines.providers import Provider
-from q8bert.runtime.predict.classifier import Classifier
+from q8bert.runtime.predict.classifier import BatchSize, Classifier, OnLong, Threads
+from q8bert.spec.checked import checked
 from q8bert.spec.errors import InputError
 from q8bert.spec.files import PARTIAL
 from q8bert.tasks.head import Prediction
@@ -40,31 +41,34 @@ class PredictionReport:
     skipped: tuple[str, ...]
 
 
+@checked
 def predict_file(
     bundle: Path | str,
-    source: Path,
-    output: Path,
+    source: Path | str,
+    output: Path | str,
     *,
     providers: Sequence[Provider] = (CPU_PROVIDER,),
-    threads: int = 0,
-    batch_size: int = 32,
+    threads: Threads = 0,
+    batch_size: BatchSize = 32,
+    format: Format = None,  # noqa: A002 - as on the command line
     skip_malformed: bool = False,
-    on_long: str = "truncate",
+    on_long: OnLong = "truncate",
     show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> PredictionReport:
     """Predict every row of a file.
 
-    Writes one JSON object a line, in input order: ``index`` (from 0) and ``label`` with ``probabilities``,
-    or ``score``. The output appears when it is complete.
+    Writes one JSON object a line, in input order: ``index``, the row's number in the file from 0, and ``label`` with
+    ``probabilities``, or ``score``. The output appears when it is complete.
 
     Args:
         bundle: The bundle's folder.
-        source: The task's TSV, labelled or not, or JSON lines with ``text`` and ``text_pair``.
+        source: A table with the task's columns, labelled or not, or JSON lines with ``text`` and ``text_pair``.
         output: File to write.
         providers: Execution providers by full name, or pairs of a name and its options.
         threads: CPU threads; 0 leaves the choice to ONNX Runtime.
         batch_size: Rows a batch.
-        skip_malformed: Leave malformed rows out instead of stopping; ``index`` then counts the rows read.
+        format: How ``source`` is written; see :func:`q8bert.data.readers.read_file`.
+        skip_malformed: Leave malformed rows out instead of stopping; ``index`` counts them too.
         on_long: Rows longer than the bundle's maximum length: ``truncate`` and count them, or ``refuse`` the file.
         show_progress: Called with rows done and rows in all.
 
@@ -73,8 +77,10 @@ def predict_file(
 
     Raises:
         BundleError: If the bundle is incomplete or altered.
+        ConfigError: If an argument is of another type than it should be.
         InputError: If the source cannot be read, a row is too long and refused, or the output cannot be written.
     """
+    source, output = Path(source), Path(output)
     classifier = Classifier.load(bundle, providers=providers, threads=threads, on_long=on_long)
     if not output.parent.is_dir():
         raise InputError(f"cannot write {output}: the folder {output.parent} does not exist")
@@ -83,7 +89,8 @@ def predict_file(
     if output.exists() and source.exists() and output.samefile(source):
         raise InputError(f"cannot write {output}: it is the input; give another --output")
     output = output.resolve()  # what a link points to is replaced, not the link
-    split = read_file(classifier.task, source, labelled=False, skip_malformed=skip_malformed)
+    split = read_file(classifier.task, source, labelled=False, format=format, skip_malformed=skip_malformed)
+    numbers = split.row_numbers()
     n_truncated = 0
     partial = output.with_name(f"{output.name}.{os.getpid()}{PARTIAL}")
     try:
@@ -91,7 +98,7 @@ def predict_file(
             for start in range(0, len(split.examples), _CHUNK):
                 chunk = split.examples[start : start + _CHUNK]
                 answers = classifier.answers(*text_columns(chunk), batch_size=batch_size)
-                for index, answer in enumerate(answers, start):
+                for index, answer in zip(numbers[start : start + _CHUNK], answers, strict=True):
                     if isinstance(answer, InputError):
                         raise InputError(f"{source}, index {index}: {answer}") from answer
                     n_truncated += answer.truncated

@@ -14,12 +14,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import Annotated, Self
 
-from q8bert.runtime.predict.classifier import Classifier
+from q8bert.runtime.predict.classifier import BatchSize, Classifier
 from q8bert.runtime.predict.rows import text_columns
 from q8bert.runtime.service.service_counters import ServiceCounters, ServiceSnapshot
-from q8bert.spec.errors import ClosedError, ConfigError, DeadlineError, InputError, QueueFullError
+from q8bert.spec.checked import checked
+from q8bert.spec.errors import ClosedError, DeadlineError, InputError, QueueFullError
+from q8bert.spec.kinds import above, at_least
 from q8bert.tasks.head import Prediction
 
 __all__ = ["AsyncClassifier"]
@@ -48,35 +50,24 @@ class AsyncClassifier:
         workers: Threads that run the model, each on a batch of its own.
 
     Raises:
-        ConfigError: If a value is out of range.
+        ConfigError: If a value is of another type or out of range.
 
     Example:
         >>> async with AsyncClassifier(classifier) as service:  # doctest: +SKIP
         ...     prediction = await service("a charming film")
     """
 
+    @checked
     def __init__(
         self,
         classifier: Classifier,
         *,
-        max_batch_size: int = 32,
-        max_delay_ms: float = 2.0,
-        max_queue: int = 1024,
-        timeout_s: float | None = None,
-        workers: int = 1,
+        max_batch_size: BatchSize = 32,
+        max_delay_ms: Annotated[float, at_least(0)] = 2.0,
+        max_queue: Annotated[int, at_least(1)] = 1024,
+        timeout_s: Annotated[float, above(0)] | None = None,
+        workers: Annotated[int, at_least(1)] = 1,
     ) -> None:
-        least = {"max_batch_size": (max_batch_size, 1), "max_queue": (max_queue, 1), "workers": (workers, 1)}
-        faults = [
-            f"{name} must be a whole number, at least {low}, got {value!r}"
-            for name, (value, low) in least.items()
-            if not isinstance(value, int) or isinstance(value, bool) or value < low
-        ]
-        if not 0 <= max_delay_ms < float("inf"):
-            faults.append(f"max_delay_ms must be 0 or more and finite, got {max_delay_ms}")
-        if timeout_s is not None and not timeout_s > 0:
-            faults.append(f"timeout_s must be above 0 or None, got {timeout_s}")
-        if faults:
-            raise ConfigError(faults)
         self._classifier = classifier
         self._max_batch_size = max_batch_size
         self._max_delay_s = max_delay_ms / 1000
@@ -116,7 +107,8 @@ class AsyncClassifier:
             The prediction.
 
         Raises:
-            InputError: If the row does not fit the task, or is too long where the classifier refuses long rows.
+            InputError: If the row does not fit the task, or is too long where the classifier refuses long rows, or
+                ``timeout_s`` is no number.
             QueueFullError: If ``max_queue`` rows wait already.
             DeadlineError: If the deadline passed.
             ClosedError: If the service is not open.
@@ -177,6 +169,8 @@ class AsyncClassifier:
             raise ClosedError("the service is open on another event loop; make one for each loop")
 
     def _enqueue(self, text: str, text_pair: str | None, timeout_s: float | None) -> _Request:
+        if timeout_s is not None and not isinstance(timeout_s, int | float):
+            raise InputError(f"timeout_s must be a number of seconds or None, got {timeout_s!r}")
         if timeout_s is not None and not timeout_s > 0:
             raise DeadlineError(f"the deadline had passed before the call (timeout_s={timeout_s})")
         if len(self._waiting) >= self._max_queue:

@@ -28,7 +28,7 @@ from q8bert.training.models.weights_files import read_weights
 from q8bert.training.objectives.target_scale import TargetScale
 from q8bert.training.quantization.sites import refuse_float_layers
 
-__all__ = ["SourceModel", "count_parameters", "load_source_model"]
+__all__ = ["SourceModel", "count_parameters", "load_source_model", "position_limit"]
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def load_source_model(
     folder = find_model(name, revision=revision)
     source = read_configuration(folder.path, n_outputs=n_outputs, labels=labels, dropout=dropout)
     model, report = _load_model(folder, source, n_outputs=n_outputs, labels=labels)
-    limit = _position_limit(model)
+    limit = position_limit(model)
     if max_length > limit:
         raise ModelError(f"--max-length {max_length} is beyond the {limit} positions of {name}; use {limit} or less")
     check_tokenizer_files(folder.path)
@@ -185,7 +185,8 @@ def _dtype_of(weights: dict[str, Tensor]) -> str:
     return " and ".join(sorted(kinds)) or "none"
 
 
-def _position_limit(model: PreTrainedModel) -> int:
+def position_limit(model: PreTrainedModel) -> int:
+    """Return the longest row in tokens that a classifier can take."""
     # RoBERTa and its kin count positions from the padding token's id + 1
     padding = getattr(model.base_model.embeddings, "padding_idx", None)
     return int(model.config.max_position_embeddings) - (0 if padding is None else int(padding) + 1)

@@ -1,14 +1,15 @@
 """What is quantized, on which grids, and from when on."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from q8bert.training.options import at_least, check_options, one_of, option, within
+from q8bert.spec.checked import fit_fields
+from q8bert.spec.kinds import Check, at_least, one_of, share
+from q8bert.training.options import MAIN_PANEL, option
 
 __all__ = ["GRANULARITIES", "QuantizationConfig"]
 
 GRANULARITIES = ("per_channel", "per_tensor")
-
-_SHARE = within("at least 0 and below 1", lambda value: 0 <= value < 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,9 +20,13 @@ class QuantizationConfig:
         ConfigError: If values do not fit; it names every fault.
     """
 
-    quantize: bool = option(default=True, help="Train with quantization awareness; --no-quantize trains the FP32 twin.")
-    granularity: str = option(
-        default="per_channel", check=one_of(GRANULARITIES), help="Weight scales: per_channel or per_tensor."
+    quantize: bool = option(
+        default=True,
+        help="Train with quantization awareness; --no-quantize trains the FP32 twin.",
+        panel=MAIN_PANEL,
+    )
+    granularity: Annotated[str, one_of(GRANULARITIES)] = option(
+        default="per_channel", help="Weight scales: per_channel or per_tensor."
     )
     saturation_free: bool = option(
         default=True,
@@ -34,23 +39,26 @@ class QuantizationConfig:
     keep_float: tuple[str, ...] = option(
         default=(), help="Pattern of layers that stay float, e.g. 'classifier' or '*.output.dense'; repeat for more."
     )
-    range_decay: float = option(default=0.99, check=_SHARE, help="Decay of the moving average of activation ranges.")
-    calibration_batches: int = option(
-        default=8, check=at_least(1), help="Float batches observed before training, for the first ranges."
+    range_decay: Annotated[float, share()] = option(
+        default=0.99, help="Decay of the moving average of activation ranges."
     )
-    quantize_from: float = option(
+    calibration_batches: Annotated[int, at_least(1)] = option(
+        default=8, help="Float batches observed where quantization starts, for the first ranges."
+    )
+    quantize_from: Annotated[float, share()] = option(
         default=0.5,
-        check=_SHARE,
         help="Share of all steps after which quantization starts; before it the run is its FP32 twin.",
     )
-    freeze_ranges_from: float = option(
+    freeze_ranges_from: Annotated[float, Check("above 0 and at most 1", lambda value: 0 < value <= 1)] = option(
         default=1.0,
-        check=within("above 0 and at most 1", lambda value: 0 < value <= 1),
         help="Share of all steps after which the learned ranges stay as they are; 1 learns to the end.",
     )
 
     def __post_init__(self) -> None:
         """Check every option."""
+        fit_fields(self, self._conflicts)
+
+    def _conflicts(self) -> list[str]:
         conflicts = []
         if self.quantize and self.freeze_ranges_from <= self.quantize_from:
             conflicts.append(
@@ -59,7 +67,7 @@ class QuantizationConfig:
             )
         if self.keep_float and not self.quantize:
             conflicts.append("keep_float names layers to leave out of quantization, but quantize is False")
-        check_options(self, conflicts=conflicts)
+        return conflicts
 
     @property
     def per_channel(self) -> bool:

@@ -6,17 +6,22 @@ Each group lives in the room that it is handed to. Below these rooms' doors func
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from q8bert.data.hub import HUB_PREFIX
+from q8bert.spec.checked import fit_fields
 from q8bert.spec.errors import ConfigError
+from q8bert.spec.kinds import Check, one_of, share
+from q8bert.tasks.data_set import FORMATS
 from q8bert.tasks.task import Task, task_from_json
 from q8bert.training.engines.config import ExecutionConfig
 from q8bert.training.loop.config import EvaluationConfig, OptimizationConfig, RecordConfig
-from q8bert.training.options import build, check_options, flat_values, group, option, within
+from q8bert.training.options import build, flat_values, group, option
 from q8bert.training.quantization.config import QuantizationConfig
 
 __all__ = ["TrainConfig"]
+
+_PLACE = Check("a folder or a name", bool)
 
 
 @dataclass(frozen=True)
@@ -32,45 +37,62 @@ class TrainConfig:
     """
 
     task: Task
-    data_dir: str = option(help="The task's own folder, e.g. GLUE/STS-B, or hub:nyu-mll/glue.")
+    data_dir: Annotated[str, _PLACE] = option(help="The task's own folder, e.g. GLUE/STS-B, or hub:nyu-mll/glue.")
     output_dir: Path = option(
         help="Folder of the run; a run with the same options there is continued.", decides_results=False
     )
-    model: str = option(default="minilm-l6", help="minilm-l6, a folder in Hugging Face's layout, or a hub id.")
-    revision: str | None = option(
-        default=None, help="Branch, tag or commit of a model of the hub; its main branch if not given."
+    model: Annotated[str, _PLACE] = option(
+        default="minilm-l6", help="minilm-l6, a folder in Hugging Face's layout, or a hub id."
     )
-    max_length: int = option(
+    revision: str | None = option(
+        default=None,
+        help="Branch, tag or commit of a model of the hub; its main branch if not given.",
+        panel="Model",
+    )
+    max_length: Annotated[int, Check("at least 8, special tokens included", lambda value: value >= 8)] = option(
         default=128,
-        check=within("at least 8, special tokens included", lambda value: value >= 8),
         help="Longest row in tokens, special tokens included; the runtime obeys it too.",
     )
-    dropout: float = option(
+    dropout: Annotated[float, share()] = option(
         default=0.0,
-        check=within("at least 0 and below 1", lambda value: 0 <= value < 1),
         help="Dropout of the whole model; it widens the ranges that are learned.",
+        panel="Optimization",
     )
-    seed: int = option(
+    seed: Annotated[int, Check("0 or more and below 2**63", lambda value: 0 <= value < 2**63)] = option(
         default=11,
-        check=within("0 or more and below 2**63", lambda value: 0 <= value < 2**63),
         help="Seed of everything drawn at random.",
+        panel="Optimization",
+    )
+    format: Annotated[str, one_of(FORMATS)] | None = option(
+        default=None,
+        help="How the files are written: tsv (no quoting, as GLUE), quoted-tsv (cells quoted as in CSV), csv, or jsonl "
+        "(JSON lines). Default: by their ending.",
+        panel="Data",
     )
     skip_malformed: bool = option(
-        default=False, help="Leave malformed rows out, list and count them, instead of stopping.", only_on=True
+        default=False,
+        help="Leave malformed rows out, list and count them, instead of stopping.",
+        only_on=True,
+        panel="Data",
     )
-    quantization: QuantizationConfig = group(QuantizationConfig)
-    optimization: OptimizationConfig = group(OptimizationConfig)
-    evaluation: EvaluationConfig = group(EvaluationConfig)
-    execution: ExecutionConfig = group(ExecutionConfig)
-    record: RecordConfig = group(RecordConfig)
+    quantization: QuantizationConfig = group(QuantizationConfig, panel="Quantization")
+    optimization: OptimizationConfig = group(OptimizationConfig, panel="Optimization")
+    evaluation: EvaluationConfig = group(EvaluationConfig, panel="Evaluation")
+    execution: ExecutionConfig = group(ExecutionConfig, panel="Hardware")
+    record: RecordConfig = group(RecordConfig, panel="Output")
 
     def __post_init__(self) -> None:
         """Check the options that stand in no group."""
+        fit_fields(self, self._conflicts)
+
+    def _conflicts(self) -> list[str]:
         conflicts = []
         if not self.task.data.has_training_data:
             name = self.task.name
             conflicts.append(f"task {name} has no training data; train MNLI and predict its rows with the bundle")
-        check_options(self, conflicts=conflicts)
+        if self.format is not None and self.data_dir.startswith(HUB_PREFIX):
+            conflicts.append(f"format {self.format} is for files, but data_dir is {self.data_dir}")
+        return conflicts
 
     @classmethod
     def from_options(cls, *, task: Task, **options: Any) -> "TrainConfig":

@@ -8,15 +8,17 @@ from tokenizers import Tokenizer
 
 from q8bert.data.examples import Split
 from q8bert.data.readers import read_split
+from q8bert.tasks.metrics import refuse_undefined
 from q8bert.text.tokenizer import TextTokenizer
 from q8bert.training.loop.batches import TokenizedSplit, tokenize_split
 from q8bert.training.models.head_units import change_units
-from q8bert.training.models.source import SourceModel, load_source_model
+from q8bert.training.models.source import SourceModel, load_source_model, position_limit
 from q8bert.training.models.vocabulary import notes_on_tokenizer
 from q8bert.training.objectives.objective import Objective, objective_of
 from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 from q8bert.training.quantization.sites import Site, find_sites, matching_layers
 from q8bert.training.runs.config import TrainConfig
+from q8bert.training.runs.data_report import DataReport, SplitReport, report_split
 
 __all__ = ["Preparation", "prepare"]
 
@@ -33,6 +35,7 @@ class Preparation:
         float_layers: Linear and Embedding layers that stay float on request.
         train: Training rows.
         dev: Rows that pick the best checkpoint.
+        data: How many rows there are, and what of them is lost.
         skipped: Malformed rows that were left out, one line each.
     """
 
@@ -43,6 +46,7 @@ class Preparation:
     float_layers: tuple[str, ...]
     train: TokenizedSplit
     dev: TokenizedSplit
+    data: DataReport
     skipped: tuple[str, ...]
 
 
@@ -58,16 +62,17 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
         What the run works with.
 
     Raises:
-        InputError: If the data cannot be read.
+        InputError: If the data cannot be read, or the main metric is undefined on the dev split.
         ModelError: If the model cannot be found or fully quantized.
     """
     head, quantization = config.task.head, config.quantization
     splits = [
-        read_split(config.task, config.data_dir, name, skip_malformed=config.skip_malformed)
+        read_split(config.task, config.data_dir, name, format=config.format, skip_malformed=config.skip_malformed)
         for name in ("train", "dev")
     ]
     labels = [split.labels() for split in splits]
     target_scale = TargetScale.of_scores(labels[0], source=splits[0].source) if head.is_regression else UNSCALED
+    refuse_undefined(config.task, splits[1].labels(), source=splits[1].source)
     torch.manual_seed(config.seed)
     source = load_source_model(
         config.model,
@@ -88,6 +93,10 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
     report(f"{config.task.name}: {len(train)} training rows, {len(dev)} dev rows")
     for note in notes_on_tokenizer(source.tokenizer, train.encoded):
         report(f"note: {note}")
+    counts = [_counted(split, rows, source, config) for split, rows in zip(splits, (train, dev), strict=True)]
+    data = DataReport(train=counts[0], dev=counts[1])
+    for sentence in data.sentences(longest=position_limit(source.model)):
+        report(sentence)
     if float_layers:
         report(f"staying float as asked: {', '.join(float_layers)}")
     return Preparation(
@@ -98,6 +107,7 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
         float_layers=float_layers,
         train=train,
         dev=dev,
+        data=data,
         skipped=tuple(str(row) for split in splits for row in split.skipped),
     )
 
@@ -111,4 +121,10 @@ def _tokenized(split: Split, source: SourceModel, config: TrainConfig) -> Tokeni
         TextTokenizer(tokenizer, max_length=config.max_length),
         input_names=source.input_names,
         pad_token_id=source.pad_token_id,
+    )
+
+
+def _counted(split: Split, rows: TokenizedSplit, source: SourceModel, config: TrainConfig) -> SplitReport:
+    return report_split(
+        split, rows.encoded, head=config.task.head, tokenizer=source.tokenizer, max_length=config.max_length
     )

@@ -2,6 +2,7 @@
 
 ==================  ==========================================================
 ``run.json``        options that decide the results, and versions
+``data.json``       rows of both splits, and what of them is lost
 ``log.jsonl``       every event
 ``tensorboard/``    the same as curves
 ``checkpoints/``    the newest checkpoints and the best one

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from q8bert.training.runs.data_report import DataReport
+
 __all__ = ["RunResult"]
 
 
@@ -18,6 +20,7 @@ class RunResult:
         n_steps: Optimizer steps in all.
         n_skipped_steps: Steps left out because a float16 gradient overflowed.
         float_layers: Linear and Embedding layers that were left in float on request.
+        data: How many rows it learned from and was scored on, and what of them was lost.
         skipped: Malformed rows that were left out, one line each.
     """
 
@@ -27,4 +30,5 @@ class RunResult:
     n_steps: int
     n_skipped_steps: int
     float_layers: tuple[str, ...]
+    data: DataReport
     skipped: tuple[str, ...]
