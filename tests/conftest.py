@@ -2,9 +2,10 @@
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -69,3 +70,22 @@ def glue_dir() -> Path:
     if not given:
         pytest.skip("needs real GLUE data: GLUE_DIR is not set")
     return Path(given)
+
+
+@pytest.fixture
+def mount() -> Iterator[Callable[..., None]]:
+    """Mount something for the length of a test; the test is skipped where this process may not."""
+    mounted: list[Path] = []
+
+    def do(target: Path, *options: object) -> None:
+        if shutil.which("mount") is None:
+            pytest.skip("needs mount")
+        done = subprocess.run(["mount", *map(str, options), target], capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"needs the right to mount: {done.stderr.strip()}")
+        if not any("remount" in str(option) for option in options):
+            mounted.append(target)
+
+    yield do
+    for target in reversed(mounted):
+        subprocess.run(["umount", target], check=True)

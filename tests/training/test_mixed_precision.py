@@ -166,7 +166,7 @@ class Overflowing:
 def test_steps_that_overflow_are_left_out_counted_and_resumed(
     small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupted: bool
 ) -> None:
-    from q8bert.training import run as run_module
+    from q8bert.training.runs import engine_choice
 
     class StoppedError(Exception):
         pass
@@ -176,9 +176,9 @@ def test_steps_that_overflow_are_left_out_counted_and_resumed(
             raise StoppedError
 
     options = {"precision": "float16", "loss_scale": 2.0**14, "loss_scale_window": 8, "save_every": 7}
-    original = run_module.TorchEngine
+    original = engine_choice.TorchEngine
     monkeypatch.setattr(
-        run_module, "TorchEngine", lambda *args, **more: Overflowing(original(*args, **more), above=2.0**12)
+        engine_choice, "TorchEngine", lambda *args, **more: Overflowing(original(*args, **more), above=2.0**12)
     )
     run = tmp_path / "run"
     if interrupted:
@@ -199,11 +199,11 @@ def test_steps_that_overflow_are_left_out_counted_and_resumed(
 def test_a_gradient_that_always_overflows_ends_the_run(
     small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from q8bert.training import run as run_module
+    from q8bert.training.runs import engine_choice
 
-    original = run_module.TorchEngine
+    original = engine_choice.TorchEngine
     monkeypatch.setattr(
-        run_module, "TorchEngine", lambda *args, **more: Overflowing(original(*args, **more), above=0.0)
+        engine_choice, "TorchEngine", lambda *args, **more: Overflowing(original(*args, **more), above=0.0)
     )
     with pytest.raises(CalibrationError, match=r"not finite at a loss scale of 0\.00"):
         train(config(small, tmp_path / "run", precision="float16"))

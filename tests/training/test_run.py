@@ -1,6 +1,7 @@
 """A run as a whole: resumed exactly, refused clearly, written atomically."""
 
 import csv
+import itertools
 import json
 import os
 import random
@@ -23,7 +24,8 @@ from q8bert.training import TrainConfig, train
 from q8bert.training.engines import device as device_module
 from q8bert.training.runs import checkpoint as checkpoint_module
 from q8bert.training.runs.checkpoint import checkpoint_folders, load_checkpoint
-from q8bert.training.runs.run_folder import best_checkpoint, read_run
+from q8bert.training.runs.run_folder import best_checkpoint
+from q8bert.training.runs.run_record import read_run
 
 
 class StoppedError(Exception):
@@ -156,6 +158,16 @@ def test_a_checkpoint_is_loadable_by_transformers_under_its_own_names(small: Any
             lambda folder: (folder / "state.json").write_text('{"checkpoint_version": 99}'),
             "is of version 99; this release",
         ),
+        (
+            lambda folder: (folder / "optimizer.safetensors").write_text("version https://git-lfs.github.com/spec/v1"),
+            "optimizer.safetensors cannot be used .*pointer of Git LFS.*git lfs pull",
+        ),
+        (
+            lambda folder: edited_state(folder, lambda s: (s["progress"].update(step="19"), s.update(sites=[5]))),
+            r"progress: step must be a whole number, got '19'; sites\[0\] must be an object with name, linears, smoothing",
+        ),
+        (lambda folder: edited_state(folder, lambda s: s.update(range_count=10**400)), "range_count is 1000"),
+        (lambda folder: (shutil.rmtree(folder), folder.write_text("")), "incomplete or damaged"),
     ],
 )
 def test_a_damaged_checkpoint_is_refused_with_the_remedy(small: Any, tmp_path: Path, damage: Any, message: str) -> None:
@@ -165,6 +177,23 @@ def test_a_damaged_checkpoint_is_refused_with_the_remedy(small: Any, tmp_path: P
     damage(folders[max(folders)])
     with pytest.raises(CheckpointError, match=message):
         load_checkpoint(folders[max(folders)])
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "config.json", "tokenizer.json"])
+def test_a_file_of_another_checkpoint_is_told_by_its_checksum(small: Any, tmp_path: Path, file: str) -> None:
+    run = Path(shutil.copytree(small.run("SST-2", "int8"), tmp_path / "run"))
+    path, *_, other = (folder / file for folder in checkpoint_folders(run).values())
+    path.write_bytes(other.read_bytes() if file.endswith("safetensors") else path.read_bytes() + b" ")
+    with pytest.raises(CheckpointError, match=rf"{file} cannot be used \(not the file that was written: SHA-256"):
+        load_checkpoint(path.parent)
+
+
+def test_a_checkpoint_in_the_folder_of_another_step_is_refused(small: Any, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(small.run("SST-2", "int8"), tmp_path / "run"))
+    first, *_ = checkpoint_folders(run).values()
+    first.rename(first.with_name("step-00000999"))
+    with pytest.raises(CheckpointError, match=r"it is of step \d+, and stands in the folder of another"):
+        load_checkpoint(first.with_name("step-00000999"))
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "state.json"])
@@ -191,6 +220,7 @@ def test_a_checkpoint_of_another_model_is_refused_and_an_older_one_offered(small
     options = {"epochs": 1, "save_every": 5, "keep_checkpoints": 3}
     train(config(small, run, **options))
     path = checkpoint_folders(run)[19] / "model.safetensors"
+    without_checksums(path.parent)
     weights = load_file(path)
     del weights["classifier.bias"]
     weights["bert.pooler.dense.bias"] = torch.zeros(3)
@@ -207,6 +237,11 @@ def edited_state(folder: Path, change: Any) -> None:
     state = json.loads((folder / "state.json").read_text())
     change(state)
     (folder / "state.json").write_text(json.dumps(state))
+
+
+def without_checksums(folder: Path) -> None:
+    """Make a checkpoint one of an earlier release, so that other contents are not seen at once."""
+    edited_state(folder, lambda state: state.pop("files"))
 
 
 def without_moments(folder: Path) -> None:
@@ -230,6 +265,7 @@ def test_a_checkpoint_that_does_not_fit_the_model_is_no_start(
 ) -> None:
     run = tmp_path / "run"
     train(config(small, run, max_steps=2, eval_every=1))
+    without_checksums(checkpoint_folders(run)[2])
     damage(checkpoint_folders(run)[2])
     with pytest.raises(CheckpointError, match=message):
         train(config(small, run, max_steps=2, eval_every=1))
@@ -242,7 +278,7 @@ def test_a_run_killed_at_any_call_of_a_checkpoints_writing_ends_as_one_never_int
     options = {"max_steps": 4, "save_every": 2, "eval_every": 4, "calibration_batches": 1}
     train(config(small, tmp_path / "expected", **options))
     expected = checkpoint_folders(tmp_path / "expected")
-    for number in range(1, 40):
+    for number in itertools.count(1):
         run = tmp_path / f"run{number}"
         child = os.fork()
         if child == 0:  # what is patched here is patched nowhere else
@@ -264,7 +300,7 @@ def test_a_run_killed_at_any_call_of_a_checkpoints_writing_ends_as_one_never_int
         assert not [path for path in (run / "checkpoints").iterdir() if path.name.endswith(".partial")]
         for file in ("model.safetensors", "optimizer.safetensors", "ranges.safetensors", "state.json"):
             assert (folders[4] / file).read_bytes() == (expected[4] / file).read_bytes(), (number, file)
-    assert 15 < number < 40, "two checkpoints are written in some ten calls each"
+    assert 40 < number < 150, "two checkpoints are written in some forty calls each"
 
 
 def kill_at_call(number: int) -> None:
@@ -282,8 +318,8 @@ def kill_at_call(number: int) -> None:
         return call
 
     for owner, name in (
-        (checkpoint_module, "save_file"), (checkpoint_module, "write_json"), (Path, "rename"), (Path, "replace"),
-        (os, "fsync"), (shutil, "rmtree"), (Path, "mkdir"),
+        (checkpoint_module, "save_file"), (checkpoint_module, "write_state"), (Path, "rename"), (Path, "replace"),
+        (os, "fsync"), (shutil, "rmtree"), (Path, "mkdir"), (Path, "unlink"),
     ):  # fmt: skip
         setattr(owner, name, counted(getattr(owner, name)))
 

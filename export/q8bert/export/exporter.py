@@ -105,6 +105,7 @@ def export(
         CheckpointError: If the run has no whole checkpoint.
         ConfigError: If an argument is of another type, or the run not of the kind that ``quantization`` needs.
         ExportError: If the graph cannot be made, or ``output_dir`` holds something else.
+        OutputError: If ``output_dir`` cannot be written.
         ParityError: If the exported model is not the one that was trained.
     """
     check_target(Path(output_dir))
@@ -123,14 +124,14 @@ def export(
     n_proven = prove_saturation_free(graph)
     if method in {"dynamic", "static"}:
         report(f"quantizing after training, {method}")
-        graph = _after_training(graph, method, trained, data_dir)
+        graph = _after_training(graph, method, trained, data_dir, report)
     fusion = examine_fusion(graph)
     if method == "qat":
         _refuse_unfused(fusion, trained, n_proven=n_proven)
     saturation = what_it_took(trained.weights) if method == "qat" else None
     parity = None
     if check_parity and method in {"none", "qat"}:
-        rows = trained.rows(data_dir, "dev")
+        rows = trained.rows(data_dir, "dev", report)
         max_rows = parity_rows or len(rows)
         report(f"comparing the exported model with the simulation on {min(max_rows, len(rows))} dev rows")
         parity = _parity(graph, trained, rows, max_rows, show_progress)
@@ -181,10 +182,12 @@ def _refuse_unfused(fusion: FusionReport, trained: TrainedRun, *, n_proven: int)
         )
 
 
-def _after_training(graph: onnx.ModelProto, method: str, trained: TrainedRun, data_dir: str) -> onnx.ModelProto:
+def _after_training(
+    graph: onnx.ModelProto, method: str, trained: TrainedRun, data_dir: str, report: Callable[[str], None]
+) -> onnx.ModelProto:
     if method == "dynamic":
         return quantize_after_training_dynamic(graph)
-    split = trained.rows(data_dir, "train")
+    split = trained.rows(data_dir, "train", report)
     order = np.random.default_rng(trained.config.seed).permutation(len(split))[:_N_CALIBRATION_ROWS]
     size = trained.config.optimization.batch_size
     batches = (split.batch(order[at : at + size]).inputs for at in range(0, len(order), size))

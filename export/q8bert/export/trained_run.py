@@ -1,5 +1,6 @@
 """A run's best checkpoint, loaded to be exported."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +17,17 @@ from q8bert.training.quantization.weights import TrainableWeights, prepare_weigh
 from q8bert.training.runs.checkpoint import Checkpoint
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.data_report import DataReport, read_data_report
+from q8bert.training.runs.fingerprints import Fingerprint, fingerprint_of_rows
 from q8bert.training.runs.resume import copy_weights
-from q8bert.training.runs.run_folder import best_checkpoint, read_run
+from q8bert.training.runs.run_folder import best_checkpoint
+from q8bert.training.runs.run_record import read_record
 
 __all__ = ["TrainedRun", "load_trained_run"]
+
+_CONSEQUENCE = {
+    "dev": "the scores of the comparison are not to be held against those of training",
+    "train": "the ranges are calibrated on other rows",
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +36,7 @@ class TrainedRun:
 
     Attributes:
         config: Options of the run.
+        inputs: Fingerprints of what the run was started with; none of an earlier release's.
         checkpoint: The best checkpoint.
         source: The float classifier with its weights.
         float_layers: Layers left in float on request.
@@ -37,6 +46,7 @@ class TrainedRun:
     """
 
     config: TrainConfig
+    inputs: Mapping[str, Fingerprint]
     checkpoint: Checkpoint
     source: SourceModel
     float_layers: tuple[str, ...]
@@ -48,12 +58,13 @@ class TrainedRun:
         """Return a copy of the checkpoint's tokenizer, for the one who takes it to set its truncation."""
         return Tokenizer.from_str(self.source.tokenizer.to_str())
 
-    def rows(self, data_dir: str, name: str) -> TokenizedSplit:
+    def rows(self, data_dir: str, name: str, report: Callable[[str], None]) -> TokenizedSplit:
         """Read and tokenize a split.
 
         Args:
             data_dir: Folder of the task's files, or ``hub:nyu-mll/glue``.
             name: ``dev`` or ``train``.
+            report: Called with a sentence where the rows are not those that the run had.
 
         Returns:
             Its rows.
@@ -70,6 +81,11 @@ class TrainedRun:
             raise ExportError(
                 f"the {name} split {purpose} cannot be read: {error}. Give its folder with --data-dir{remedy}"
             ) from error
+        if name in self.inputs and fingerprint_of_rows(split) != self.inputs[name]:
+            report(
+                f"note: the {name} rows of {data_dir} are not those that the run had ({len(split.examples)} now, "
+                f"{self.inputs[name].size} then): {_CONSEQUENCE[name]}"
+            )
         return tokenize_split(
             split,
             config.task.head,
@@ -92,7 +108,8 @@ def load_trained_run(run: Path) -> TrainedRun:
     Raises:
         CheckpointError: If the run has no whole checkpoint.
     """
-    config = read_run(run)
+    record = read_record(run)
+    config = record.config(run)
     checkpoint = best_checkpoint(run)
     head = config.task.head
     source = load_source_model(
@@ -112,6 +129,7 @@ def load_trained_run(run: Path) -> TrainedRun:
     )
     return TrainedRun(
         config=config,
+        inputs=record.inputs,
         checkpoint=checkpoint,
         source=source,
         float_layers=float_layers,

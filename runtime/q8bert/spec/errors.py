@@ -21,6 +21,7 @@ __all__ = [
     "MissingExtraError",
     "ModelError",
     "OrtBuildError",
+    "OutputError",
     "ParityError",
     "ProviderError",
     "Q8BertError",
@@ -42,6 +43,10 @@ class ConfigError(Q8BertError, ValueError):
 
 class InputError(Q8BertError, ValueError):
     """A data file, row or text that cannot be read as what it should be."""
+
+
+class OutputError(Q8BertError, OSError):
+    """A file or folder that cannot be written: no space, no permission, no such place."""
 
 
 class CalibrationError(Q8BertError, ValueError):

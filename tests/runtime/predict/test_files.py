@@ -11,7 +11,7 @@ from typer.testing import Result
 
 from q8bert.runtime import Classifier
 from q8bert.runtime.predict.files import predict_file
-from q8bert.spec.errors import BundleError, ConfigError, InputError, Q8BertError
+from q8bert.spec.errors import BundleError, ConfigError, InputError, OutputError, Q8BertError
 
 TEXTS = ["a great film", "a dull , slow and very empty story", "good", "Ünïcode 🤖", ""]
 PAIRS = [("a good film", "a great film"), ("bad", "good , good , great"), ("the plot", "")]
@@ -267,3 +267,45 @@ def test_arguments_of_another_type_are_named_before_anything_is_read(tmp_path: P
     assert sorted(fault.partition(" ")[0] for fault in caught.value.faults) == [
         "batch_size", "format", "on_long", "output", "skip_malformed", "threads",
     ]  # fmt: skip
+
+
+# ---- where the output is written ----------------------------------------------------------------
+
+
+def test_a_mounted_output_is_written_over(small: Any, tmp_path: Path, mount: Callable[..., None]) -> None:
+    source, output, outside = tmp_path / "rows.jsonl", tmp_path / "out.jsonl", tmp_path / "outside.jsonl"
+    source.write_text(json_lines([{"text": "good"}, {"text": "bad"}]))
+    output.touch()
+    outside.write_text("old\n" * 1000)
+    mount(output, "--bind", outside)
+    predict_file(small.bundle("SST-2", "int8"), source, output, threads=1)
+    assert [line["label"] for line in read_lines(outside)] == ["positive", "negative"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.jsonl", "outside.jsonl", "rows.jsonl"]
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_any_row(
+    small: Any, tmp_path: Path, mount: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "good"}\n')
+    (tmp_path / "disk").mkdir()
+    mount(tmp_path / "disk", "-t", "tmpfs", "-o", "ro", "tmpfs")
+    monkeypatch.setattr(Classifier, "answers", lambda *_, **__: pytest.fail("the work has begun"))
+    with pytest.raises(OutputError, match=r"out\.jsonl cannot be written \(Read-only file system"):
+        predict_file(small.bundle("SST-2", "int8"), tmp_path / "rows.jsonl", tmp_path / "disk" / "out.jsonl", threads=1)
+
+
+def test_a_full_disk_is_exit_code_2_and_leaves_the_old_output(
+    small: Any, tmp_path: Path, mount: Callable[..., None], command: Callable[..., Result]
+) -> None:
+    source, disk = tmp_path / "rows.jsonl", tmp_path / "disk"
+    source.write_text(json_lines([{"text": "good"}] * 2000))
+    disk.mkdir()
+    mount(disk, "-t", "tmpfs", "-o", "size=16k", "tmpfs")
+    (disk / "out.jsonl").write_text("old")
+    done = command(
+        "predict", small.bundle("SST-2", "int8"), "--input", source, "--output", disk / "out.jsonl", "--threads", 1
+    )
+    assert done.exit_code == 2
+    assert "out.jsonl cannot be written (No space left on device). Make room" in done.stderr
+    assert (disk / "out.jsonl").read_text() == "old"
+    assert [path.name for path in disk.iterdir()] == ["out.jsonl"]

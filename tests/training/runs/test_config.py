@@ -15,7 +15,7 @@ from q8bert.training.loop.config import EvaluationConfig, OptimizationConfig, Re
 from q8bert.training.options import flat_fields
 from q8bert.training.quantization.config import QuantizationConfig
 from q8bert.training.runs.config import TrainConfig
-from q8bert.training.runs.run_folder import prepare_folder, read_run
+from q8bert.training.runs.run_record import RunRecord, read_record, read_run
 
 # as version 0.1.0 wrote it before options had groups
 RUN_JSON = """
@@ -63,19 +63,17 @@ def test_a_run_of_earlier_days_is_read_and_new_options_have_their_defaults_there
 
 def test_a_run_of_earlier_days_is_gone_on_with_by_the_options_it_had(tmp_path: Path) -> None:
     (tmp_path / "run.json").write_text(RUN_JSON)
-    asked = read_run(tmp_path)
-    prepare_folder(asked, n_processes=1, overwrite=False)
-    other = replace(asked, seed=13)
-    with pytest.raises(CheckpointError, match="other options \\(seed 12 there, 13 asked\\)"):
-        prepare_folder(other, n_processes=1, overwrite=False)
-    assert (tmp_path / "run.json").read_text() == RUN_JSON
+    there, asked = read_record(tmp_path), read_run(tmp_path)
+    assert there.differences(RunRecord.of(asked, {}, n_processes=1)) == []
+    other = RunRecord.of(replace(asked, seed=13, data_dir="/elsewhere"), {}, n_processes=2)
+    assert there.differences(other) == ["other options (processes 1 there, 2 asked; seed 12 there, 13 asked)"]
 
 
 def test_a_run_with_an_option_that_is_unknown_here_was_made_by_another_release(tmp_path: Path) -> None:
     content = json.loads(RUN_JSON)
     content["options"]["colour"] = "red"
     (tmp_path / "run.json").write_text(json.dumps(content))
-    with pytest.raises(ConfigError, match="made by another release: unknown options: colour"):
+    with pytest.raises(CheckpointError, match="made by another release: unknown options: colour"):
         read_run(tmp_path)
 
 

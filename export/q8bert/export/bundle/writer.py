@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnx
 from tokenizers import Tokenizer
@@ -10,6 +11,7 @@ from tokenizers import Tokenizer
 from q8bert.export.bundle.model_card import model_card
 from q8bert.export.proofs.parity_report import ParityReport
 from q8bert.spec.bundle import (
+    EXTERNAL_DATA_FILE,
     MANIFEST_FILE,
     MODEL_CARD_FILE,
     MODEL_FILE,
@@ -21,10 +23,13 @@ from q8bert.spec.bundle import (
     open_bundle,
 )
 from q8bert.spec.errors import ExportError
-from q8bert.spec.files import new_folder, read_json, sha256_of, write_json, write_text
+from q8bert.spec.files import PARTIAL, read_json, sha256_of, write_json, write_text
+from q8bert.spec.folders import entries, new_folder, refuse_unwritable
 from q8bert.text.tokenizer import truncation_side
 
 __all__ = ["check_target", "write_bundle"]
+
+_BUNDLE_FILES = {MANIFEST_FILE, MODEL_FILE, EXTERNAL_DATA_FILE, TOKENIZER_FILE, MODEL_CARD_FILE, PARITY_FILE}
 
 
 def write_bundle(
@@ -51,11 +56,11 @@ def write_bundle(
         ExportError: If ``target`` holds something other than a bundle.
     """
     check_target(target)
-    with new_folder(target) as folder:
+    with new_folder(target, last=MANIFEST_FILE) as folder:
         onnx.save_model(graph, str(folder / MODEL_FILE))
         tokenizer.no_padding()
         tokenizer.enable_truncation(manifest.max_length, direction=truncation_side(tokenizer))
-        tokenizer.save(str(folder / TOKENIZER_FILE))
+        write_text(folder / TOKENIZER_FILE, tokenizer.to_str(pretty=True))
         if parity is not None:
             write_json(folder / PARITY_FILE, dataclasses.asdict(parity))
         sizes = _records(folder)
@@ -66,41 +71,48 @@ def write_bundle(
 
 
 def check_target(target: Path) -> None:
-    """Check that a bundle may be written to a place.
+    """Check that a bundle may and can be written to a place.
 
     Args:
         target: The bundle's folder.
 
     Raises:
         ExportError: If something other than a bundle or an empty folder stands there, or a bundle with other files.
+        OutputError: If nothing can be written there.
     """
     parent = next(folder for folder in target.absolute().parents if folder.exists())
     if not parent.is_dir():
         raise ExportError(f"{target} cannot be made: {parent} is a file. Give another --output-dir")
-    if not target.exists() or (target.is_dir() and not any(target.iterdir())):
-        return
-    if target.is_dir() and _is_bundle(target):
-        strays = {path.name for path in target.iterdir()} - {MANIFEST_FILE, *_listed_files(target)}
-        if not strays:
-            return
+    if target.exists() and not _may_be_replaced(target):
+        raise ExportError(f"{target} exists and is no bundle; it is not overwritten. Give another --output-dir")
+    refuse_unwritable(target)
+
+
+def _may_be_replaced(target: Path) -> bool:
+    if not target.is_dir():
+        return False
+    there = {path.name for path in entries(target)}
+    # one that was being put into a folder that cannot be renamed has its manifest among the unfinished until the end
+    manifests = [content for folder in (target, *target.glob(f"*{PARTIAL}")) if (content := _manifest(folder))]
+    if there and not manifests:
+        return False
+    listed = {str(name) for content in manifests for name in content["files"]}
+    if strays := there - _BUNDLE_FILES - listed:
         raise ExportError(
             f"{target} is a bundle that also holds {', '.join(sorted(strays))}, which would be lost; move it away, or "
             "give another --output-dir"
         )
-    raise ExportError(f"{target} exists and is no bundle; it is not overwritten. Give another --output-dir")
+    return True
 
 
-def _listed_files(folder: Path) -> set[str]:
-    files = read_json(folder / MANIFEST_FILE)["files"]
-    return {str(name) for name in files} if isinstance(files, Mapping) else set()
-
-
-def _is_bundle(folder: Path) -> bool:
-    # other programs have a manifest.json too
+def _manifest(folder: Path) -> Mapping[str, Any]:
+    """Return the manifest of a bundle, nothing where there is none: other programs have a manifest.json too."""
     try:
-        return {"format_version", "files", "precision"} <= read_json(folder / MANIFEST_FILE).keys()
+        content = read_json(folder / MANIFEST_FILE)
     except (OSError, ValueError):
-        return False
+        return {}
+    is_ours = {"format_version", "files", "precision"} <= content.keys() and isinstance(content["files"], dict)
+    return content if is_ours else {}
 
 
 def _records(folder: Path) -> Mapping[str, FileRecord]:

@@ -1,7 +1,6 @@
 """Predictions for a whole file, as JSON lines."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from q8bert.runtime.engines.providers import Provider
 from q8bert.runtime.predict.classifier import BatchSize, Classifier, OnLong, Threads
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import InputError
-from q8bert.spec.files import PARTIAL
+from q8bert.spec.files import new_file
 from q8bert.tasks.head import Prediction
 
 __all__ = ["PredictionReport", "predict_file"]
@@ -78,7 +77,8 @@ def predict_file(
     Raises:
         BundleError: If the bundle is incomplete or altered.
         ConfigError: If an argument is of another type than it should be.
-        InputError: If the source cannot be read, a row is too long and refused, or the output cannot be written.
+        InputError: If the source cannot be read, a row is too long and refused, or there is no such output.
+        OutputError: If the output cannot be written.
     """
     source, output = Path(source), Path(output)
     classifier = Classifier.load(bundle, providers=providers, threads=threads, on_long=on_long)
@@ -88,27 +88,19 @@ def predict_file(
         raise InputError(f"cannot write {output}: it is no ordinary file; give the name of a file")
     if output.exists() and source.exists() and output.samefile(source):
         raise InputError(f"cannot write {output}: it is the input; give another --output")
-    output = output.resolve()  # what a link points to is replaced, not the link
     split = read_file(classifier.task, source, labelled=False, format=format, skip_malformed=skip_malformed)
     numbers = split.row_numbers()
     n_truncated = 0
-    partial = output.with_name(f"{output.name}.{os.getpid()}{PARTIAL}")
-    try:
-        with partial.open("w", encoding="utf-8") as file:
-            for start in range(0, len(split.examples), _CHUNK):
-                chunk = split.examples[start : start + _CHUNK]
-                answers = classifier.answers(*text_columns(chunk), batch_size=batch_size)
-                for index, answer in zip(numbers[start : start + _CHUNK], answers, strict=True):
-                    if isinstance(answer, InputError):
-                        raise InputError(f"{source}, index {index}: {answer}") from answer
-                    n_truncated += answer.truncated
-                    file.write(_line(index, answer))
-                show_progress(start + len(chunk), len(split.examples))
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
+    with new_file(output) as file:
+        for start in range(0, len(split.examples), _CHUNK):
+            chunk = split.examples[start : start + _CHUNK]
+            answers = classifier.answers(*text_columns(chunk), batch_size=batch_size)
+            for index, answer in zip(numbers[start : start + _CHUNK], answers, strict=True):
+                if isinstance(answer, InputError):
+                    raise InputError(f"{source}, index {index}: {answer}") from answer
+                n_truncated += answer.truncated
+                file.write(_line(index, answer).encode("utf-8"))
+            show_progress(start + len(chunk), len(split.examples))
     skipped = tuple(str(row) for row in split.skipped)
     return PredictionReport(
         output=str(output),

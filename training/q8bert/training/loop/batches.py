@@ -1,9 +1,7 @@
 """Rows of a split as tensors: tokenized once, batched by length every epoch."""
 
-import hashlib
 import itertools
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +17,7 @@ from q8bert.text.tokenizer import TextTokenizer
 from q8bert.training.engines.engine import Batch
 from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 
-__all__ = ["TokenizedSplit", "fingerprint", "passes_of_steps", "shared_out", "tokenize_split"]
+__all__ = ["TokenizedSplit", "passes_of_steps", "shared_out", "tokenize_split"]
 
 
 @dataclass(frozen=True)
@@ -133,25 +131,6 @@ def passes_of_steps(
     for rows in itertools.islice(steps, min(n_steps, split.steps_per_epoch(rows_per_step))):
         passes = shared_out(rows, batch_size, rank=rank, n_processes=n_processes)
         yield (split.batch(part).inputs for part in passes)
-
-
-def fingerprint(options: Mapping[str, object], splits: Sequence[TokenizedSplit]) -> int:
-    """Return a number that two processes share if they have the same options and rows.
-
-    Args:
-        options: A run's identity; paths in it may differ from machine to machine and do not count.
-        splits: Training and dev rows.
-
-    Returns:
-        Seven bytes of a SHA-256.
-    """
-    counted = {name: value for name, value in options.items() if name not in {"data_dir", "model"}}
-    found = hashlib.sha256(json.dumps(counted, sort_keys=True).encode())
-    for split in splits:
-        found.update(split.labels.numpy().tobytes())
-        for ids, types in zip(split.encoded.input_ids, split.encoded.token_type_ids, strict=True):
-            found.update(ids.tobytes() + types.tobytes())
-    return int.from_bytes(found.digest()[:7])
 
 
 def tokenize_split(

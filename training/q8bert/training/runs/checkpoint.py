@@ -9,19 +9,18 @@ A checkpoint is a folder ``checkpoints/step-00000360``:
 ``tokenizer.json``         text → ids
 ``optimizer.safetensors``  AdamW's moments
 ``ranges.safetensors``     moving averages of the activation ranges, float64
-``state.json``             step, scores, the sites with their smoothing, and the rest
+``state.json``             step, scores, the sites with their smoothing, and the rest; a SHA-256 of each of the others
 =========================  ==============================================================
 
-The folder is filled under another name and renamed when complete, so a checkpoint that is there is whole.
+The folder is filled under another name and renamed when complete, so a checkpoint that is there is whole. What happens
+to its files later is told by the checksums.
 """
 
 import copy
-import re
-import shutil
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -30,30 +29,37 @@ from tokenizers import Tokenizer
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from q8bert.spec.errors import CheckpointError
-from q8bert.spec.files import PARTIAL, new_folder, read_json, remove_folder, write_json
+from q8bert.spec.errors import CheckpointError, OutputError
+from q8bert.spec.files import partial_of, read_json, remove, sha256_of, write_text
+from q8bert.spec.folders import new_folder, remove_folder
 from q8bert.training.loop.loss_scale import LossScale
 from q8bert.training.loop.progress import Progress
 from q8bert.training.objectives.target_scale import TargetScale, read_target_scale, write_target_scale
 from q8bert.training.quantization.ranges import RangeState
 from q8bert.training.quantization.sites import Site
+from q8bert.training.runs.checkpoint_state import (
+    CheckpointState,
+    SiteState,
+    damage,
+    read_state,
+    step_of_folder,
+    write_state,
+)
 
 __all__ = [
     "Checkpoint",
     "checkpoint_folders",
+    "delete_checkpoints",
     "load_checkpoint",
     "prune_checkpoints",
     "save_checkpoint",
 ]
 
-CHECKPOINT_VERSION = 3
-STATE_FILE = "state.json"
 TOKENIZER_FILE = "tokenizer.json"
 _CONFIG_FILE = "config.json"
 _WEIGHTS_FILE = "model.safetensors"
 _OPTIMIZER_FILE = "optimizer.safetensors"
 _RANGES_FILE = "ranges.safetensors"
-_FOLDER_PATTERN = re.compile(r"step-(\d{8})")
 
 
 @dataclass(frozen=True)
@@ -89,8 +95,8 @@ def checkpoint_folders(run: Path) -> dict[int, Path]:
     """Return the checkpoints of a run by step, oldest first; what is still being written has another name."""
     folders = {}
     for path in (run / "checkpoints").glob("step-*"):
-        if match := _FOLDER_PATTERN.fullmatch(path.name):
-            folders[int(match[1])] = path
+        if (step := step_of_folder(path)) is not None:
+            folders[step] = path
     return dict(sorted(folders.items()))
 
 
@@ -125,9 +131,12 @@ def save_checkpoint(
 
     Returns:
         The new folder.
+
+    Raises:
+        OutputError: If it cannot be written; what was there before is as it was.
     """
     target = run / "checkpoints" / f"step-{progress.step:08d}"
-    with new_folder(target) as folder:
+    with _safetensors_errors(target), new_folder(target) as folder:
         weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
         save_file(weights, folder / _WEIGHTS_FILE, metadata={"format": "pt"})
         save_file(_moments(model, optimizer), folder / _OPTIMIZER_FILE)
@@ -135,18 +144,18 @@ def save_checkpoint(
         config = copy.deepcopy(model.config)
         write_target_scale(config, target_scale)
         config.save_pretrained(folder)
-        tokenizer.save(str(folder / TOKENIZER_FILE))
-        state = {
-            "checkpoint_version": CHECKPOINT_VERSION,
-            "progress": asdict(progress),
-            "loss_scale": asdict(loss_scale),
-            "sites": [{"name": site.name, "linears": site.linears, "smoothing": site.smoothing} for site in sites],
-            "range_count": ranges.count,
-            "range_decay": ranges.decay,
-            "input_names": list(input_names),
-            "pad_token_id": pad_token_id,
-        }
-        write_json(folder / STATE_FILE, state)
+        write_text(folder / TOKENIZER_FILE, tokenizer.to_str(pretty=True))
+        state = CheckpointState(
+            progress=progress,
+            loss_scale=loss_scale,
+            sites=tuple(SiteState(name=site.name, linears=site.linears, smoothing=site.smoothing) for site in sites),
+            range_count=ranges.count,
+            range_decay=ranges.decay,
+            input_names=input_names,
+            pad_token_id=pad_token_id,
+            files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
+        )
+        write_state(folder, state)
     return target
 
 
@@ -159,11 +168,19 @@ def prune_checkpoints(run: Path, *, keep: int, best_step: int) -> None:
         best_step: Step of one that stays besides.
     """
     folders = checkpoint_folders(run)
-    for step in list(folders)[:-keep]:
+    for step in list(folders)[: max(0, len(folders) - keep)]:
         if step != best_step:
             remove_folder(folders[step])
-    for unfinished in (run / "checkpoints").glob(f"*{PARTIAL}"):
-        shutil.rmtree(unfinished)
+    for path in (run / "checkpoints").glob("*"):
+        if partial_of(path) is not None:
+            remove(path)
+
+
+def delete_checkpoints(run: Path) -> None:
+    """Delete all checkpoints of a run, and nothing that others put beside them."""
+    prune_checkpoints(run, keep=0, best_step=0)
+    with suppress(OSError):  # there is none, or others have something in it
+        (run / "checkpoints").rmdir()
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
@@ -176,43 +193,54 @@ def load_checkpoint(path: Path) -> Checkpoint:
         The checkpoint.
 
     Raises:
-        CheckpointError: If a file is missing, truncated or of another version.
+        CheckpointError: If a file is missing, truncated, exchanged or of another version.
     """
-    try:
-        state: dict[str, Any] = read_json(path / STATE_FILE)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"checkpoint {path} is incomplete or damaged ({type(error).__name__}: {error})"
-        ) from error
-    _check_version(state, path)
-    try:
-        average = load_file(path / _RANGES_FILE)["average"]
-        return Checkpoint(
-            path=path,
-            weights=load_file(path / _WEIGHTS_FILE),
-            optimizer=load_file(path / _OPTIMIZER_FILE),
-            ranges=RangeState(average, state["range_count"], state["range_decay"]),
-            sites=tuple(
-                Site(site["name"], tuple(site["linears"]), tuple(site["smoothing"])) for site in state["sites"]
-            ),
-            progress=Progress(**state["progress"]),
-            loss_scale=LossScale(**state["loss_scale"]),
-            target_scale=read_target_scale(read_json(path / _CONFIG_FILE)),
-            input_names=tuple(state["input_names"]),
-            pad_token_id=state["pad_token_id"],
-        )
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(
-            f"checkpoint {path} is incomplete or damaged ({type(error).__name__}: {error})"
-        ) from error
+    state = read_state(path)
+    return Checkpoint(
+        path=path,
+        weights=_tensors(path / _WEIGHTS_FILE),
+        optimizer=_tensors(path / _OPTIMIZER_FILE),
+        ranges=RangeState(_averages(path / _RANGES_FILE), state.range_count, state.range_decay),
+        sites=tuple(Site(site.name, site.linears, site.smoothing) for site in state.sites),
+        progress=state.progress,
+        loss_scale=state.loss_scale,
+        target_scale=_target_scale(path / _CONFIG_FILE),
+        input_names=state.input_names,
+        pad_token_id=state.pad_token_id,
+    )
 
 
-def _check_version(state: Mapping[str, Any], path: Path) -> None:
-    version = state.get("checkpoint_version")
-    if version != CHECKPOINT_VERSION:
-        raise CheckpointError(
-            f"checkpoint {path} is of version {version!r}; this release of q8bert reads version {CHECKPOINT_VERSION}"
-        )
+def _target_scale(path: Path) -> TargetScale:
+    try:
+        return read_target_scale(read_json(path))
+    except (OSError, ValueError) as error:  # a ConfigError is one
+        raise CheckpointError(damage(path, error)) from error
+
+
+def _tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise CheckpointError(damage(path, error)) from error
+
+
+def _averages(path: Path) -> Tensor:
+    average = _tensors(path).get("average")
+    if average is None or average.ndim != 1 or average.dtype != torch.float64 or not average.isfinite().all():
+        raise CheckpointError(damage(path, "it holds no moving averages"))
+    return average
+
+
+@contextmanager
+def _safetensors_errors(target: Path) -> Iterator[None]:
+    """Turn what safetensors raises where it cannot write into what everything else does."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise OutputError(
+            f"{target} cannot be written ({error}). Make room and give the same command again; what stood there before "
+            "is as it was"
+        ) from error
 
 
 def _moments(model: PreTrainedModel, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from q8bert.data.examples import Split
 from q8bert.spec.decode import decode
 from q8bert.spec.errors import CheckpointError
-from q8bert.spec.files import read_json, write_json
+from q8bert.spec.files import read_json, remove, write_json
 from q8bert.tasks.head import Head
 from q8bert.text.encoded import Encoded
 
@@ -107,6 +107,11 @@ def report_split(split: Split, encoded: Encoded, *, head: Head, tokenizer: Token
 def write_data_report(run: Path, report: DataReport) -> None:
     """Write the counts into a run's folder."""
     write_json(run / DATA_FILE, asdict(report))
+
+
+def delete_data_report(run: Path) -> None:
+    """Delete the counts of a run."""
+    remove(run / DATA_FILE)
 
 
 def read_data_report(run: Path) -> DataReport | None:

@@ -1,6 +1,6 @@
 """Options → what a run works with: model, tokenizer, data; read and checked before a folder is touched."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 from q8bert.training.quantization.sites import Site, find_sites, matching_layers
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.data_report import DataReport, SplitReport, report_split
+from q8bert.training.runs.fingerprints import Fingerprint, fingerprint_of_rows, fingerprints_of_model
 
 __all__ = ["Preparation", "prepare"]
 
@@ -37,6 +38,7 @@ class Preparation:
         dev: Rows that pick the best checkpoint.
         data: How many rows there are, and what of them is lost.
         skipped: Malformed rows that were left out, one line each.
+        inputs: Fingerprints of ``train`` and ``dev`` rows and of the model, as they were read.
     """
 
     source: SourceModel
@@ -48,6 +50,7 @@ class Preparation:
     dev: TokenizedSplit
     data: DataReport
     skipped: tuple[str, ...]
+    inputs: Mapping[str, Fingerprint]
 
 
 def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], None]) -> Preparation:
@@ -66,13 +69,15 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
         ModelError: If the model cannot be found or fully quantized.
     """
     head, quantization = config.task.head, config.quantization
-    splits = [
-        read_split(config.task, config.data_dir, name, format=config.format, skip_malformed=config.skip_malformed)
+    splits = {
+        name: read_split(config.task, config.data_dir, name, format=config.format, skip_malformed=config.skip_malformed)
         for name in ("train", "dev")
-    ]
-    labels = [split.labels() for split in splits]
-    target_scale = TargetScale.of_scores(labels[0], source=splits[0].source) if head.is_regression else UNSCALED
-    refuse_undefined(config.task, splits[1].labels(), source=splits[1].source)
+    }
+    labels = {name: split.labels() for name, split in splits.items()}
+    refuse_undefined(config.task, labels["dev"], source=splits["dev"].source)
+    target_scale = UNSCALED
+    if head.is_regression:
+        target_scale = TargetScale.of_scores(labels["train"], source=splits["train"].source)
     torch.manual_seed(config.seed)
     source = load_source_model(
         config.model,
@@ -82,18 +87,20 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
         dropout=config.dropout,
         revision=config.revision,
     )
+    inputs = {name: fingerprint_of_rows(split) for name, split in splits.items()}
+    inputs |= fingerprints_of_model(source)  # before anything is changed in it
     if source.head_units is not None:
         change_units(source.model, given=source.head_units, wanted=target_scale)
     model = source.model.to(device)  # type: ignore[arg-type]
     float_layers = matching_layers(model, quantization.keep_float)
     sites = find_sites(model, keep_float=float_layers) if quantization.quantize else ()
-    train, dev = (_tokenized(split, source, config) for split in splits)
+    train, dev = (_tokenized(split, source, config) for split in splits.values())
     for line in source.report.lines():
         report(line)
     report(f"{config.task.name}: {len(train)} training rows, {len(dev)} dev rows")
     for note in notes_on_tokenizer(source.tokenizer, train.encoded):
         report(f"note: {note}")
-    counts = [_counted(split, rows, source, config) for split, rows in zip(splits, (train, dev), strict=True)]
+    counts = [_counted(split, rows, source, config) for split, rows in zip(splits.values(), (train, dev), strict=True)]
     data = DataReport(train=counts[0], dev=counts[1])
     for sentence in data.sentences(longest=position_limit(source.model)):
         report(sentence)
@@ -108,7 +115,8 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
         train=train,
         dev=dev,
         data=data,
-        skipped=tuple(str(row) for split in splits for row in split.skipped),
+        skipped=tuple(str(row) for split in splits.values() for row in split.skipped),
+        inputs=inputs,
     )
 
 

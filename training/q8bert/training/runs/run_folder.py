@@ -1,97 +1,64 @@
-"""The folder of a run: made, accepted again, or refused; read back.
+"""The folder of a run: made, accepted again, or refused; its checkpoints chosen.
 
 ==================  ==========================================================
-``run.json``        options that decide the results, and versions
+``run.json``        what the run was started with, see :mod:`~q8bert.training.runs.run_record`
 ``data.json``       rows of both splits, and what of them is lost
 ``log.jsonl``       every event
 ``tensorboard/``    the same as curves
 ``checkpoints/``    the newest checkpoints and the best one
+``run.lock``        while it is trained
 ==================  ==========================================================
+
+What else stands in the folder is its owner's: nothing but these is ever deleted.
 """
 
-import shutil
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from transformers import PreTrainedModel
 
 from q8bert.spec.errors import CheckpointError
-from q8bert.spec.files import PARTIAL, read_json, write_json
+from q8bert.spec.files import output_errors
+from q8bert.spec.folders import entries
 from q8bert.training.quantization.sites import Site
-from q8bert.training.runs.checkpoint import Checkpoint, checkpoint_folders, load_checkpoint
-from q8bert.training.runs.config import TrainConfig
+from q8bert.training.runs.checkpoint import Checkpoint, checkpoint_folders, delete_checkpoints, load_checkpoint
+from q8bert.training.runs.checkpoint_state import read_state
+from q8bert.training.runs.data_report import delete_data_report
 from q8bert.training.runs.resume import check_fits
-from q8bert.training.versions import library_versions
+from q8bert.training.runs.run_lock import LOCK_FILE
+from q8bert.training.runs.run_log import delete_log
+from q8bert.training.runs.run_record import RUN_FILE, RunRecord, read_record
 
-__all__ = ["RUN_FILE", "best_checkpoint", "newest_checkpoint", "prepare_folder", "read_run"]
-
-RUN_FILE = "run.json"
-RUN_VERSION = 4
-
-
-def prepare_folder(config: TrainConfig, *, n_processes: int, overwrite: bool) -> None:
-    """Make the run's folder, accept one with the same options, or refuse.
-
-    Args:
-        config: The options of the run that is wanted.
-        n_processes: Processes that train together; they decide how many rows a step has.
-        overwrite: Delete a run that stands there, whatever its options.
-
-    Raises:
-        CheckpointError: If the folder holds a run of other options, or something else.
-    """
-    folder = config.output_dir
-    if folder.exists() and not folder.is_dir():
-        raise CheckpointError(f"--output-dir {folder} is a file; give a folder")
-    if overwrite and (folder / RUN_FILE).is_file():
-        _empty(folder)
-    if (folder / RUN_FILE).is_file():
-        options = read_run(folder).identity()
-        there = {"processes": read_json(folder / RUN_FILE).get("processes"), **options}
-        differences = _differences(there, {"processes": n_processes, **config.identity()})
-        if differences:
-            raise CheckpointError(
-                f"{folder} holds a run with other options ({'; '.join(differences)}). Give another --output-dir, the "
-                "same options to go on with it, or --overwrite to delete it"
-            )
-        return
-    if folder.exists() and any(not path.name.endswith(PARTIAL) for path in folder.iterdir()):
-        raise CheckpointError(f"{folder} is not empty and holds no run of q8bert; give an empty or new --output-dir")
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {
-        "run_version": RUN_VERSION,
-        "options": config.identity(),
-        "processes": n_processes,
-        "versions": library_versions(),
-    }
-    write_json(folder / RUN_FILE, content)
+__all__ = ["best_checkpoint", "newest_checkpoint", "prepare_folder"]
 
 
-def read_run(path: Path) -> TrainConfig:
-    """Read the options of a run from its folder.
+def prepare_folder(folder: Path, asked: RunRecord, *, overwrite: bool, report: Callable[[str], None]) -> None:
+    """Make a run's folder ready, accept one of the same run, or refuse.
 
     Args:
-        path: Folder of the run.
-
-    Returns:
-        Its options.
+        folder: Folder of the run, locked for this process.
+        asked: What the run that is wanted is started with.
+        overwrite: Delete a run that stands there, whatever it is of.
+        report: Called with what there is to know before it goes on.
 
     Raises:
-        CheckpointError: If it is no run.
+        CheckpointError: If the folder holds another run, a damaged one, or something else.
+        OutputError: If it cannot be written.
     """
-    try:
-        content = read_json(path / RUN_FILE)
-        options = content["options"]
-        version = content["run_version"]
-    except (OSError, ValueError, KeyError) as error:
+    if (folder / RUN_FILE).exists():
+        _refuse_foreign(folder)
+        if not overwrite and checkpoint_folders(folder):
+            _accept(folder, asked, report)
+            return
+        delete_checkpoints(folder)
+        delete_log(folder)
+        delete_data_report(folder)
+    elif strangers := [path.name for path in entries(folder) if path.name != LOCK_FILE]:
         raise CheckpointError(
-            f"{path} is not the folder of a training run ({type(error).__name__}: {error}). "
-            "Make one with `q8bert train`"
-        ) from error
-    if version != RUN_VERSION or not isinstance(options, dict):
-        raise CheckpointError(f"{path} is a run of version {version!r}; this release reads {RUN_VERSION}")
-    return TrainConfig.from_identity(options, output_dir=path)
+            f"{folder} is not empty and holds no run of q8bert ({', '.join(strangers[:3])}); give an empty or new "
+            "--output-dir"
+        )
+    asked.write(folder)
 
 
 def newest_checkpoint(path: Path, model: PreTrainedModel, sites: tuple[Site, ...]) -> Checkpoint | None:
@@ -140,15 +107,20 @@ def best_checkpoint(path: Path) -> Checkpoint:
     folders = checkpoint_folders(path)
     if not folders:
         raise CheckpointError(f"{path} has no checkpoint yet; train it on until the first one is saved")
-    best_step = load_checkpoint(folders[max(folders)]).progress.best_step
+    best_step = read_state(folders[max(folders)], check_files=False).progress.best_step
     if best_step == 0:
         raise CheckpointError(
             f"{path}: no checkpoint was evaluated yet, or only before quantization starts (--quantize-from). Give the "
             "same command again to train on"
         )
     if best_step not in folders:
-        raise CheckpointError(f"{path}: the best checkpoint, of step {best_step}, is missing")
-    return load_checkpoint(folders[best_step])
+        raise CheckpointError(
+            f"{path}: the best checkpoint, of step {best_step}, is missing. Put it back or train anew with --overwrite"
+        )
+    try:
+        return load_checkpoint(folders[best_step])
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}. It is the best one: put it back, or train again with --overwrite") from error
 
 
 def _usable(folder: Path, model: PreTrainedModel, sites: tuple[Site, ...]) -> Checkpoint:
@@ -165,19 +137,25 @@ def _is_whole(folder: Path, model: PreTrainedModel, sites: tuple[Site, ...]) -> 
     return True
 
 
-def _empty(folder: Path) -> None:
-    # the file that makes it a run goes last: a crash on the way leaves a run that can be overwritten again
-    for path in folder.iterdir():
-        if path.is_dir():
-            shutil.rmtree(path)
-        elif path.name != RUN_FILE:
-            path.unlink()
-    (folder / RUN_FILE).unlink()
+def _refuse_foreign(folder: Path) -> None:
+    # other programs have a run.json too, and one that was cut short is still ours
+    with output_errors(folder / RUN_FILE):
+        is_ours = (folder / RUN_FILE).is_file() and b'"run_version"' in (folder / RUN_FILE).read_bytes()
+    if not is_ours and not checkpoint_folders(folder):
+        raise CheckpointError(f"{folder / RUN_FILE} is none of q8bert's; move it away, or give another --output-dir")
 
 
-def _differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{name} {old.get(name)!r} there, {new.get(name)!r} asked"
-        for name in sorted(set(old) | set(new))
-        if old.get(name) != new.get(name)
-    ]
+def _accept(folder: Path, asked: RunRecord, report: Callable[[str], None]) -> None:
+    there = read_record(folder)
+    if differences := there.differences(asked):
+        raise CheckpointError(
+            f"{folder} holds a run with {', '.join(differences)}. Give the same options, data and model to go on with "
+            "it, another --output-dir, or --overwrite to delete it"
+        )
+    if not there.inputs:
+        report("this run was started by an earlier release: that data and model are still the same cannot be checked")
+    if versions := there.other_versions(asked):
+        report(f"going on with other versions, so not bit for bit as one would have gone on with the old: {versions}")
+    moved = there.at_places_of(asked)
+    if moved != there:
+        moved.write(folder)
