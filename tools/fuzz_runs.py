@@ -16,7 +16,7 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,9 +36,6 @@ VALUES: tuple[object, ...] = (
     None, True, -1, 0, 1, 3, 10**40, 10**400, 0.5, -1e308, float("nan"), "", "x", "\ud83e", [], [1], ["x"], [[]], {},
     {"x": 1},
 )  # fmt: skip
-
-# without checksums it is left to transformers and tokenizers to see that these are damaged
-_READ_BY_OTHERS = {"config.json", "tokenizer.json"}
 
 Damage = Callable[[Path, random.Random], str]
 
@@ -147,11 +144,9 @@ def files_below(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def damage(run: Path, draw: random.Random, *, spare: Collection[str] = ()) -> str:
-    """Damage one thing of a run, other than files of some names, and say what was done."""
-    path = draw.choice(
-        [path for path in files_below(run) if path.name not in spare and "tensorboard" not in path.parts]
-    )
+def damage(run: Path, draw: random.Random) -> str:
+    """Damage one thing of a run and say what was done."""
+    path = draw.choice([path for path in files_below(run) if "tensorboard" not in path.parts])
     name = path.relative_to(run)
     return f"{name}: {draw.choice(DAMAGES)(path, draw)}"
 
@@ -196,7 +191,7 @@ class Campaign:
                 for path in run.glob("checkpoints/*/state.json"):
                     content = json.loads(path.read_text(encoding="utf-8"))
                     path.write_text(json.dumps({**content, "files": {}}), encoding="utf-8")
-            done = damage(run, draw, spare=_READ_BY_OTHERS if self.without_checksums else ())
+            done = damage(run, draw)
             uses = (self._go_on, self._export)
             return done, "; ".join(f"{use.__name__.strip('_')}: {self._outcome(use, run)}" for use in uses)
 
