@@ -1,5 +1,7 @@
 """The command `export`: a gate that fails is exit code 1."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +29,22 @@ def test_a_failed_comparison_exits_1_and_writes_nothing(
     assert result.exit_code == 1
     assert "is not the one that was trained" in result.stderr
     assert not target.exists()
+
+
+def test_the_next_command_reads_the_files_as_the_run_did(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = onnx.load(small.bundle("SST-2", "int8") / "model.onnx")
+    monkeypatch.setattr(exporter, "build_graph", lambda *_, **__: graph)
+    shutil.copytree(small.run("SST-2", "int8"), tmp_path / "run")
+    record = json.loads((tmp_path / "run" / "run.json").read_text())
+    for given, options in (
+        ({}, ""),
+        ({"format": "quoted-tsv", "skip_malformed": True}, " --format quoted-tsv --skip-malformed"),
+    ):
+        record["options"] |= {"data_dir": "rows", **given}
+        (tmp_path / "run" / "run.json").write_text(json.dumps(record))
+        arguments = ["export", str(tmp_path / "run"), "--output-dir", str(tmp_path / "bundle"), "--no-parity"]
+        result = CliRunner().invoke(build_app(), arguments)
+        assert result.exit_code == 0, result.stderr
+        assert result.stderr.endswith(f"/rows{options}\n")

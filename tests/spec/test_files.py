@@ -55,6 +55,14 @@ def test_what_a_link_points_to_is_replaced(tmp_path: Path) -> None:
     assert (tmp_path / "x").read_text() == "a"
 
 
+def test_links_in_a_circle_are_no_place(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(OutputError, match=r"a cannot be written \(Too many levels of symbolic links"):
+        write_text(tmp_path / "a", "new")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
+
+
 def test_two_containers_with_the_same_process_number_do_not_meet(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

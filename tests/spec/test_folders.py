@@ -189,6 +189,15 @@ def test_the_place_in_a_message_is_the_one_that_was_meant(mount_point: Path, tmp
             write_text(folder / "missing" / "a", "")
 
 
+def test_links_in_a_circle_are_refused_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(OutputError, match=r"loop cannot be written \(Too many levels of symbolic links"):
+        refuse_unwritable(tmp_path / "loop")
+    with pytest.raises(OutputError), new_folder(tmp_path / "loop"):
+        pytest.fail("there is no place")
+    assert names(tmp_path) == ["loop"]
+
+
 def test_trying_leaves_nothing(tmp_path: Path) -> None:
     refuse_unwritable(tmp_path / "new" / "deep")
     (tmp_path / "there").mkdir()

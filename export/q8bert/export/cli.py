@@ -61,7 +61,18 @@ def export_command(
         speaker.result(report, lambda console: console.print(table))
         speaker.next_command("predict", bundle.path, "--input", "ROWS", "--output", "predictions.jsonl")
         if report.precision == "int8":
-            speaker.next_command("verify", bundle.path, "--reference", "FLOAT-BUNDLE", "--data-dir", report.data_dir)
+            speaker.next_command(
+                "verify", bundle.path, "--reference", "FLOAT-BUNDLE", "--data-dir", report.data_dir, *_reading(run)
+            )
+
+
+def _reading(run: Path) -> list[str]:
+    """Return the options with which the run's files can be read again; a bundle does not know them."""
+    from q8bert.training.runs.run_record import read_run  # noqa: PLC0415 - torch loads slowly
+
+    config = read_run(run)
+    file_format = ["--format", config.format] if config.format else []
+    return [*file_format, *(["--skip-malformed"] if config.skip_malformed else [])]
 
 
 def _table(report: "ExportReport") -> Table:

@@ -30,6 +30,7 @@ __all__ = [
     "partial_name",
     "partial_of",
     "read_json",
+    "real_path",
     "remove",
     "sha256_of",
     "write_bytes",
@@ -104,7 +105,7 @@ def new_file(target: Path) -> Iterator[BinaryIO]:
         OutputError: If it cannot be written.
     """
     with output_errors(target):
-        target = target.resolve()
+        target = real_path(target)
         clear_stale(target)
         _refuse_read_only(target)
         partial, file = _open_partial(target)
@@ -192,6 +193,24 @@ def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file's bytes in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def real_path(path: Path) -> Path:
+    """Return where a path leads when links are followed, to what is not there yet too.
+
+    Args:
+        path: Any path.
+
+    Returns:
+        An absolute path without links.
+
+    Raises:
+        OSError: If links lead in a circle.
+    """
+    found = Path(os.path.realpath(path))
+    if found.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+    return found
 
 
 def _when_done(path: Path) -> Path:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from q8bert.spec.files import clear_stale, flush_folder, output_errors, partial_name, partial_of, remove
+from q8bert.spec.files import clear_stale, flush_folder, output_errors, partial_name, partial_of, real_path, remove
 
 __all__ = ["entries", "new_folder", "refuse_unwritable", "remove_folder"]
 
@@ -45,7 +45,7 @@ def new_folder(target: Path, *, last: str | None = None) -> Iterator[Path]:
         OutputError: If it cannot be written, or not renamed.
     """
     with output_errors(target):
-        target = target.resolve()
+        target = real_path(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         for place in (target, target / target.name):
             clear_stale(place)
@@ -72,7 +72,7 @@ def refuse_unwritable(target: Path) -> None:
         OutputError: If it cannot be written there.
     """
     with output_errors(target):
-        folder = target.resolve()
+        folder = real_path(target)
         while not folder.exists() and not folder.parent.exists():
             folder = folder.parent
         remove(_make_partial(folder))

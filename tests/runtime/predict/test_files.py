@@ -2,6 +2,8 @@
 
 import csv
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -202,6 +204,22 @@ def test_an_output_that_is_the_input_is_refused_and_a_link_is_followed(small: An
     predict_file(small.bundle("SST-2", "int8"), source, tmp_path / "link", threads=1)
     assert (tmp_path / "link").is_symlink()
     assert len(read_lines(target)) == 1
+
+
+def test_an_output_that_standard_output_goes_to_is_refused(small: Any, tmp_path: Path) -> None:
+    source, stdout = tmp_path / "rows.jsonl", tmp_path / "all.txt"
+    source.write_text('{"text": "good"}\n')
+    bundle = small.bundle("SST-2", "int8")
+    for output in ("/dev/stdout", str(stdout)):
+        stdout.write_text("before\n")
+        with stdout.open("a") as file:
+            arguments = ("predict", str(bundle), "--input", str(source), "--output", output)
+            done = subprocess.run(
+                [Path(sys.executable).with_name("q8bert"), *arguments],
+                stdout=file, stderr=subprocess.PIPE, encoding="utf-8", check=False,
+            )  # fmt: skip
+        assert (done.returncode, stdout.read_text()) == (2, "before\n"), output
+        assert "stdout or stderr of this process goes there" in done.stderr
 
 
 def test_an_output_that_is_a_folder_is_an_input_error(small: Any, tmp_path: Path) -> None:

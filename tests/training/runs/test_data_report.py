@@ -1,5 +1,7 @@
 """What a maximum length cuts off is counted, said, and kept with the run and its bundle."""
 
+import subprocess
+import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -102,3 +104,29 @@ def test_a_run_a_bundle_and_its_card_say_what_was_lost(small: Any) -> None:
     card = model_card(replace(manifest, data=asdict(lost)), None)
     assert "- Training rows: 600, 72 of them longer than 32 tokens and cut, 2 malformed ones left out\n" in card
     assert "rows" not in model_card(replace(manifest, data={}), None).partition("## Use")[0]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="peak memory is read from Linux's /proc")
+def test_counting_long_rows_takes_no_memory_for_all_of_them(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    # tokenized at once, these tokens take a quarter of a gigabyte
+    path = tmp_path / "tokenizer.json"
+    tokenizer.save(str(path))
+    program = f"""
+from pathlib import Path
+from q8bert.data.examples import Example, Split
+from q8bert.tasks.glue import glue_task
+from q8bert.text.tokenizer import TextTokenizer, read_tokenizer
+from q8bert.training.runs.data_report import report_split
+def peak():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+path = Path({str(path)!r})
+split = Split(tuple(Example("a " * 400, None, 0) for _ in range(4000)), "x")
+encoded = TextTokenizer.load(path, max_length=8).encode(split.columns()[0])
+before = peak()
+head = glue_task("SST-2").head
+counts = report_split(split, encoded, head=head, tokenizer=read_tokenizer(path), max_length=8)
+assert (counts.n_truncated, counts.length_of_most) == (4000, 402)
+print((peak() - before) // 1024)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 120, f"{done.stdout.strip()} MB"

@@ -86,12 +86,30 @@ def test_a_new_folder_in_which_nothing_was_written_goes_again(tmp_path: Path) ->
     assert list((tmp_path / "run").iterdir()) == []
 
 
+def test_a_link_to_a_folder_that_is_not_there_yet_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    for link, target in (("run", "disk/run"), ("runs", "disk/runs")):
+        (tmp_path / link).symlink_to(target)
+    for folder, there in (("run", "disk/run"), ("runs/one", "disk/runs/one")):
+        with pytest.raises(RuntimeError), run_lock(tmp_path / folder, silent):
+            assert (tmp_path / there / "run.lock").is_file()
+            raise RuntimeError("no data")
+        assert not (tmp_path / there).exists()
+        with run_lock(tmp_path / folder, silent):
+            (tmp_path / folder / "run.json").touch()
+        assert [path.name for path in (tmp_path / there).iterdir()] == ["run.json"]
+
+
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path, mount: Any) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(CheckpointError, match=r"--output-dir .*file is a file"), run_lock(tmp_path / "file", silent):
         pass
     with pytest.raises(OutputError, match="Not a directory"), run_lock(tmp_path / "file" / "run", silent):
         pass
+    (tmp_path / "loop").symlink_to("loop")
+    for folder in (tmp_path / "loop", tmp_path / "loop" / "run"):
+        with pytest.raises(OutputError, match="Too many levels of symbolic links"), run_lock(folder, silent):
+            pass
     (tmp_path / "volume").mkdir()
     mount(tmp_path / "volume", "-t", "tmpfs", "-o", "ro", "tmpfs")
     for folder in (tmp_path / "volume", tmp_path / "volume" / "run"):

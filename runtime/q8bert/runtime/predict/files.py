@@ -1,7 +1,9 @@
 """Predictions for a whole file, as JSON lines."""
 
 import json
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,6 +90,11 @@ def predict_file(
         raise InputError(f"cannot write {output}: it is no ordinary file; give the name of a file")
     if output.exists() and source.exists() and output.samefile(source):
         raise InputError(f"cannot write {output}: it is the input; give another --output")
+    if output.exists() and _is_written_by_us(output):
+        raise InputError(
+            f"cannot write {output}: stdout or stderr of this process goes there, and the file would be replaced under "
+            "it; give another --output"
+        )
     split = read_file(classifier.task, source, labelled=False, format=format, skip_malformed=skip_malformed)
     numbers = split.row_numbers()
     n_truncated = 0
@@ -109,6 +116,15 @@ def predict_file(
         n_skipped=len(skipped),
         skipped=skipped,
     )
+
+
+def _is_written_by_us(path: Path) -> bool:
+    # /dev/stdout is the file that stdout was sent to; with a pipe or a terminal it is no ordinary file
+    for stream in (1, 2):
+        with suppress(OSError):  # it is closed
+            if os.path.samestat(path.stat(), os.fstat(stream)):
+                return True
+    return False
 
 
 def _line(index: int, prediction: Prediction) -> str:

@@ -1,5 +1,6 @@
 """What a run learns from: how many rows, and what of them is lost."""
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -8,12 +9,13 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from q8bert.data.examples import Split
+from q8bert.data.examples import Split, text_columns
 from q8bert.spec.decode import decode
 from q8bert.spec.errors import CheckpointError
 from q8bert.spec.files import read_json, remove, write_json
 from q8bert.tasks.head import Head
 from q8bert.text.encoded import Encoded
+from q8bert.text.tokenizer import TextTokenizer
 
 __all__ = ["DATA_FILE", "DataReport", "SplitReport", "read_data_report", "report_split", "write_data_report"]
 
@@ -148,9 +150,6 @@ def _truncation(name: str, split: SplitReport, longest: int) -> str:
 
 
 def _full_lengths(split: Split, rows: list[int], tokenizer: Tokenizer) -> NDArray[np.int64]:
-    whole = Tokenizer.from_str(tokenizer.to_str())
-    whole.no_truncation()
-    whole.no_padding()
-    examples = [split.examples[row] for row in rows]
-    texts = [one.text if one.text_pair is None else (one.text, one.text_pair) for one in examples]
-    return np.array([len(encoding.ids) for encoding in whole.encode_batch(texts)], dtype=np.int64)
+    # in portions: the library's encodings of all long rows at once would take gigabytes
+    whole = TextTokenizer(Tokenizer.from_str(tokenizer.to_str()), max_length=sys.maxsize)
+    return whole.encode(*text_columns([split.examples[row] for row in rows])).lengths

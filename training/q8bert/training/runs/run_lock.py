@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from q8bert.spec.errors import CheckpointError
-from q8bert.spec.files import output_errors
+from q8bert.spec.files import output_errors, real_path
 
 __all__ = ["LOCK_FILE", "run_lock"]
 
@@ -58,14 +58,14 @@ def run_lock(folder: Path, report: Callable[[str], None]) -> Iterator[None]:
             path.unlink()
         if is_new:
             with suppress(OSError):  # there is a run in it
-                folder.rmdir()
+                real_path(folder).rmdir()
         os.close(handle)
 
 
 def _held(path: Path, report: Callable[[str], None]) -> int:
     for _ in range(_N_TRIES):  # the last holder may delete folder and file while they are opened here
         with suppress(FileExistsError, FileNotFoundError):
-            path.parent.mkdir(parents=True, exist_ok=True)
+            real_path(path.parent).mkdir(parents=True, exist_ok=True)  # a link may point to a folder not made yet
             handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             try:
                 _lock(handle, path, report)
