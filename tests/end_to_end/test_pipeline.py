@@ -106,7 +106,7 @@ def test_bad_input_exits_2_with_the_remedy(small: Any, tmp_path: Path) -> None:
         (["--task", "SST-2", "--engine", "jax"], "engine must be one of ort, torch"),
         (["--task", "SST3"], "unknown task 'SST3'"),
         ([], "give either --task"),
-        (["--task", "SST-2", "--model", tmp_path / "none"], "could not be loaded"),
+        (["--task", "SST-2", "--model", tmp_path / "none"], "is not there"),
         (
             ["--task", "MNLI"],
             "has no train.tsv" if not (small.data("SST-2") / "train.tsv").exists() else "the header lacks column",

@@ -1,13 +1,19 @@
 """What export reads of a run: the rows that it had, or a word that they are others."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
+from q8bert.export import exporter
 from q8bert.export.trained_run import load_trained_run
 from q8bert.spec.errors import CheckpointError
+from q8bert.tasks.glue import glue_task
+from q8bert.training import TrainConfig, train
+from q8bert.training.runs.checkpoint import checkpoint_folders
 
 
 @pytest.mark.parametrize("split", ["train", "dev"])
@@ -32,3 +38,33 @@ def test_a_damaged_best_checkpoint_is_refused_with_the_remedy(small: Any, tmp_pa
         CheckpointError, match=r"tokenizer\.json cannot be used .*It is the best one: put it back, or train again"
     ):
         load_trained_run(run)
+
+
+def test_a_run_that_was_stopped_says_so_and_one_that_came_to_its_end_does_not(small: Any, tmp_path: Path) -> None:
+    options = {
+        "task": glue_task("SST-2"), "data_dir": str(small.data("SST-2")), "model": str(small.model), "max_length": 32,
+        "output_dir": tmp_path / "run", "engine": "torch", "quantize": False, "max_steps": 6, "eval_every": 2,
+    }  # fmt: skip
+
+    def stop(step: int, n_steps: int, loss: float) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(TrainConfig.from_options(**options), show_step=stop)
+    assert load_trained_run(tmp_path / "run").stopped_at == 4
+    train(TrainConfig.from_options(**options))
+    assert load_trained_run(tmp_path / "run").stopped_at is None
+
+
+def test_export_says_that_training_was_stopped(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Path(shutil.copytree(small.run("SST-2", "float32"), tmp_path / "run"))
+    newest = list(checkpoint_folders(run).values())[-1] / "state.json"
+    newest.write_text(json.dumps(json.loads(newest.read_text()) | {"is_last": False}))
+    graph = onnx.load(small.bundle("SST-2", "float32") / "model.onnx")
+    monkeypatch.setattr(exporter, "build_graph", lambda *_, **__: graph)  # it takes seconds
+    said: list[str] = []
+    _, report = exporter.export(run, tmp_path / "bundle", check_parity=False, report=said.append)
+    last = max(checkpoint_folders(run))
+    assert said[0].startswith(f"note: training was stopped at step {last}, before its end; the best checkpoint so far")
+    assert f"of step {report.checkpoint_step}, is exported" in said[0]

@@ -78,6 +78,7 @@ def _reading(run: Path) -> list[str]:
 def _table(report: "ExportReport") -> Table:
     table = Table("", "value", title=escape(f"{report.bundle}, {report.precision}"))
     table.add_row("ONNX model", f"{report.model_size_bytes / 1e6:.1f} MB, quantization {report.quantization}")
+    table.add_row("checkpoint", f"of step {report.checkpoint_step}")
     if report.float_layers:
         more = report.float_layers_bytes
         table.add_row("left in float", f"{', '.join(report.float_layers)}: {more / 1e6:.1f} MB more than in INT8")

@@ -112,6 +112,12 @@ def export(
     trained = load_trained_run(Path(run))
     method = _method(trained.config, quantization)
     data_dir = str(data_dir or trained.config.data_dir)
+    if trained.stopped_at is not None:
+        step = trained.checkpoint.progress.step
+        report(
+            f"note: training was stopped at step {trained.stopped_at}, before its end; the best checkpoint so far, of "
+            f"step {step}, is exported. `q8bert train` with the same options goes on"
+        )
     report("building the ONNX graph (some ten seconds)")
     graph = build_graph(
         trained.source.model,

@@ -14,7 +14,8 @@ from q8bert.training.loop.batches import TokenizedSplit, tokenize_split
 from q8bert.training.models.source import SourceModel, load_source_model
 from q8bert.training.quantization.sites import matching_layers
 from q8bert.training.quantization.weights import TrainableWeights, prepare_weights, quantized_parameters
-from q8bert.training.runs.checkpoint import Checkpoint
+from q8bert.training.runs.checkpoint import Checkpoint, checkpoint_folders
+from q8bert.training.runs.checkpoint_state import read_state
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.data_report import DataReport, read_data_report
 from q8bert.training.runs.fingerprints import Fingerprint, fingerprint_of_rows
@@ -43,6 +44,7 @@ class TrainedRun:
         weights: The weights, quantized on grids without saturation, whether or not they were trained on them.
         data: How many rows it learned from, and what of them was lost; None for a run of an earlier release.
         amax: Learned ranges, float32 ``(n_sites,)``; None for a float run.
+        stopped_at: Step after which training was stopped; None where it came to its end.
     """
 
     config: TrainConfig
@@ -53,6 +55,7 @@ class TrainedRun:
     weights: TrainableWeights
     data: DataReport | None
     amax: Tensor | None
+    stopped_at: int | None
 
     def tokenizer(self) -> Tokenizer:
         """Return a copy of the checkpoint's tokenizer, for the one who takes it to set its truncation."""
@@ -136,4 +139,10 @@ def load_trained_run(run: Path) -> TrainedRun:
         weights=prepare_weights(source.model, quantized, checkpoint.sites),
         data=read_data_report(run),
         amax=checkpoint.ranges.amax() if checkpoint.sites else None,
+        stopped_at=_stopped_at(run),
     )
+
+
+def _stopped_at(run: Path) -> int | None:
+    newest, folder = list(checkpoint_folders(run).items())[-1]
+    return None if read_state(folder, check_files=False).is_last else newest

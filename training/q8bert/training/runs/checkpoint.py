@@ -113,6 +113,7 @@ def save_checkpoint(
     target_scale: TargetScale,
     input_names: tuple[str, ...],
     pad_token_id: int,
+    is_last: bool = True,
 ) -> Path:
     """Write a checkpoint.
 
@@ -128,6 +129,7 @@ def save_checkpoint(
         target_scale: Between scores and what the model computes.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
+        is_last: Whether the run is over with it.
 
     Returns:
         The new folder.
@@ -153,6 +155,7 @@ def save_checkpoint(
             range_decay=ranges.decay,
             input_names=input_names,
             pad_token_id=pad_token_id,
+            is_last=is_last,
             files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         )
         write_state(folder, state)

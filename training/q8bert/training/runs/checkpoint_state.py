@@ -44,6 +44,7 @@ class CheckpointState:
         range_decay: Weight of the past in them.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
+        is_last: Whether the run was over with it; so for one of an earlier release, which does not say.
         files: SHA-256 of every other file of the checkpoint; none in one of an earlier release.
     """
 
@@ -55,6 +56,7 @@ class CheckpointState:
     range_decay: float
     input_names: tuple[str, ...]
     pad_token_id: int
+    is_last: bool = True
     files: Mapping[str, str] = field(default_factory=dict)
 
 
