@@ -33,7 +33,7 @@ from q8bert.training import TrainConfig, train
 from q8bert.training.loop.loss_scale import LossScale
 from q8bert.training.loop.optimization import adamw
 from q8bert.training.loop.progress import Progress
-from q8bert.training.models.tokenizer import load_tokenizer
+from q8bert.training.models.tokenizer.loading import load_tokenizer
 from q8bert.training.objectives.target_scale import UNSCALED
 from q8bert.training.quantization.ranges import RangeState
 from q8bert.training.runs.checkpoint import save_checkpoint

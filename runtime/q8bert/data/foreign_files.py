@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from q8bert.spec.files import LFS_POINTER
+
 __all__ = ["N_HEAD_BYTES", "what_else_it_is"]
 
 N_HEAD_BYTES = 4096
@@ -26,7 +28,7 @@ _STARTS: Mapping[bytes, tuple[str, str]] = MappingProxyType(
         b"\x00\x00\xfe\xff": ("UTF-32", _SAVE_AS_UTF8),
         b"\xff\xfe": ("UTF-16", _SAVE_AS_UTF8),
         b"\xfe\xff": ("UTF-16", _SAVE_AS_UTF8),
-        b"version https://git-lfs.github.com/spec/": ("a Git LFS pointer, not the file itself", "run `git lfs pull`"),
+        LFS_POINTER: ("a Git LFS pointer, not the file itself", "run `git lfs pull`"),
     }
 )
 _WEB_PAGES = (b"<!doctype html", b"<html")

@@ -22,6 +22,7 @@ from typing import BinaryIO
 from q8bert.spec.errors import OutputError
 
 __all__ = [
+    "LFS_POINTER",
     "PARTIAL",
     "clear_stale",
     "flush_folder",
@@ -40,6 +41,9 @@ __all__ = [
 
 # end of the name of what is being written, or being deleted; a crash may leave it behind
 PARTIAL = ".partial"
+# how a file begins that Git LFS leaves in place of a large one that was not fetched
+# (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md)
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 _PARTIAL_NAME = re.compile(r"(?P<target>.+)\.[0-9a-f]+" + re.escape(PARTIAL))
 # longer than anything is written for: what is older was left by a crash

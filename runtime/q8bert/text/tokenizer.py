@@ -13,6 +13,7 @@ import numpy as np
 from tokenizers import Encoding, Tokenizer
 
 from q8bert.spec.errors import InputError
+from q8bert.spec.files import LFS_POINTER
 from q8bert.text.encoded import Encoded, Rows
 from q8bert.text.truncation import kept_tokens
 
@@ -127,7 +128,7 @@ def read_tokenizer(path: Path) -> Tokenizer:
         raise InputError(f"{path} is not a readable tokenizer: {error}. Copy or download it again") from error
     if not content.strip():
         raise InputError(f"{path} is not a readable tokenizer: it is empty. Copy or download it again")
-    if content.startswith("version https://git-lfs"):
+    if content.startswith(LFS_POINTER.decode()):
         raise InputError(
             f"{path} is not a readable tokenizer: it is a Git LFS pointer, which stands for the file. "
             "Run `git lfs pull` in its folder, or download it again"

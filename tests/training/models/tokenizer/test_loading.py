@@ -12,8 +12,8 @@ from transformers import AutoTokenizer
 
 from q8bert.spec.errors import ModelError
 from q8bert.text.tokenizer import TextTokenizer, truncation_side
-from q8bert.training.models import tokenizer_files
-from q8bert.training.models.tokenizer import load_tokenizer
+from q8bert.training.models.tokenizer import files
+from q8bert.training.models.tokenizer.loading import load_tokenizer
 
 FAMILIES: dict[str, Any] = {
     "bert": transformers.BertConfig,
@@ -242,7 +242,7 @@ def test_packages_that_are_missing_are_named(folder: Any, tmp_path: Path, monkey
     source, config = folder("xlm-roberta")
     (tmp_path / "sentencepiece.bpe.model").write_bytes(b"\x0a\x05abc")
     installed = {"google.protobuf"}
-    monkeypatch.setattr(tokenizer_files, "_is_installed", lambda module: module in installed)
+    monkeypatch.setattr(files, "_is_installed", lambda module: module in installed)
     with pytest.raises(ModelError, match=r"takes the package sentencepiece, not installed here. Run: pip install sent"):
         load_tokenizer(source, config)
     installed.clear()
@@ -278,7 +278,7 @@ def test_a_file_that_is_cut_off_says_so(folder: Any) -> None:
 
 @pytest.mark.parametrize("content", ["{", "[]", ""])
 def test_a_damaged_configuration_is_named(folder: Any, content: str) -> None:
-    with pytest.raises(ModelError, match=r"tokenizer_config\.json is not readable as a JSON object"):
+    with pytest.raises(ModelError, match=r"tokenizer_config\.json is (cut or damaged|empty)"):
         load_tokenizer(*folder(tokenizer=word_piece(), stated=content))
 
 

@@ -6,7 +6,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from q8bert.text.tokenizer import TextTokenizer
-from q8bert.training.models.vocabulary import lost_capitals, notes_on_tokenizer
+from q8bert.training.models.tokenizer.vocabulary import lost_capitals, notes_on_tokenizer
 
 LOWER = [f"{first}{second}" for first in "abcdefghijkl" for second in "mnopqrstuv"]
 CASED = [word.capitalize() for word in LOWER[:30]]

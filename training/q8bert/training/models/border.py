@@ -4,9 +4,11 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from transformers.utils import logging as transformers_logging
+
 from q8bert.spec.errors import ModelError, Q8BertError
 
-__all__ = ["library_border"]
+__all__ = ["library_border", "quiet_transformers"]
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _LONGEST_CAUSE = 300
@@ -37,6 +39,20 @@ def library_border(what: str, remedy: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise ModelError(f"{what}: {_cause(error)}. {remedy}") from error
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Keep transformers from telling what is told in our words, or is of no concern here, and from drawing bars."""
+    verbosity, had_bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if had_bar:
+            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _cause(error: Exception) -> str:

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from q8bert.spec.errors import ModelError
 
-__all__ = ["SourceReport", "examine_names", "own_weights"]
+__all__ = ["SourceReport", "examine_names", "grouped", "own_weights"]
 
 # heads of pretraining and of other tasks, by the first part of their weights' names
 _OTHER_HEADS = (

@@ -1,8 +1,4 @@
-"""The files of a model's folder, before any library reads them: there, a file, not empty, and not a stand-in.
-
-A clone without Git LFS leaves a text of three lines in the place of each large file. It is told from what it stands for
-by its first line (https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md).
-"""
+"""The files of a model's folder, before any library reads them: there, a file, not empty, and not a stand-in."""
 
 import math
 from collections.abc import Iterator
@@ -10,13 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from q8bert.spec.errors import ModelError
-from q8bert.spec.files import read_json
+from q8bert.spec.files import LFS_POINTER, read_json
 from q8bert.training.models.border import library_border
 
 __all__ = ["FETCH_AGAIN", "check_file", "check_tokenizer_files", "read_object"]
 
 FETCH_AGAIN = "Copy or download the file again"
-_POINTER = b"version https://git-lfs.github.com/spec/"
 _TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.txt",
     "vocab.json", "merges.txt", "sentencepiece.bpe.model", "spiece.model",
@@ -37,10 +32,10 @@ def check_file(path: Path) -> None:
     if not path.exists():
         raise ModelError(f"{path} {'is a link to nothing' if path.is_symlink() else 'is missing'}. {FETCH_AGAIN}")
     with library_border(f"{path} cannot be read", "Check its permissions"), path.open("rb") as file:
-        start = file.read(len(_POINTER))
+        start = file.read(len(LFS_POINTER))
     if not start:
         raise ModelError(f"{path} is empty. {FETCH_AGAIN}")
-    if start == _POINTER:
+    if start == LFS_POINTER:
         raise ModelError(
             f"{path} is a Git LFS pointer, not the file itself. Run `git lfs pull` where it was cloned, or download "
             "the file"
@@ -54,13 +49,11 @@ def check_tokenizer_files(folder: Path) -> None:
         folder: The model's folder.
 
     Raises:
-        ModelError: If one cannot hold what its name says, or names code to run.
+        ModelError: If one cannot hold what its name says.
     """
     for name in _TOKENIZER_FILES:
         if (folder / name).exists() or (folder / name).is_symlink():
             check_file(folder / name)
-    if (folder / "tokenizer_config.json").exists():
-        read_object(folder / "tokenizer_config.json")
 
 
 def read_object(path: Path) -> dict[str, Any]:

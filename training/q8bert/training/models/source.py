@@ -4,8 +4,6 @@ Only families whose every Linear and Embedding is known to be reached are let in
 silently stay float, is refused by name. So is a model that would silently be another one here.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,16 +12,15 @@ import torch
 from tokenizers import Tokenizer
 from torch import Tensor, nn
 from transformers import AutoModelForSequenceClassification, PreTrainedModel
-from transformers.utils import logging as transformers_logging
 
 from q8bert.spec.errors import ModelError
-from q8bert.training.models.border import library_border
+from q8bert.training.models.border import library_border, quiet_transformers
 from q8bert.training.models.configuration import Configuration, read_configuration
 from q8bert.training.models.examination import SourceReport, examine_names, grouped, own_weights
 from q8bert.training.models.head_rows import choose_rows, last_linear, take_rows
 from q8bert.training.models.model_files import check_tokenizer_files
 from q8bert.training.models.model_folder import ModelFolder, find_model
-from q8bert.training.models.tokenizer import load_tokenizer
+from q8bert.training.models.tokenizer.loading import load_tokenizer
 from q8bert.training.models.weights_files import read_weights
 from q8bert.training.objectives.target_scale import TargetScale
 from q8bert.training.quantization.sites import refuse_float_layers
@@ -151,7 +148,10 @@ def _skeleton(config: Any, path: str) -> PreTrainedModel:
 
 def _fill(kind: Any, config: Any, weights: dict[str, Tensor], path: str) -> tuple[PreTrainedModel, dict[str, Any]]:
     """Return the classifier with weights, and what transformers says of their names and shapes."""
-    with library_border(f"the weights of {path} could not be loaded", "Copy or download them again"), _quiet():
+    with (
+        library_border(f"the weights of {path} could not be loaded", "Copy or download them again"),
+        quiet_transformers(),
+    ):
         model, info = kind.from_pretrained(
             None,
             config=config,
@@ -163,20 +163,6 @@ def _fill(kind: Any, config: Any, weights: dict[str, Tensor], path: str) -> tupl
         )
     model.config.architectures = [kind.__name__]
     return model, info
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep transformers from telling what the examination tells."""
-    verbosity, had_bar = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-        if had_bar:
-            transformers_logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def _dtype_of(weights: dict[str, Tensor]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from q8bert.spec.decode import decode
 from q8bert.spec.errors import CheckpointError, ConfigError
-from q8bert.spec.files import read_json, sha256_of, write_json
+from q8bert.spec.files import LFS_POINTER, read_json, sha256_of, write_json
 from q8bert.training.loop.loss_scale import LossScale
 from q8bert.training.loop.progress import Progress
 
@@ -17,8 +17,6 @@ __all__ = ["CheckpointState", "SiteState", "damage", "read_state", "step_of_fold
 CHECKPOINT_VERSION = 3
 STATE_FILE = "state.json"
 _FOLDER_PATTERN = re.compile(r"step-(\d{8})")
-# what git leaves in place of a large file that it did not fetch
-_LFS_POINTER = b"version https://git-lfs"
 _LARGEST_EXPONENT = 126  # of a power of two that float32 has, and its inverse too
 
 
@@ -134,7 +132,7 @@ def _check_files(folder: Path, files: Mapping[str, str]) -> None:
 
 def _is_lfs_pointer(file: Path) -> bool:
     with suppress(OSError, ValueError), file.open("rb") as content:
-        return content.read(len(_LFS_POINTER)) == _LFS_POINTER
+        return content.read(len(LFS_POINTER)) == LFS_POINTER
     return False
 
 

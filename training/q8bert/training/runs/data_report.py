@@ -17,7 +17,15 @@ from q8bert.tasks.head import Head
 from q8bert.text.encoded import Encoded
 from q8bert.text.tokenizer import TextTokenizer
 
-__all__ = ["DATA_FILE", "DataReport", "SplitReport", "read_data_report", "report_split", "write_data_report"]
+__all__ = [
+    "DATA_FILE",
+    "DataReport",
+    "SplitReport",
+    "delete_data_report",
+    "read_data_report",
+    "report_split",
+    "write_data_report",
+]
 
 DATA_FILE = "data.json"
 # share of the rows that a longer maximum length should leave whole

@@ -13,7 +13,7 @@ from q8bert.text.tokenizer import TextTokenizer
 from q8bert.training.loop.batches import TokenizedSplit, tokenize_split
 from q8bert.training.models.head_units import change_units
 from q8bert.training.models.source import SourceModel, load_source_model, position_limit
-from q8bert.training.models.vocabulary import notes_on_tokenizer
+from q8bert.training.models.tokenizer.vocabulary import notes_on_tokenizer
 from q8bert.training.objectives.objective import Objective, objective_of
 from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 from q8bert.training.quantization.sites import Site, find_sites, matching_layers

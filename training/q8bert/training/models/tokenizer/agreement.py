@@ -15,7 +15,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from q8bert.spec.errors import ModelError
-from q8bert.training.models.tokenizer_files import quiet, transformers_tokenizer
+from q8bert.training.models.border import quiet_transformers
+from q8bert.training.models.tokenizer.files import transformers_tokenizer
 
 __all__ = ["PROBES", "first_difference", "probe_texts", "refuse_disagreement", "stated_tokenizer"]
 
@@ -97,7 +98,7 @@ def refuse_disagreement(source: str, tokenizer: Tokenizer, theirs: Any) -> None:
         rows = texts if len(columns) == 1 else list(zip(*columns, strict=True))
         try:
             encodings = tokenizer.encode_batch(rows)
-            with quiet():
+            with quiet_transformers():
                 found = theirs(*columns, truncation=False, padding=False)
         except Exception as error:
             raise ModelError(f"the tokenizer of {source!r} fails on a text: {error}. {_REMEDY}") from error

@@ -6,8 +6,8 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from q8bert.spec.errors import ModelError
-from q8bert.training.models.tokenizer_agreement import PROBES
-from q8bert.training.models.vocabulary import model_of
+from q8bert.training.models.tokenizer.agreement import PROBES
+from q8bert.training.models.tokenizer.vocabulary import model_of
 
 __all__ = ["refuse_other_added_tokens", "refuse_unusable", "token_text"]
 

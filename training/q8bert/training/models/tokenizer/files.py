@@ -4,19 +4,17 @@ Whatever a library raises here becomes a :class:`ModelError` that names the sour
 """
 
 import importlib.util
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import transformers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
-from transformers.utils import logging as transformers_logging
 
 from q8bert.spec.errors import ModelError
-from q8bert.spec.files import read_json
+from q8bert.training.models.border import quiet_transformers
+from q8bert.training.models.model_files import read_object
 
-__all__ = ["quiet", "source_file", "statements", "transformers_tokenizer"]
+__all__ = ["source_file", "statements", "transformers_tokenizer"]
 
 _SENTENCEPIECE_FILES = ("sentencepiece.bpe.model", "spiece.model", "tokenizer.model")
 # import names by the name of the package to install
@@ -40,10 +38,11 @@ def statements(source: str) -> dict[str, Any]:
         where models of before 2023 have it.
 
     Raises:
-        ModelError: If a file is no JSON object.
+        ModelError: If a file is no JSON object, or names code to run.
     """
     stated, special_tokens = (
-        _json_of(source_file(source, name)) for name in ("tokenizer_config.json", "special_tokens_map.json")
+        {} if (path := source_file(source, name)) is None else read_object(path)
+        for name in ("tokenizer_config.json", "special_tokens_map.json")
     )
     if special_tokens.get("pad_token"):
         stated.setdefault("pad_token", special_tokens["pad_token"])
@@ -67,33 +66,13 @@ def transformers_tokenizer(source: str, *, class_name: str | None) -> Any:
     if isinstance(named, type) and not issubclass(named, PreTrainedTokenizerFast):
         raise ModelError(_no_form(source, named.__name__))
     try:
-        with quiet():
+        with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     except Exception as error:
         raise ModelError(f"the tokenizer of {source!r} cannot be made: {_cause(source, error)}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise ModelError(_no_form(source, type(tokenizer).__name__))
     return tokenizer
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers from warning, of texts longer than a model takes and of classes that differ."""
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # type: ignore[no-untyped-call]
-    try:
-        yield
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-
-
-def _json_of(path: Path | None) -> dict[str, Any]:
-    if path is None:
-        return {}
-    try:
-        return read_json(path)
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} is not readable as a JSON object: {error}. Copy or download it again") from error
 
 
 def _no_form(source: str, class_name: str) -> str:

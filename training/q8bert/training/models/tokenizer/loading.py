@@ -2,7 +2,7 @@
 
 transformers is asked in two cases alone: where there is no such file, to build one from the vocabulary; and where
 ``tokenizer_config.json`` says how text is to be split, to see whether that is what the file does
-(:mod:`q8bert.training.models.tokenizer_agreement`). A folder of ``tokenizer.json`` and ``config.json``, as checkpoints
+(:mod:`q8bert.training.models.tokenizer.agreement`). A folder of ``tokenizer.json`` and ``config.json``, as checkpoints
 are, is read without it.
 """
 
@@ -14,15 +14,15 @@ from tokenizers import Tokenizer
 
 from q8bert.spec.errors import InputError, ModelError
 from q8bert.text.tokenizer import read_tokenizer, truncation_side
-from q8bert.training.models.tokenizer_agreement import (
+from q8bert.training.models.tokenizer.agreement import (
     first_difference,
     probe_texts,
     refuse_disagreement,
     stated_tokenizer,
 )
-from q8bert.training.models.tokenizer_checks import refuse_other_added_tokens, refuse_unusable, token_text
-from q8bert.training.models.tokenizer_files import source_file, statements, transformers_tokenizer
-from q8bert.training.models.vocabulary import lost_capitals
+from q8bert.training.models.tokenizer.checks import refuse_other_added_tokens, refuse_unusable, token_text
+from q8bert.training.models.tokenizer.files import source_file, statements, transformers_tokenizer
+from q8bert.training.models.tokenizer.vocabulary import lost_capitals
 
 __all__ = ["POSITIONS_AFTER_PADDING", "load_tokenizer"]
 

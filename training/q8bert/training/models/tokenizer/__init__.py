@@ -1,0 +1,1 @@
+"""The tokenizer that belongs to a model: found, compared with what the model says of it, and examined."""
