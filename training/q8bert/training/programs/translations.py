@@ -98,12 +98,15 @@ def _linear_backward(dy: Any, x: Any, weight: Any) -> tuple[Any, Any, Any]:
 
 
 def _largest(x: Any, mask: Any) -> Any:
-    highest = op.ReduceMax(x, _ints(-1), keepdims=0)
-    lowest = op.ReduceMin(x, _ints(-1), keepdims=0)
+    # ONNX Runtime's CUDA provider compares no bfloat16; in float32 the largest value is the same one
+    wide = _float32(x) if x.dtype == ir.DataType.BFLOAT16 else x
+    highest = op.ReduceMax(wide, _ints(-1), keepdims=0)
+    lowest = op.ReduceMin(wide, _ints(-1), keepdims=0)
     found = op.Max(highest, op.Neg(lowest))
     if len(x.shape) == 3:
-        found = op.Where(op.Cast(mask, to=onnx.TensorProto.BOOL), found, op.CastLike(_float(0.0), x))
-    return op.ReduceMax(found, keepdims=0)
+        found = op.Where(op.Cast(mask, to=onnx.TensorProto.BOOL), found, op.CastLike(_float(0.0), wide))
+    found = op.ReduceMax(found, keepdims=0)
+    return found if wide is x else _back(found, x)
 
 
 def _dropout_mask(x: Any, probability: float) -> Any:

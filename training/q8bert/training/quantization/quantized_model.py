@@ -86,7 +86,7 @@ class QuantizedModel(nn.Module):
         with self._hooks(scales, mask, noted):
             result = self.model(**{**inputs, "attention_mask": additive_mask})
         outputs = {name: getattr(result, name) for name in self._outputs}
-        return outputs, torch.stack(observations) if observations else torch.zeros(0)
+        return outputs, torch.stack(observations) if observations else torch.zeros(0, device=mask.device)
 
     @contextmanager
     def _hooks(self, scales: Tensor | None, mask: Tensor, observations: list[Tensor] | None) -> Iterator[None]:
