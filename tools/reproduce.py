@@ -23,7 +23,7 @@ from pathlib import Path
 
 from reproduction.data import prepare_rows
 from reproduction.identity import Identity
-from reproduction.modes import MODES, Mode, chosen_modes
+from reproduction.modes import FLOAT, MODES, Mode, chosen_modes
 from reproduction.record import read_results
 from reproduction.table import MixedResultsError, of_one_code, render
 from reproduction.work import CommandError, Work
@@ -43,15 +43,23 @@ def make_work(args: argparse.Namespace, modes: Sequence[Mode], identity: Identit
                 task, args.glue_dir / name, args.work_dir / "data" / part, n_train=args.train_rows,
                 held_out=args.held_out,
             )  # fmt: skip
-            works.append(
+            works += [
                 Work(
-                    task=task, rows=rows, seed=seed, model=args.model, modes=modes, common=shlex.split(args.common),
-                    identity=identity, results=args.results / identity.source / Path(args.model).name / part,
-                    folder=args.work_dir / identity.source / f"{part}-seed{seed}", threads=args.threads,
-                    report=lambda text: print(text, file=sys.stderr, flush=True),
+                    task=task, rows=rows, seed=seed, model=args.model, modes=part_of_modes,
+                    common=shlex.split(args.common), identity=identity,
+                    results=args.results / identity.source / Path(args.model).name / part,
+                    folder=args.work_dir / identity.source / f"{part}-seed{seed}-{part_of_modes[0].name}",
+                    threads=args.threads, report=lambda text: print(text, file=sys.stderr, flush=True),
                 )
-            )  # fmt: skip
+                for part_of_modes in _independent(modes)
+            ]  # fmt: skip
     return works
+
+
+def _independent(modes: Sequence[Mode]) -> list[list[Mode]]:
+    """Return modes in groups that need nothing of one another: what is made of the twin goes with it."""
+    trained = [mode for mode in modes if mode.train is not None and mode != FLOAT]
+    return [[mode for mode in modes if mode not in trained], *([mode] for mode in trained)]
 
 
 def do_all(works: Sequence[Work], n_jobs: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""One task and one seed: the float twin first, then what is made of it, then what is trained beside it."""
+"""One task and one seed: some models are trained or made of the float twin, and every bundle is scored."""
 
 import json
 import os
@@ -39,7 +39,7 @@ class Work:
         rows: Its rows.
         seed: Seed of the runs.
         model: What training starts from.
-        modes: Those that are wanted, the float twin first.
+        modes: Those that are wanted; the float twin first, where others are made of it.
         common: Options of `q8bert train` that all modes share.
         identity: Code, libraries and machine.
         results: Folder of the results of this task.
