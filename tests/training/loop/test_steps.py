@@ -371,7 +371,7 @@ def test_quantization_can_start_late(small: Any, tmp_path: Path, engine: str) ->
     late, plain, early = tmp_path / "late", tmp_path / "plain", tmp_path / "early"
     shared = {"engine": engine, "max_steps": 12, "eval_every": 4, "keep_checkpoints": 3}
     result = train(config(small, late, quantize_from=2 / 3, **shared))
-    train(config(small, plain, quantize=False, **shared))
+    floats_result = train(config(small, plain, quantize=False, quantize_from=2 / 3, **shared))
     train(config(small, early, **shared))
     ours, floats, quantized = ([event["loss"] for event in events(path, "train")] for path in (late, plain, early))
     assert ours[:8] == floats[:8]
@@ -384,6 +384,11 @@ def test_quantization_can_start_late(small: Any, tmp_path: Path, engine: str) ->
     assert not any(event["quantized"] for event in events(plain, "dev"))
     assert result.best_step == 12
     assert best_checkpoint(late).progress.step == result.best_step
+    # the twin chooses among as many; what the last evaluation gave stands beside the best in both
+    for path, finished in ((late, result), (plain, floats_result)):
+        assert [event["candidate"] for event in events(path, "dev")] == [False, False, True]
+        assert [event["best_step"] for event in events(path, "dev")] == [0, 0, 12]
+        assert finished.last_metrics["accuracy"] == events(path, "dev")[-1]["accuracy"]
     # until then nothing is observed; then calibration's eight batches, and the quantized steps
     checkpoints = [load_checkpoint(path) for path in checkpoint_folders(late).values()]
     assert [(item.progress.step, len(item.sites), item.ranges.count) for item in checkpoints] == [
@@ -478,7 +483,7 @@ def test_a_float_checkpoint_of_earlier_days_which_has_sites_is_gone_on_from(smal
 def test_a_run_without_a_quantized_evaluation_has_no_best_checkpoint(small: Any, tmp_path: Path) -> None:
     train(config(small, tmp_path / "run", max_steps=4, eval_every=2, quantize_from=0.75, keep_checkpoints=2))
     shutil.rmtree(checkpoint_folders(tmp_path / "run")[4])
-    with pytest.raises(CheckpointError, match="no checkpoint was evaluated yet, or only before quantization starts"):
+    with pytest.raises(CheckpointError, match="no checkpoint was evaluated yet, or only ones that may not be the best"):
         best_checkpoint(tmp_path / "run")
 
 

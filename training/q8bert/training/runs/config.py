@@ -92,7 +92,21 @@ class TrainConfig:
             conflicts.append(f"task {name} has no training data; train MNLI and predict its rows with the bundle")
         if self.format is not None and self.data_dir.startswith(HUB_PREFIX):
             conflicts.append(f"format {self.format} is for files, but data_dir is {self.data_dir}")
-        return conflicts
+        return conflicts + self._conflicts_of_the_mean()
+
+    def _conflicts_of_the_mean(self) -> list[str]:
+        averaged, quantization = self.optimization.average_weights, self.quantization
+        if averaged and self.evaluation.patience:
+            return [
+                f"average_weights ({averaged}) is of the last steps that are planned, before which patience "
+                f"({self.evaluation.patience}) may end the run; give one of them"
+            ]
+        if quantization.quantize and averaged > 1 - quantization.quantize_from + 1e-9:
+            return [
+                f"average_weights ({averaged}) begins before quantization starts (quantize_from "
+                f"{quantization.quantize_from}): float and quantized steps have no common mean; average fewer"
+            ]
+        return []
 
     @classmethod
     def from_options(cls, *, task: Task, **options: Any) -> "TrainConfig":

@@ -110,8 +110,8 @@ def best_checkpoint(path: Path) -> Checkpoint:
     best_step = read_state(folders[max(folders)], check_files=False).progress.best_step
     if best_step == 0:
         raise CheckpointError(
-            f"{path}: no checkpoint was evaluated yet, or only before quantization starts (--quantize-from). Give the "
-            "same command again to train on"
+            f"{path}: no checkpoint was evaluated yet, or only ones that may not be the best (--quantize-from, "
+            "--candidates). Give the same command again to train on"
         )
     if best_step not in folders:
         raise CheckpointError(
