@@ -190,6 +190,28 @@ def test_two_processes_train_like_one_with_the_doubled_batch(
 
 
 @pytest.mark.slow
+def test_two_processes_learn_from_one_teacher_as_one_process_does(small: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_steps": 20, "quantize_from": 0.5, "teacher": "twin", "engine": "torch"}
+    train(config(small, tmp_path / "one", **options))
+    options |= {"batch_size": 16, "save_every": 3, "keep_checkpoints": 9}
+    assert torchrun(2, small, tmp_path / "two", **options).returncode == 0
+    assert_close_runs(tmp_path / "two", tmp_path / "one", quantize=True)
+    ours, theirs = (load_file(tmp_path / run / "teacher.safetensors")["outputs"] for run in ("two", "one"))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=2e-2)  # of weights that lie as far apart as the runs do
+    # both read what is kept, and go on with it
+    expected = last_weights(tmp_path / "two")
+    for step, folder in checkpoint_folders(tmp_path / "two").items():
+        if step > 12:
+            shutil.rmtree(folder)
+    done = torchrun(2, small, tmp_path / "two", **options)
+    assert done.returncode == 0, done.stderr
+    assert "going on from step 12" in done.stderr
+    assert "is asked for its outputs" not in done.stderr
+    for name, weight in last_weights(tmp_path / "two").items():
+        assert torch.equal(weight, expected[name]), name
+
+
+@pytest.mark.slow
 def test_a_dying_process_ends_the_job_which_then_goes_on(small: Any, tmp_path: Path) -> None:
     run = tmp_path / "run"
     more: dict[str, Any] = {"engine": "torch", "max_steps": 400, "batch_size": 16, "save_every": 5, "eval_every": 200}

@@ -21,7 +21,17 @@ __all__ = ["register"]
 
 
 # in the order of the command line's help
-_PANELS = (MAIN_PANEL, "Data", "Model", "Quantization", "Optimization", "Evaluation", "Output", "Hardware")
+_PANELS = (
+    MAIN_PANEL,
+    "Data",
+    "Model",
+    "Quantization",
+    "Distillation",
+    "Optimization",
+    "Evaluation",
+    "Output",
+    "Hardware",
+)
 
 
 def register(app: typer.Typer) -> None:

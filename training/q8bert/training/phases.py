@@ -6,19 +6,24 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedModel
 
+from q8bert.training.engines.torch_engine import quantize_activation
 from q8bert.training.loop.averaging import WeightAverage
 from q8bert.training.loop.batches import passes_of_steps
 from q8bert.training.loop.processes import Processes
 from q8bert.training.loop.schedule import Schedule
 from q8bert.training.loop.step import TrainingState
 from q8bert.training.loop.trainer import Parts, train_steps
+from q8bert.training.objectives.distillation import Distilled
 from q8bert.training.quantization.calibration import calibrate
 from q8bert.training.quantization.fake_quantize import WeightGrid
+from q8bert.training.quantization.quantized_model import QuantizedModel
 from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.engine_choice import choose_engine
 from q8bert.training.runs.preparation import Preparation
 from q8bert.training.runs.run_log import RunLog
+from q8bert.training.teachers.lessons import Lesson, learn_lesson
+from q8bert.training.teachers.teacher import Teacher
 
 __all__ = ["Setting", "train_phases"]
 
@@ -36,6 +41,7 @@ class Setting:
         threads: CPU threads; 0 leaves the choice to the engine.
         report: Called with a sentence at every stage.
         show_step: Called with step, number of steps and loss after each step.
+        teacher: Whose outputs are learned from the first step on; None where the run has none, or becomes its own.
     """
 
     config: TrainConfig
@@ -46,6 +52,7 @@ class Setting:
     threads: int
     report: Callable[[str], None]
     show_step: Callable[[int, int, float], None]
+    teacher: Teacher | None = None
 
     @property
     def model(self) -> PreTrainedModel:
@@ -76,12 +83,15 @@ def train_phases(
         The state after the last step.
     """
     schedule = setting.schedule
+    lesson = None
     for until in schedule.phases:
         if state.progress.step < until and not schedule.is_over(state.progress):
+            lesson = lesson or _lesson(setting, state)  # of the float model, so before it is quantized
             if setting.given.sites and not state.sites and schedule.is_quantized(state.progress.step):
                 state = _calibrated(setting, state)
+            state = replace(state, teacher="" if lesson is None else lesson.checksum)
             state = train_steps(
-                _parts(setting, optimizer, average, state),
+                _parts(setting, optimizer, average, state, lesson),
                 state,
                 schedule,
                 until=until,
@@ -93,7 +103,11 @@ def train_phases(
 
 
 def _parts(
-    setting: Setting, optimizer: torch.optim.Optimizer, average: WeightAverage | None, state: TrainingState
+    setting: Setting,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
+    state: TrainingState,
+    lesson: Lesson | None,
 ) -> Parts:
     config, given = setting.config, setting.given
     weights = prepare_weights(setting.model, _quantized_parameters(setting, state), state.sites)
@@ -102,7 +116,7 @@ def _parts(
             setting.model,
             state.sites,
             weights,
-            given.objective,
+            given.objective if lesson is None else _distilled(setting),
             input_names=given.source.input_names,
             execution=config.execution,
             threads=setting.threads,
@@ -112,10 +126,49 @@ def _parts(
         optimizer=optimizer,
         weights=weights,
         task=config.task,
-        train=replace(given.train, target_scale=state.target_scale),
+        train=replace(given.train, target_scale=state.target_scale, teacher=None if lesson is None else lesson.outputs),
         dev=replace(given.dev, target_scale=state.target_scale),
         processes=setting.processes,
         average=average,
+    )
+
+
+def _lesson(setting: Setting, state: TrainingState) -> Lesson | None:
+    """Return what the teacher says, where the steps from here on learn from one."""
+    config, given, step = setting.config, setting.given, state.progress.step
+    is_twin = config.distillation.learns_from_twin
+    teacher, about = setting.teacher, {"rows": given.inputs["train"].sha256}
+    if is_twin and setting.schedule.is_quantized(step):
+        model = QuantizedModel(setting.model, (), quantize_activation)
+        teacher = Teacher("the float twin", model, None, given.train, state.target_scale)
+        about["teacher"] = f"the run's own float model after step {setting.schedule.quantize_from}"
+    elif teacher is not None:
+        about["teacher"] = f"weights with the SHA-256 {given.inputs['teacher_weights'].sha256}"
+    if teacher is None:
+        return None
+    lesson = learn_lesson(
+        config.output_dir,
+        teacher,
+        known=state.teacher,
+        can_be_asked=not is_twin or step == setting.schedule.quantize_from,
+        about=about,
+        n_outputs=config.task.head.n_outputs,
+        batch_size=config.evaluation.eval_batch_size,
+        processes=setting.processes,
+        report=setting.report,
+    )
+    if not is_twin:
+        teacher.model.to("meta")  # it has said all; its weights need no memory any more
+    return lesson
+
+
+def _distilled(setting: Setting) -> Distilled:
+    options = setting.config.distillation
+    return Distilled(
+        setting.given.objective,
+        n_outputs=setting.config.task.head.n_outputs,
+        temperature=options.teacher_temperature,
+        weight=options.teacher_weight,
     )
 
 

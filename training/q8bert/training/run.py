@@ -13,6 +13,7 @@ from functools import partial
 import torch
 
 from q8bert.spec.checked import checked
+from q8bert.spec.errors import ConfigError
 from q8bert.training.engines.device import resolve_device
 from q8bert.training.loop.averaging import WeightAverage
 from q8bert.training.loop.loss_scale import LossScale
@@ -33,6 +34,8 @@ from q8bert.training.runs.run_lock import run_lock
 from q8bert.training.runs.run_log import RunLog
 from q8bert.training.runs.run_record import RUN_FILE, RunRecord
 from q8bert.training.runs.run_result import RunResult
+from q8bert.training.teachers.finished import load_teacher
+from q8bert.training.teachers.teacher import Teacher
 
 __all__ = ["train"]
 
@@ -85,8 +88,29 @@ def train(
                 seed=config.seed,
                 n_processes=processes.count,
             )
+            _refuse_ignorant_twin(config, given, schedule)
+            given, teacher = _with_teacher(config, given, device, report)
             _agree(config, given, processes, report, overwrite=overwrite)
-            return _train(Setting(config, given, schedule, device, processes, threads, report, show_step))
+            return _train(Setting(config, given, schedule, device, processes, threads, report, show_step, teacher))
+
+
+def _refuse_ignorant_twin(config: TrainConfig, given: Preparation, schedule: Schedule) -> None:
+    is_new = given.source.head_units is None
+    if config.distillation.learns_from_twin and schedule.quantize_from == 0 and is_new:
+        raise ConfigError([
+            "teacher twin is the float model where quantization starts, at step 0, where its head is new and knows "
+            "nothing; give a later quantize_from, or a model that was fine-tuned on the task"
+        ])  # fmt: skip
+
+
+def _with_teacher(
+    config: TrainConfig, given: Preparation, device: torch.device, report: Report
+) -> tuple[Preparation, Teacher | None]:
+    """Load the finished teacher, if there is one, after the model, whose new parameters are drawn as without."""
+    if given.texts is None:
+        return given, None
+    found = load_teacher(config, given.texts, device, report)
+    return replace(given, inputs={**given.inputs, **found.inputs}, texts=None), found.teacher
 
 
 def _agree(config: TrainConfig, given: Preparation, processes: Processes, report: Report, *, overwrite: bool) -> None:
@@ -153,13 +177,15 @@ def _first_state(setting: Setting, optimizer: torch.optim.Optimizer, average: We
     if average is not None and not schedule.is_over(resume.progress):
         restore_average(average, resume, is_begun=schedule.is_averaged(step))
     setting.report(f"going on from step {step}")
+    state = TrainingState(
+        (), no_ranges, resume.progress, resume.loss_scale, resume.target_scale, teacher=resume.teacher
+    )
     if not schedule.is_quantized(step):
-        return TrainingState((), no_ranges, resume.progress, resume.loss_scale, resume.target_scale)
+        return state
     sites = tuple(
         replace(site, smoothing=before.smoothing) for site, before in zip(given.sites, resume.sites, strict=False)
     )  # no sites before quantization starts
-    ranges = resume.ranges.to(setting.device)
-    return TrainingState(sites, ranges, resume.progress, resume.loss_scale, resume.target_scale)
+    return replace(state, sites=sites, ranges=resume.ranges.to(setting.device))
 
 
 def _first_loss_scale(config: TrainConfig) -> LossScale:
@@ -198,6 +224,7 @@ def _save(
         loss_scale=state.loss_scale,
         target_scale=state.target_scale,
         input_names=setting.given.source.input_names,
+        teacher=state.teacher,
         pad_token_id=setting.given.source.pad_token_id,
         average=average.means if average is not None and schedule.is_averaged(progress.step) and not is_last else None,
         is_last=is_last,

@@ -35,6 +35,7 @@ class TrainingState:
         progress: Steps and scores so far.
         loss_scale: What the loss is multiplied by; fixed at 1 but in float16.
         target_scale: Between scores and what the model computes; the same through the whole run.
+        teacher: SHA-256 of the teacher's outputs that are learned from; empty before, and without a teacher.
     """
 
     sites: tuple[Site, ...]
@@ -42,6 +43,7 @@ class TrainingState:
     progress: Progress
     loss_scale: LossScale
     target_scale: TargetScale = UNSCALED
+    teacher: str = ""
 
     @property
     def amax(self) -> Tensor | None:

@@ -79,6 +79,7 @@ class Checkpoint:
         target_scale: Between scores and what the model computes.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
+        teacher: SHA-256 of the teacher's outputs that were learned from; empty where none were.
         average: Mean of the weights so far by Hugging Face name; empty where none is taken.
     """
 
@@ -92,6 +93,7 @@ class Checkpoint:
     target_scale: TargetScale
     input_names: tuple[str, ...]
     pad_token_id: int
+    teacher: str = ""
     average: Mapping[str, Tensor] = field(default_factory=dict)
 
 
@@ -117,6 +119,7 @@ def save_checkpoint(
     target_scale: TargetScale,
     input_names: tuple[str, ...],
     pad_token_id: int,
+    teacher: str = "",
     average: Mapping[str, Tensor] | None = None,
     is_last: bool = True,
 ) -> Path:
@@ -134,6 +137,7 @@ def save_checkpoint(
         target_scale: Between scores and what the model computes.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
+        teacher: SHA-256 of the teacher's outputs that were learned from.
         average: Mean of the weights so far, where one is taken.
         is_last: Whether the run is over with it.
 
@@ -163,6 +167,7 @@ def save_checkpoint(
             range_decay=ranges.decay,
             input_names=input_names,
             pad_token_id=pad_token_id,
+            teacher=teacher,
             is_last=is_last,
             files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         )
@@ -218,6 +223,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         target_scale=_target_scale(path / _CONFIG_FILE),
         input_names=state.input_names,
         pad_token_id=state.pad_token_id,
+        teacher=state.teacher,
         average=_tensors(path / _AVERAGE_FILE) if _AVERAGE_FILE in state.files else {},
     )
 
