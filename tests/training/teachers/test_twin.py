@@ -6,10 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from q8bert.data.readers import read_split
 from q8bert.spec.errors import CheckpointError, ConfigError
 from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train
@@ -41,7 +43,7 @@ def outputs_of(run: Path) -> torch.Tensor:
 
 
 def test_the_twin_is_the_float_model_where_quantization_starts(
-    config: Make, tmp_path: Path, by_transformers: Callable[..., torch.Tensor]
+    small: Any, config: Make, tmp_path: Path, by_transformers: Callable[..., torch.Tensor]
 ) -> None:
     said: list[str] = []
     train(config(tmp_path / "taught", teacher="twin"), report=said.append)
@@ -52,6 +54,10 @@ def test_the_twin_is_the_float_model_where_quantization_starts(
     folder = checkpoint_folders(tmp_path / "taught")[4]
     expected = by_transformers(folder, folder)
     torch.testing.assert_close(outputs_of(tmp_path / "taught")[:60], expected, rtol=0, atol=1e-5)
+    kept = outputs_of(tmp_path / "taught").numpy()
+    labels = read_split(glue_task("SST-2"), str(small.data("SST-2")), "train").labels()
+    accuracy = np.mean(kept.argmax(axis=1) == np.array(labels))
+    assert f"the float twin on the training rows: accuracy {accuracy:.4f}" in said
     assert said.count("the float twin is asked for its outputs for 600 training rows") == 1
 
 

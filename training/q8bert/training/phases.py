@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import torch
 from transformers import PreTrainedModel
 
+from q8bert.tasks.metrics import score
 from q8bert.training.engines.torch_engine import quantize_activation
 from q8bert.training.loop.averaging import WeightAverage
 from q8bert.training.loop.batches import passes_of_steps
@@ -157,6 +158,10 @@ def _lesson(setting: Setting, state: TrainingState) -> Lesson | None:
         processes=setting.processes,
         report=setting.report,
     )
+    # labels without names may have been taken in the wrong order, and a teacher may be none; its scores tell
+    scores = score(config.task, lesson.outputs.numpy(), given.train.labels.tolist())
+    told = ", ".join(f"{name} {value:.4f}" for name, value in scores.items())
+    setting.report(f"{teacher.name} on the training rows: {told}")
     if not is_twin:
         teacher.model.to("meta")  # it has said all; its weights need no memory any more
     return lesson
