@@ -58,7 +58,12 @@ def test_a_run_of_earlier_days_is_read_and_new_options_have_their_defaults_there
         evaluation=EvaluationConfig(eval_every=7),
         execution=ExecutionConfig(engine="torch", precision="bfloat16"),
     )  # fmt: skip
-    assert read.identity() == json.loads(RUN_JSON)["options"] | {"gradients": "torch", "format": None, "revision": None}
+    new = {
+        "gradients": "torch", "format": None, "revision": None, "quantized_learning_rate": None,
+        "quantized_warmup_ratio": 0.1, "average_weights": 0.0, "candidates": 0, "teacher": None,
+        "teacher_revision": None, "teacher_temperature": 2.0, "teacher_weight": 0.5,
+    }  # fmt: skip
+    assert read.identity() == json.loads(RUN_JSON)["options"] | new
 
 
 def test_a_run_of_earlier_days_is_gone_on_with_by_the_options_it_had(tmp_path: Path) -> None:
@@ -223,6 +228,32 @@ def test_every_option_refuses_what_is_of_no_type_at_all() -> None:
             TrainConfig.from_options(
                 **({"task": glue_task("SST-2"), "data_dir": "x", "output_dir": "y"} | {field.name: object()})
             )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"quantized_warmup_ratio": 0.2},
+            "quantized_warmup_ratio (0.2) is of quantized_learning_rate, which is not given",
+        ),
+        (
+            {"quantized_learning_rate": 1e-6, "end_learning_rate": 1e-5},
+            "end_learning_rate (1e-05) is above quantized_learning_rate (1e-06)",
+        ),
+        ({"average_weights": 0.2, "patience": 2}, "average_weights (0.2) is of the last steps that are planned"),
+        ({"average_weights": 0.6}, "average_weights (0.6) begins before quantization starts (quantize_from 0.5)"),
+    ],
+)
+def test_a_budget_that_contradicts_itself_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        flat(**options)
+    assert message in str(caught.value)
+
+
+def test_a_float_run_has_no_quantization_that_a_mean_may_not_reach_back_over() -> None:
+    assert flat(average_weights=0.6, quantize=False).optimization.average_weights == 0.6
+    assert flat(average_weights=0.1, quantize_from=0.9).optimization.average_weights == 0.1
 
 
 def test_rows_of_the_hub_have_no_format() -> None:

@@ -9,6 +9,7 @@ A checkpoint is a folder ``checkpoints/step-00000360``:
 ``tokenizer.json``         text → ids
 ``optimizer.safetensors``  AdamW's moments
 ``ranges.safetensors``     moving averages of the activation ranges, float64
+``average.safetensors``    mean of the weights so far, while one is taken
 ``state.json``             step, scores, the sites with their smoothing, and the rest; a SHA-256 of each of the others
 =========================  ==============================================================
 
@@ -19,7 +20,7 @@ to its files later is told by the checksums.
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -60,6 +61,7 @@ _CONFIG_FILE = "config.json"
 _WEIGHTS_FILE = "model.safetensors"
 _OPTIMIZER_FILE = "optimizer.safetensors"
 _RANGES_FILE = "ranges.safetensors"
+_AVERAGE_FILE = "average.safetensors"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,8 @@ class Checkpoint:
         target_scale: Between scores and what the model computes.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
+        teacher: SHA-256 of the teacher's outputs that were learned from; empty where none were.
+        average: Mean of the weights so far by Hugging Face name; empty where none is taken.
     """
 
     path: Path
@@ -89,6 +93,8 @@ class Checkpoint:
     target_scale: TargetScale
     input_names: tuple[str, ...]
     pad_token_id: int
+    teacher: str = ""
+    average: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def checkpoint_folders(run: Path) -> dict[int, Path]:
@@ -113,6 +119,8 @@ def save_checkpoint(
     target_scale: TargetScale,
     input_names: tuple[str, ...],
     pad_token_id: int,
+    teacher: str = "",
+    average: Mapping[str, Tensor] | None = None,
     is_last: bool = True,
 ) -> Path:
     """Write a checkpoint.
@@ -129,6 +137,8 @@ def save_checkpoint(
         target_scale: Between scores and what the model computes.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
+        teacher: SHA-256 of the teacher's outputs that were learned from.
+        average: Mean of the weights so far, where one is taken.
         is_last: Whether the run is over with it.
 
     Returns:
@@ -143,6 +153,8 @@ def save_checkpoint(
         save_file(weights, folder / _WEIGHTS_FILE, metadata={"format": "pt"})
         save_file(_moments(model, optimizer), folder / _OPTIMIZER_FILE)
         save_file({"average": ranges.average}, folder / _RANGES_FILE)
+        if average is not None:
+            save_file(dict(average), folder / _AVERAGE_FILE)
         config = copy.deepcopy(model.config)
         write_target_scale(config, target_scale)
         config.save_pretrained(folder)
@@ -155,6 +167,7 @@ def save_checkpoint(
             range_decay=ranges.decay,
             input_names=input_names,
             pad_token_id=pad_token_id,
+            teacher=teacher,
             is_last=is_last,
             files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         )
@@ -210,6 +223,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
         target_scale=_target_scale(path / _CONFIG_FILE),
         input_names=state.input_names,
         pad_token_id=state.pad_token_id,
+        teacher=state.teacher,
+        average=_tensors(path / _AVERAGE_FILE) if _AVERAGE_FILE in state.files else {},
     )
 
 
