@@ -189,7 +189,7 @@ def test_rows_that_cannot_be_used_are_refused(
         ({"calibration_data": tmp_path / "none.jsonl"}, r"none\.jsonl is empty"),
         ({"calibration_data": tmp_path / "absent.jsonl"}, r"absent\.jsonl does not exist"),
         ({"calibration_data": tmp_path / "broken.jsonl"}, r"line 13, column text: expected a text, got 3"),
-        ({"calibration_data": tmp_path / "other.csv"}, r"lacks column text; it has review, stars.*in a --task-file"),
+        ({"calibration_data": tmp_path / "other.csv"}, r"lacks column text; it has review, stars.*need a --task-file"),
         ({"calibration_data": write_rows(9)}, r"has 9 different rows; at least 10 are needed"),
         ({"calibration_data": write_rows(12), "eval_data": write_rows(13)}, r"column label: the label is missing"),
     ):

@@ -25,7 +25,12 @@ _SUGGESTED_SHARE = 0.5
 
 
 def evaluation_rows(
-    given: Given, eval_data: Path | None, split: str, report: Callable[[str], None]
+    given: Given,
+    eval_data: Path | None,
+    split: str,
+    report: Callable[[str], None],
+    *,
+    format: str | None,  # noqa: A002
 ) -> tuple[EncodedRows, str]:
     """Read the rows that both models are compared on.
 
@@ -34,6 +39,7 @@ def evaluation_rows(
         eval_data: File of labelled rows, if one was named.
         split: Name of the split of the data folder, if there is one.
         report: Called with a sentence where there are no labels.
+        format: How the file is written; None for by its ending.
 
     Returns:
         The rows, and what they are, in a word; without labels those that were held out.
@@ -43,10 +49,10 @@ def evaluation_rows(
     """
     task = given.model.task
     if eval_data is not None:
-        rows = read_file(task, eval_data, labelled=True, format=given.format, skip_malformed=given.skip_malformed)
+        rows = read_file(task, eval_data, labelled=True, format=format, skip_malformed=given.skip_malformed)
         split = "evaluation"
     elif given.data_dir is not None:
-        rows = read_split(task, given.data_dir, split, format=given.format, skip_malformed=given.skip_malformed)
+        rows = read_split(task, given.data_dir, split, format=given.folder_format, skip_malformed=given.skip_malformed)
     else:
         report("note: without labels no score can be measured; --eval-data takes labelled rows")
         return given.held_out, "held-out"

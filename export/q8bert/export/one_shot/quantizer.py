@@ -117,11 +117,14 @@ def quantize(
         revision=revision,
         max_length=max_length,
         format=format,
+        folder_format=format,
         skip_malformed=skip_malformed,
         seed=seed,
     )
     given = read_given(asked, n_calibration=calibration_rows, n_held_out=HELD_OUT_ROWS, labelled=False, report=report)
-    rows, rows_name = evaluation_rows(given, None if eval_data is None else Path(eval_data), split, report)
+    rows, rows_name = evaluation_rows(
+        given, None if eval_data is None else Path(eval_data), split, report, format=format
+    )
     report(f"observing the activations of {len(given.calibration)} rows")
     quantized = calibrated(
         given.model, given.calibration, granularity=granularity, smoothing=smoothing, keep_float=keep_float,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from q8bert.data.column_names import column_names
 from q8bert.data.examples import Split
+from q8bert.data.hub import HUB_PREFIX
 from q8bert.export.encoded_rows import EncodedRows
 from q8bert.export.model_to_export import ModelToExport
 from q8bert.export.post_training.float_model import is_run, load_fine_tuned_model, load_float_run
@@ -29,7 +30,8 @@ class Asked:
         task: Names the columns of the rows and the labels; None for the run's, or for the model's own.
         revision: Branch, tag or commit of the hub.
         max_length: Longest row in tokens; None for the run's, or for the longest that the model takes.
-        format: How files are written; None for what the run was told, or by their ending.
+        format: How the file is written; None for by its ending.
+        folder_format: How the files of the folder are written; None for what the run was told, or by their ending.
         skip_malformed: Whether malformed rows are left out.
         seed: Of the draw of rows.
     """
@@ -41,6 +43,7 @@ class Asked:
     revision: str | None
     max_length: int | None
     format: str | None
+    folder_format: str | None
     skip_malformed: bool
     seed: int
 
@@ -52,7 +55,7 @@ class Given:
     Attributes:
         model: The float model.
         data_dir: Folder of the task's files; None where there is none.
-        format: How files are written.
+        folder_format: How these files are written.
         skip_malformed: Whether malformed rows are left out.
         source: Where the rows came from.
         calibration: Rows to calibrate with.
@@ -63,7 +66,7 @@ class Given:
 
     model: ModelToExport
     data_dir: str | None
-    format: str | None
+    folder_format: str | None
     skip_malformed: bool
     source: str
     calibration: EncodedRows
@@ -92,28 +95,26 @@ def read_given(
         InputError: If rows cannot be read, or are too few.
         ModelError: If the model cannot be found, has no trained head, or cannot be quantized.
     """
-    model, asked = _load(asked)
-    if labelled and asked.rows is not None:
-        labelled = model.task.data.label_column in column_names(
-            asked.rows, format=asked.format or model.task.data.format
-        )
+    model, asked = _load(asked, report)
+    file_format = asked.folder_format if asked.rows is None else asked.format
+    columns = () if asked.rows is None else column_names(asked.rows, format=asked.format or model.task.data.format)
+    if asked.rows is not None:
+        labelled = labelled and model.task.data.label_column in columns
     try:
         split = read_rows(
-            model.task, asked.rows, asked.data_dir, labelled=labelled, format=asked.format,
+            model.task, asked.rows, asked.data_dir, labelled=labelled, format=file_format,
             skip_malformed=asked.skip_malformed,
         )  # fmt: skip
     except InputError as error:
-        if asked.task is None and asked.data_dir is None:
-            raise InputError(
-                f"{error} Columns of other names than text and text_pair are told in a --task-file"
-            ) from error
+        if asked.task is None and "text" not in columns and not is_run(asked.model):
+            raise InputError(f"{error} Columns of other names than text and text_pair need a --task-file") from error
         raise
     divided = divide(split, n_calibration=n_calibration, n_held_out=n_held_out, seed=asked.seed)
     has_labels = labelled and all(example.label is not None for example in divided.held_out.examples)
     given = Given(
         model=model,
         data_dir=asked.data_dir,
-        format=asked.format,
+        folder_format=asked.folder_format,
         skip_malformed=asked.skip_malformed,
         source=split.source,
         calibration=model.encode(divided.calibration, labelled=False),
@@ -125,10 +126,10 @@ def read_given(
     return given
 
 
-def _load(asked: Asked) -> tuple[ModelToExport, Asked]:
+def _load(asked: Asked, report: Callable[[str], None]) -> tuple[ModelToExport, Asked]:
     """Return the model, and what was asked with the run's own words where nothing else was said."""
     if is_run(asked.model):
-        return _of_run(asked)
+        return _of_run(asked, report)
     if asked.rows is None and asked.data_dir is None:
         raise ConfigError([
             f"{asked.model} is no run, which would know its rows: give some hundred rows as it will meet them with "
@@ -145,19 +146,27 @@ def _load(asked: Asked) -> tuple[ModelToExport, Asked]:
     return model, asked
 
 
-def _of_run(asked: Asked) -> tuple[ModelToExport, Asked]:
+def _of_run(asked: Asked, report: Callable[[str], None]) -> tuple[ModelToExport, Asked]:
     conflicts = {"--task and --task-file": asked.task, "--revision": asked.revision}
     if faults := [f"{name}: {asked.model} is a run, which has its own" for name, it in conflicts.items() if it]:
         raise ConfigError(faults)
     trained = load_float_run(Path(asked.model))
     config = trained.config
     model = replace(trained.model, max_length=asked.max_length or config.max_length)
+    data_dir: str | None = asked.data_dir or config.data_dir
+    if asked.data_dir is None and asked.rows is not None and not _is_there(config.data_dir):
+        report(f"note: the run's data folder {config.data_dir} is not here, so nothing is scored on its rows")
+        data_dir = None
     return model, replace(
         asked,
-        data_dir=asked.data_dir or config.data_dir,
-        format=asked.format or config.format,
+        data_dir=data_dir,
+        folder_format=config.format if asked.data_dir is None else asked.format or config.format,
         skip_malformed=asked.skip_malformed or config.skip_malformed,
     )
+
+
+def _is_there(data_dir: str) -> bool:
+    return data_dir.startswith(HUB_PREFIX) or Path(data_dir).is_dir()
 
 
 def _report(given: Given, split: Split, report: Callable[[str], None]) -> None:
