@@ -76,7 +76,7 @@ class Campaign:
         """Read a run that is whole."""
         trained = load_trained_run(run)
         weights = {step: load_checkpoint(folder).weights for step, folder in checkpoint_folders(run).items()}
-        return cls(trained, find_sites(trained.source.model), weights, without_checksums)
+        return cls(trained, find_sites(trained.model.source.model), weights, without_checksums)
 
     def case(self, number: int) -> tuple[str, str]:
         """Damage a copy of the run and use it.
@@ -113,7 +113,7 @@ class Campaign:
         if not (run / "run.json").exists() or not checkpoint_folders(run):
             return  # it would start anew
         prepare_folder(run, read_record(run), overwrite=False, report=lambda _: None)
-        checkpoint = newest_checkpoint(run, self.trained.source.model, self.sites)
+        checkpoint = newest_checkpoint(run, self.trained.model.source.model, self.sites)
         assert checkpoint is not None
         with RunLog(run, resume_step=checkpoint.progress.step):
             pass
@@ -122,7 +122,7 @@ class Campaign:
     def _export(self, run: Path) -> None:
         """Read all that ``export`` reads."""
         trained = load_trained_run(run)
-        trained.tokenizer()
+        trained.model.tokenizer()
         self._compare(trained.checkpoint.progress.step, trained.checkpoint.weights)
 
     def _compare(self, step: int, weights: Mapping[str, torch.Tensor]) -> None:

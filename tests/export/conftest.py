@@ -20,6 +20,7 @@ from transformers import (
     RobertaConfig,
 )
 
+from q8bert.export.encoded_rows import EncodedRows
 from q8bert.export.graph.build import build_graph
 from q8bert.export.proofs.observed_codes import CodeObserver
 from q8bert.export.proofs.parity import Simulation, compare
@@ -28,7 +29,6 @@ from q8bert.runtime.engines.session import Session
 from q8bert.tasks.glue import glue_task
 from q8bert.text.encoded import Encoded, Rows
 from q8bert.training.engines.engine import Batch
-from q8bert.training.loop.batches import TokenizedSplit
 from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 from q8bert.training.quantization.sites import Site, find_sites
 from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
@@ -109,7 +109,9 @@ class Exported:
             floats,
             session or Session(graph.SerializeToString()),
             None if is_float else observer or CodeObserver(graph, self.sites),
-            split=TokenizedSplit(encoded, self.batch.targets["labels"], tuple(self.batch.inputs), pad, target_scale),
+            split=EncodedRows(
+                encoded, tuple(self.batch.targets["labels"].tolist()), tuple(self.batch.inputs), pad, target_scale
+            ),
             task=glue_task("MNLI"),
             batch_size=2,
             max_rows=max_rows,

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from typer.testing import CliRunner
 
-from q8bert.export import exporter
+from q8bert.export import assembly
 from q8bert.runtime.cli import build_app
 from q8bert.spec.errors import ParityError
 
@@ -22,8 +22,8 @@ def test_a_failed_comparison_exits_1_and_writes_nothing(
 
     # what `export` would build again, at some seconds' cost
     graph = onnx.load(small.bundle("SST-2", "int8") / "model.onnx")
-    monkeypatch.setattr(exporter, "build_graph", lambda *_, **__: graph)
-    monkeypatch.setattr(exporter, "compare", differ)
+    monkeypatch.setattr(assembly, "build_graph", lambda *_, **__: graph)
+    monkeypatch.setattr(assembly, "compare", differ)
     target = tmp_path / "bundle"
     result = CliRunner().invoke(build_app(), ["export", str(small.run("SST-2", "int8")), "--output-dir", str(target)])
     assert result.exit_code == 1
@@ -35,7 +35,7 @@ def test_the_next_command_reads_the_files_as_the_run_did(
     small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graph = onnx.load(small.bundle("SST-2", "int8") / "model.onnx")
-    monkeypatch.setattr(exporter, "build_graph", lambda *_, **__: graph)
+    monkeypatch.setattr(assembly, "build_graph", lambda *_, **__: graph)
     shutil.copytree(small.run("SST-2", "int8"), tmp_path / "run")
     record = json.loads((tmp_path / "run" / "run.json").read_text())
     for given, options in (

@@ -12,7 +12,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from q8bert.export import export, exporter
+from q8bert.export import assembly, export
 from q8bert.export.proofs.fusion import FusionReport, examine_fusion
 from q8bert.runtime import Classifier, evaluate
 from q8bert.runtime.cli import build_app
@@ -221,7 +221,7 @@ def test_a_product_left_in_float_stops_the_export(small: Any, tmp_path: Path, mo
         found = examine_fusion(graph)
         return dataclasses.replace(found, n_integer=found.n_integer - 1)
 
-    monkeypatch.setattr(exporter, "examine_fusion", without_one)
+    monkeypatch.setattr(assembly, "examine_fusion", without_one)
     with pytest.raises(ExportError, match=r"would run 9 products in integers and 0 in float \(none\); it should be 10"):
         export(small.run("SST-2", "int8"), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()

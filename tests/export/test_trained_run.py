@@ -8,7 +8,7 @@ from typing import Any
 import onnx
 import pytest
 
-from q8bert.export import exporter
+from q8bert.export import assembly, export
 from q8bert.export.trained_run import load_trained_run
 from q8bert.spec.errors import CheckpointError
 from q8bert.tasks.glue import glue_task
@@ -62,9 +62,9 @@ def test_export_says_that_training_was_stopped(small: Any, tmp_path: Path, monke
     newest = list(checkpoint_folders(run).values())[-1] / "state.json"
     newest.write_text(json.dumps(json.loads(newest.read_text()) | {"is_last": False}))
     graph = onnx.load(small.bundle("SST-2", "float32") / "model.onnx")
-    monkeypatch.setattr(exporter, "build_graph", lambda *_, **__: graph)  # it takes seconds
+    monkeypatch.setattr(assembly, "build_graph", lambda *_, **__: graph)  # it takes seconds
     said: list[str] = []
-    _, report = exporter.export(run, tmp_path / "bundle", check_parity=False, report=said.append)
+    _, report = export(run, tmp_path / "bundle", check_parity=False, report=said.append)
     last = max(checkpoint_folders(run))
     assert said[0].startswith(f"note: training was stopped at step {last}, before its end; the best checkpoint so far")
     assert f"of step {report.checkpoint_step}, is exported" in said[0]

@@ -1,4 +1,4 @@
-"""The command ``export``: parse, call, print."""
+"""The command ``export``: parse, call, print; and the place where all commands of this part are registered."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -9,6 +9,7 @@ from rich.table import Table
 
 from q8bert.console.command import Speaker, exit_codes, progress_bar
 from q8bert.console.panels import PanelCommand
+from q8bert.export.commands import quantize, sensitivity
 from q8bert.spec.bundle import PARITY_FILE
 
 if TYPE_CHECKING:
@@ -21,8 +22,10 @@ _N_ROWS_SHOWN = 3
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to the application."""
+    """Add the commands to the application."""
     app.command("export", cls=PanelCommand, short_help="Turn a run's best checkpoint into a bundle.")(export_command)
+    quantize.register(app)
+    sensitivity.register(app)
 
 
 def export_command(
@@ -31,8 +34,8 @@ def export_command(
     quantization: Annotated[
         Optional[str],  # noqa: UP045 - Typer reads the union at run time
         typer.Option(
-            help="qat, of a quantized run; none, or post-training dynamic or static, of a --no-quantize run. "
-            "Default: qat or none."
+            help="qat, of a quantized run; none, of a --no-quantize run, or as baselines ONNX Runtime's own dynamic or "
+            "static (our own is `q8bert quantize`). Default: qat or none."
         ),
     ] = None,
     data_dir: Annotated[

@@ -1,39 +1,30 @@
 """A run's best checkpoint → a bundle, checked against the simulation."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import onnx
-import torch
-from torch import nn
 
+from q8bert.export.assembly import PARITY_ROWS, ParityRows, assemble, compare_with_simulation
 from q8bert.export.baselines import quantize_after_training_dynamic, quantize_after_training_static
 from q8bert.export.bundle.manifest import make_manifest
 from q8bert.export.bundle.writer import check_target, write_bundle
-from q8bert.export.graph.build import build_graph
-from q8bert.export.proofs.fusion import FusionReport, examine_fusion
-from q8bert.export.proofs.observed_codes import CodeObserver
-from q8bert.export.proofs.parity import Simulation, compare
+from q8bert.export.proofs.fusion import FusionReport
 from q8bert.export.proofs.parity_report import ParityReport
-from q8bert.export.proofs.saturation import SaturationReport, prove_saturation_free, what_it_took
+from q8bert.export.proofs.saturation import SaturationReport
 from q8bert.export.trained_run import TrainedRun, load_trained_run
-from q8bert.runtime.engines.session import Session
 from q8bert.spec.bundle import Bundle
 from q8bert.spec.checked import checked
-from q8bert.spec.errors import ConfigError, ExportError
-from q8bert.spec.kinds import at_least, one_of
-from q8bert.training.loop.batches import TokenizedSplit
-from q8bert.training.quantization.weights import TrainableWeights, prepare_weights
+from q8bert.spec.errors import ConfigError
+from q8bert.spec.kinds import one_of
 from q8bert.training.runs.config import TrainConfig
 
-__all__ = ["PARITY_ROWS", "QUANTIZATIONS", "ExportReport", "export"]
+__all__ = ["QUANTIZATIONS", "ExportReport", "export"]
 
 QUANTIZATIONS = ("none", "dynamic", "static", "qat")
-# dev rows that the exported model is compared on with the simulation: a hundred million codes or more
-PARITY_ROWS = 512
 # rows on which post-training static quantization observes its ranges
 _N_CALIBRATION_ROWS = 512
 
@@ -80,7 +71,7 @@ def export(
     quantization: Annotated[str, one_of(QUANTIZATIONS)] | None = None,
     data_dir: Path | str | None = None,
     check_parity: bool = True,
-    parity_rows: Annotated[int, at_least(0)] = PARITY_ROWS,
+    parity_rows: ParityRows = PARITY_ROWS,
     report: Callable[[str], None] = lambda _: None,
     show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Bundle, ExportReport]:
@@ -106,7 +97,7 @@ def export(
         ConfigError: If an argument is of another type, or the run not of the kind that ``quantization`` needs.
         ExportError: If the graph cannot be made, or ``output_dir`` holds something else.
         OutputError: If ``output_dir`` cannot be written.
-        ParityError: If the exported model is not the one that was trained.
+        ParityError: If the exported model does not compute what the simulation of training does.
     """
     check_target(Path(output_dir))
     trained = load_trained_run(Path(run))
@@ -118,34 +109,27 @@ def export(
             f"note: training was stopped at step {trained.stopped_at}, before its end; the best checkpoint so far, of "
             f"step {step}, is exported. `q8bert train` with the same options goes on"
         )
-    report("building the ONNX graph (some ten seconds)")
-    graph = build_graph(
-        trained.source.model,
-        trained.checkpoint.sites,
-        torch.zeros(0) if trained.amax is None else trained.amax,
-        trained.weights.quantized,
-        input_names=trained.checkpoint.input_names,
-        target_scale=trained.checkpoint.target_scale,
-    )
-    n_proven = prove_saturation_free(graph)
-    if method in {"dynamic", "static"}:
-        report(f"quantizing after training, {method}")
-        graph = _after_training(graph, method, trained, data_dir, report)
-    fusion = examine_fusion(graph)
-    if method == "qat":
-        _refuse_unfused(fusion, trained, n_proven=n_proven)
-    saturation = what_it_took(trained.weights) if method == "qat" else None
+    model, config = trained.model, trained.config
+    rewrite = _other_quantization(method, trained, data_dir, report) if method in {"dynamic", "static"} else None
+    assembled = assemble(model, report=report, rewrite=rewrite)
     parity = None
-    if check_parity and method in {"none", "qat"}:
-        rows = trained.rows(data_dir, "dev", report)
-        max_rows = parity_rows or len(rows)
-        report(f"comparing the exported model with the simulation on {min(max_rows, len(rows))} dev rows")
-        parity = _parity(graph, trained, rows, max_rows, show_progress)
+    if check_parity and rewrite is None:
+        parity = compare_with_simulation(
+            assembled.graph,
+            model,
+            trained.rows(data_dir, "dev", report),
+            split="dev",
+            max_rows=parity_rows,
+            batch_size=config.evaluation.eval_batch_size,
+            threads=config.execution.threads,
+            report=report,
+            show_progress=show_progress,
+        )
     bundle = write_bundle(
         Path(output_dir),
-        graph=graph,
-        tokenizer=trained.tokenizer(),
-        manifest=make_manifest(trained, method, fusion=fusion, saturation=saturation),
+        graph=assembled.graph,
+        tokenizer=model.tokenizer(),
+        manifest=make_manifest(model, method, fusion=assembled.fusion, saturation=assembled.saturation),
         parity=parity,
     )
     return bundle, ExportReport(
@@ -155,11 +139,11 @@ def export(
         quantization=method,
         model_size_bytes=bundle.model_size_bytes,
         checkpoint_step=trained.checkpoint.progress.step,
-        float_layers=trained.float_layers,
-        float_layers_bytes=_bytes_of_float(trained.weights, trained.float_layers),
+        float_layers=model.float_layers,
+        float_layers_bytes=model.float_layers_bytes,
         metrics=trained.checkpoint.progress.metrics,
-        fusion=fusion,
-        saturation=saturation,
+        fusion=assembled.fusion,
+        saturation=assembled.saturation,
         parity=parity,
     )
 
@@ -176,53 +160,19 @@ def _method(config: TrainConfig, asked: str | None) -> str:
     return asked
 
 
-def _refuse_unfused(fusion: FusionReport, trained: TrainedRun, *, n_proven: int) -> None:
-    n_float = sum(isinstance(trained.source.model.get_submodule(name), nn.Linear) for name in trained.float_layers)
-    n_integer = len(trained.checkpoint.sites)
-    if n_proven != n_integer:
-        raise ExportError(f"{n_proven} matrices were proven free of saturation where the model has {n_integer}")
-    if (fusion.n_integer, fusion.n_float) != (n_integer, n_float):
-        raise ExportError(
-            f"ONNX Runtime {fusion.onnxruntime} would run {fusion.n_integer} products in integers and {fusion.n_float} "
-            f"in float ({', '.join(fusion.float_products) or 'none'}); it should be {n_integer} and {n_float}"
+def _other_quantization(
+    method: str, trained: TrainedRun, data_dir: str, report: Callable[[str], None]
+) -> Callable[[onnx.ModelProto], onnx.ModelProto]:
+    def rewrite(graph: onnx.ModelProto) -> onnx.ModelProto:
+        report(f"quantizing after training, {method}")
+        if method == "dynamic":
+            return quantize_after_training_dynamic(graph)
+        rows = trained.rows(data_dir, "train", report)
+        order = np.random.default_rng(trained.config.seed).permutation(len(rows))[:_N_CALIBRATION_ROWS]
+        size = trained.config.optimization.batch_size
+        batches = (rows.inputs(order[at : at + size]) for at in range(0, len(order), size))
+        return quantize_after_training_static(
+            graph, ({name: tensor.numpy() for name, tensor in inputs.items()} for inputs in batches)
         )
 
-
-def _after_training(
-    graph: onnx.ModelProto, method: str, trained: TrainedRun, data_dir: str, report: Callable[[str], None]
-) -> onnx.ModelProto:
-    if method == "dynamic":
-        return quantize_after_training_dynamic(graph)
-    split = trained.rows(data_dir, "train", report)
-    order = np.random.default_rng(trained.config.seed).permutation(len(split))[:_N_CALIBRATION_ROWS]
-    size = trained.config.optimization.batch_size
-    batches = (split.batch(order[at : at + size]).inputs for at in range(0, len(order), size))
-    return quantize_after_training_static(
-        graph, ({name: tensor.numpy() for name, tensor in inputs.items()} for inputs in batches)
-    )
-
-
-def _parity(
-    graph: onnx.ModelProto,
-    trained: TrainedRun,
-    rows: TokenizedSplit,
-    max_rows: int,
-    show_progress: Callable[[int, int], None],
-) -> ParityReport:
-    config, sites, model = trained.config, trained.checkpoint.sites, trained.source.model
-    return compare(
-        Simulation(model, sites, trained.weights, trained.amax),
-        prepare_weights(model, {}, ()),
-        Session(graph.SerializeToString(), threads=config.execution.threads),
-        CodeObserver(graph, sites, threads=config.execution.threads) if sites else None,
-        split=rows,
-        task=config.task,
-        batch_size=config.evaluation.eval_batch_size,
-        max_rows=max_rows,
-        show_progress=show_progress,
-    )
-
-
-def _bytes_of_float(weights: TrainableWeights, float_layers: Sequence[str]) -> int:
-    # four bytes a weight instead of one
-    return sum(3 * weights.masters[f"{name}.weight"].numel() for name in float_layers)
+    return rewrite

@@ -1,23 +1,20 @@
 """A run's best checkpoint, loaded to be exported."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from tokenizers import Tokenizer
-from torch import Tensor
-
 from q8bert.data.readers import read_split
+from q8bert.export.encoded_rows import EncodedRows
+from q8bert.export.model_to_export import ModelToExport, Origin
 from q8bert.spec.errors import ExportError, InputError
-from q8bert.text.tokenizer import TextTokenizer
-from q8bert.training.loop.batches import TokenizedSplit, tokenize_split
-from q8bert.training.models.source import SourceModel, load_source_model
+from q8bert.training.models.source import load_source_model
 from q8bert.training.quantization.sites import matching_layers
-from q8bert.training.quantization.weights import TrainableWeights, prepare_weights, quantized_parameters
+from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
 from q8bert.training.runs.checkpoint import Checkpoint, checkpoint_folders
 from q8bert.training.runs.checkpoint_state import read_state
 from q8bert.training.runs.config import TrainConfig
-from q8bert.training.runs.data_report import DataReport, read_data_report
+from q8bert.training.runs.data_report import read_data_report
 from q8bert.training.runs.fingerprints import Fingerprint, fingerprint_of_rows
 from q8bert.training.runs.resume import copy_weights
 from q8bert.training.runs.run_folder import best_checkpoint
@@ -39,29 +36,17 @@ class TrainedRun:
         config: Options of the run.
         inputs: Fingerprints of what the run was started with; none of an earlier release's.
         checkpoint: The best checkpoint.
-        source: The float classifier with its weights.
-        float_layers: Layers left in float on request.
-        weights: The weights, quantized on grids without saturation, whether or not they were trained on them.
-        data: How many rows it learned from, and what of them was lost; None for a run of an earlier release.
-        amax: Learned ranges, float32 ``(n_sites,)``; None for a float run.
+        model: What is exported of it, on grids without saturation, whether or not it was trained on them.
         stopped_at: Step after which training was stopped; None where it came to its end.
     """
 
     config: TrainConfig
     inputs: Mapping[str, Fingerprint]
     checkpoint: Checkpoint
-    source: SourceModel
-    float_layers: tuple[str, ...]
-    weights: TrainableWeights
-    data: DataReport | None
-    amax: Tensor | None
+    model: ModelToExport
     stopped_at: int | None
 
-    def tokenizer(self) -> Tokenizer:
-        """Return a copy of the checkpoint's tokenizer, for the one who takes it to set its truncation."""
-        return Tokenizer.from_str(self.source.tokenizer.to_str())
-
-    def rows(self, data_dir: str, name: str, report: Callable[[str], None]) -> TokenizedSplit:
+    def rows(self, data_dir: str, name: str, report: Callable[[str], None]) -> EncodedRows:
         """Read and tokenize a split.
 
         Args:
@@ -75,7 +60,7 @@ class TrainedRun:
         Raises:
             ExportError: If it cannot be read.
         """
-        config, checkpoint = self.config, self.checkpoint
+        config = self.config
         purpose = "to compare the exported model on" if name == "dev" else "to calibrate on"
         try:
             split = read_split(config.task, data_dir, name, format=config.format, skip_malformed=config.skip_malformed)
@@ -89,14 +74,7 @@ class TrainedRun:
                 f"note: the {name} rows of {data_dir} are not those that the run had ({len(split.examples)} now, "
                 f"{self.inputs[name].size} then): {_CONSEQUENCE[name]}"
             )
-        return tokenize_split(
-            split,
-            config.task.head,
-            TextTokenizer(self.tokenizer(), max_length=config.max_length),
-            input_names=checkpoint.input_names,
-            pad_token_id=checkpoint.pad_token_id,
-            target_scale=checkpoint.target_scale,
-        )
+        return self.model.encode(split, labelled=True)
 
 
 def load_trained_run(run: Path) -> TrainedRun:
@@ -123,24 +101,33 @@ def load_trained_run(run: Path) -> TrainedRun:
         dropout=None,
     )
     copy_weights(source.model, checkpoint)
-    float_layers = matching_layers(source.model, config.quantization.keep_float)
+    source = replace(source, input_names=checkpoint.input_names, pad_token_id=checkpoint.pad_token_id)
+    options, data = config.quantization, read_data_report(run)
+    float_layers = matching_layers(source.model, options.keep_float)
     # on grids without saturation, whether or not they were trained on them
     quantized = (
-        quantized_parameters(source.model, per_channel=config.quantization.per_channel, keep_float=float_layers)
-        if config.quantization.quantize
+        quantized_parameters(source.model, per_channel=options.per_channel, keep_float=float_layers)
+        if options.quantize
         else {}
     )
-    return TrainedRun(
-        config=config,
-        inputs=record.inputs,
-        checkpoint=checkpoint,
+    model = ModelToExport(
         source=source,
-        float_layers=float_layers,
-        weights=prepare_weights(source.model, quantized, checkpoint.sites),
-        data=read_data_report(run),
+        task=config.task,
+        max_length=config.max_length,
+        target_scale=checkpoint.target_scale,
+        sites=checkpoint.sites,
         amax=checkpoint.ranges.amax() if checkpoint.sites else None,
-        stopped_at=_stopped_at(run),
+        weights=prepare_weights(source.model, quantized, checkpoint.sites),
+        granularity=options.granularity,
+        float_layers=float_layers,
+        origin=Origin(
+            model={"source": config.model, "seed": config.seed, "checkpoint_step": checkpoint.progress.step},
+            quantization={"quantize_from": options.quantize_from} if options.quantize else {},
+            metrics=checkpoint.progress.metrics,
+            data={} if data is None else asdict(data),
+        ),
     )
+    return TrainedRun(config, record.inputs, checkpoint, model, _stopped_at(run))
 
 
 def _stopped_at(run: Path) -> int | None:

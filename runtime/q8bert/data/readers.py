@@ -18,7 +18,7 @@ from q8bert.spec.kinds import one_of
 from q8bert.tasks.data_set import FORMATS
 from q8bert.tasks.task import Task
 
-__all__ = ["read_file", "read_split"]
+__all__ = ["Format", "format_of", "read_file", "read_split"]
 
 Format = Annotated[str, one_of(FORMATS)] | None
 
@@ -28,6 +28,11 @@ _FORMAT_OF_ENDING: Mapping[str, str] = MappingProxyType({
 })  # fmt: skip
 # Quora's file stands in GLUE as Quora wrote it, quoted, and is read with its quotes by all who report scores on it
 _READ_WITH_QUOTES = ("qqp",)
+
+
+def format_of(path: Path, told: str | None) -> str | None:
+    """Return how a file is written: as it was told, else as its ending says; None where neither does."""
+    return told or _FORMAT_OF_ENDING.get(path.suffix.lower())
 
 
 @checked
@@ -109,7 +114,7 @@ def read_file(
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path} does not exist or is not a file")
-    told = format or _FORMAT_OF_ENDING.get(path.suffix.lower()) or task.data.format
+    told = format_of(path, format) or task.data.format
     quotes = QuoteCount() if told is None and task.data.hub_name not in _READ_WITH_QUOTES else None
     try:
         with path.open("rb") as file:

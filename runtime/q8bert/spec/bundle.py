@@ -70,8 +70,10 @@ class Manifest:
         pad_token_id: Id that fills up shorter rows.
         input_names: Inputs of the graph, a subset of ``input_ids``, ``attention_mask``, ``token_type_ids``.
         files: Every other file of the bundle by name.
-        quantization: Method, and which products ONNX Runtime ran in integers; for ``qat`` granularity, activation
-            scales by site, weight scales, and what it took to be free of saturation. Empty for ``float32``.
+        quantization: Method, and which products ONNX Runtime ran in integers; for ``qat`` and ``ptq`` granularity,
+            activation scales by site, weight scales, and what it took to be free of saturation; for ``ptq`` number and
+            fingerprint of the rows that it was calibrated with, and how far it is from the float model. Empty for
+            ``float32``.
         metrics: Scores of the checkpoint on the dev split, measured in training, as fractions; empty for a model that
             was quantized after it.
         data: Rows of both splits, and what of them was lost in training; empty where that was not counted.

@@ -1,11 +1,12 @@
-"""What a bundle says of the run that it came from."""
+"""What a bundle says of the model that it came from."""
 
 from dataclasses import asdict
 
 from q8bert.export.graph.build import OPSET
+from q8bert.export.model_to_export import ModelToExport
+from q8bert.export.proofs.float_comparison import FloatComparison
 from q8bert.export.proofs.fusion import FusionReport
 from q8bert.export.proofs.saturation import SaturationReport
-from q8bert.export.trained_run import TrainedRun
 from q8bert.spec.bundle import Manifest
 from q8bert.training.models.source import count_parameters
 from q8bert.training.quantization.fake_quantize import scale_from_amax, weight_scale
@@ -15,58 +16,64 @@ __all__ = ["make_manifest"]
 
 
 def make_manifest(
-    trained: TrainedRun, method: str, *, fusion: FusionReport, saturation: SaturationReport | None
+    model: ModelToExport,
+    method: str,
+    *,
+    fusion: FusionReport,
+    saturation: SaturationReport | None,
+    comparison: FloatComparison | None = None,
 ) -> Manifest:
-    """Describe a run's export.
+    """Describe an export.
 
     Args:
-        trained: The run.
-        method: ``none``, ``dynamic``, ``static`` or ``qat``.
+        model: What was exported.
+        method: ``none``, ``dynamic``, ``static``, ``ptq`` or ``qat``.
         fusion: Which products ONNX Runtime runs in integers.
-        saturation: What it took to be free of it; None but for ``qat``.
+        saturation: What it took to be free of it; None but for ``ptq`` and ``qat``.
+        comparison: What quantization changed, where that was measured on the exported model.
 
     Returns:
         The manifest, but for ``files``.
     """
-    config, checkpoint, model = trained.config, trained.checkpoint, trained.source.model
+    source, origin = model.source, model.origin
     return Manifest(
         precision="float32" if method == "none" else "int8",
-        task=config.task.to_json(),
-        max_length=config.max_length,
-        pad_token_id=checkpoint.pad_token_id,
-        input_names=checkpoint.input_names,
+        task=model.task.to_json(),
+        max_length=model.max_length,
+        pad_token_id=source.pad_token_id,
+        input_names=source.input_names,
         files={},
-        quantization=_quantization(trained, method, fusion, saturation),
+        quantization=_quantization(model, method, fusion, saturation)
+        | ({} if comparison is None else {"comparison": asdict(comparison)}),
         # what was quantized after training was not scored by it
-        metrics=checkpoint.progress.metrics if method in {"none", "qat"} else {},
-        data={} if trained.data is None else asdict(trained.data),
+        metrics=origin.metrics if method in {"none", "qat"} else {},
+        data=origin.data,
         versions=library_versions() | {"opset": str(OPSET)},
         model={
-            "source": config.model,
-            "architecture": type(model).__name__,
-            "family": model.config.model_type,
-            "n_parameters": count_parameters(model),
-            "seed": config.seed,
-            "checkpoint_step": checkpoint.progress.step,
+            "source": origin.model["source"],
+            "architecture": type(source.model).__name__,
+            "family": source.model.config.model_type,
+            "n_parameters": count_parameters(source.model),
+            **origin.model,
         },
     )
 
 
 def _quantization(
-    trained: TrainedRun, method: str, fusion: FusionReport, saturation: SaturationReport | None
+    model: ModelToExport, method: str, fusion: FusionReport, saturation: SaturationReport | None
 ) -> dict[str, object]:
     if method == "none":
         return {}
     description: dict[str, object] = {"method": method, "num_bits": 8, "products": asdict(fusion)}
-    if trained.amax is None or saturation is None:
+    if model.amax is None or saturation is None:
         return description
-    weights, sites = trained.weights, trained.checkpoint.sites
-    scales = scale_from_amax(trained.amax).tolist()
+    weights, sites = model.weights, model.sites
+    scales = scale_from_amax(model.amax).tolist()
     return description | {
-        "quantize_from": trained.config.quantization.quantize_from,
+        **model.origin.quantization,
         "saturation": asdict(saturation),
-        "weight_granularity": trained.config.quantization.granularity,
-        "float_layers": list(trained.float_layers),
+        "weight_granularity": model.granularity,
+        "float_layers": list(model.float_layers),
         "smoothed_activations": [site.name for site in sites if site.smoothing],
         "activation_scales": {site.name: scale for site, scale in zip(sites, scales, strict=True)},
         "weight_scales": {

@@ -34,13 +34,12 @@ def model_card(manifest: Manifest, parity: ParityReport | None) -> str:
         f"- Size of the ONNX model: {size / 1e6:.1f} MB",
         f"- Input: {'pairs of texts' if pairs else 'single texts'}, at most {manifest.max_length} tokens; "
         "longer ones are cut",
-        f"- Output: {', '.join(named) or 'a score, in the units of the training rows'}",
+        f"- Output: {', '.join(named) or 'a score, in the units of the float model'}",
     ]
     lines += _data_lines(manifest.data)
     lines += _quantization_lines(manifest.quantization)
     lines += ["", "## Use", "", "```python", "from q8bert.runtime import Classifier", ""]
     lines += ['classifier = Classifier.load("path/of/this/folder")', f"print(classifier({call}))", "```"]
-    lines += ["", "## Scores on the dev split", ""]
     lines += _score_lines(manifest)
     if parity is not None:
         lines += _parity_lines(parity)
@@ -64,13 +63,39 @@ def _data_lines(data: Mapping[str, Any]) -> list[str]:
 
 
 def _score_lines(manifest: Manifest) -> list[str]:
+    comparison = manifest.quantization.get("comparison")
+    if isinstance(comparison, Mapping):
+        return _comparison_lines(comparison)
+    lines = ["", "## Scores on the dev split", ""]
     if not manifest.metrics:
-        return ["Not measured: the model was quantized after training. `q8bert evaluate` measures it."]
+        return [*lines, "Not measured: the model was quantized after training. `q8bert evaluate` measures it."]
     return [
-        "The dev split also picked this checkpoint, so the scores flatter it a little.", "",
+        *lines, "The dev split also picked this checkpoint, so the scores flatter it a little.", "",
         "| metric | simulation in training |", "|---|---|",
         *(f"| {name} | {100 * value:.2f} |" for name, value in manifest.metrics.items()),
     ]  # fmt: skip
+
+
+def _comparison_lines(found: Mapping[str, Any]) -> list[str]:
+    lines = ["", "## INT8 against the float model", "", f"On {found['n_rows']:,} {found['split']} rows:", ""]
+    if found["metrics"]:
+        lines += ["| metric | float | INT8 |", "|---|---|---|"]
+        lines += [
+            f"| {name} | {100 * found['float_metrics'][name]:.2f} | {100 * value:.2f} |"
+            for name, value in found["metrics"].items()
+        ]
+        lines += [""]
+    else:
+        lines += ["The rows have no labels: no score was measured. `q8bert evaluate` measures one.", ""]
+    if found["agreement"] is not None:
+        lines += [f"- Rows with the same label: {100 * found['agreement']:.2f} %"]
+    else:
+        lines += [f"- Rank correlation of the scores (Spearman): {found['rank_correlation']:.4f}"]
+    return [
+        *lines,
+        f"- Difference of a logit: {found['mean_abs_diff']:.2g} on average, {found['max_abs_diff']:.2g} at most",
+        f"- Squared error of the logits relative to their variance: {found['relative_error']:.2g}",
+    ]
 
 
 def _quantization_lines(quantization: Mapping[str, Any]) -> list[str]:
@@ -88,10 +113,13 @@ def _quantization_lines(quantization: Mapping[str, Any]) -> list[str]:
             "- Not free of saturation: results may differ on CPUs without VNNI",
         ]  # fmt: skip
     granularity = str(quantization["weight_granularity"]).replace("_", " ")
+    if calibration := quantization.get("calibration"):
+        how, ranges = "after training, in one shot, without labels", f"ranges of {calibration['n_rows']:,} rows"
+    else:
+        how, ranges = "quantization-aware training", "learned ranges"
     lines = [
-        f"- Quantization: quantization-aware training, symmetric int8 QDQ, weights {granularity}, embeddings per "
-        "tensor, activations with learned "
-        "ranges; attention products, softmax, GELU, LayerNorm, biases and residuals float32",
+        f"- Quantization: {how}; symmetric int8 QDQ, weights {granularity}, embeddings per tensor, activations with "
+        f"{ranges}; attention products, softmax, GELU, LayerNorm, biases and residuals float32",
         "- Free of saturation: none of {n_pairs:,} pairs of weights can overflow, on CPUs without VNNI either "
         "({n_unsafe_before:,} could have)".format_map(quantization["saturation"]),
         fused,
@@ -105,15 +133,15 @@ def _quantization_lines(quantization: Mapping[str, Any]) -> list[str]:
 
 def _parity_lines(parity: ParityReport) -> list[str]:
     main = parity.main_metric
+    exported = f"; {main} of the exported model {_points(parity.exported[main])}" if parity.exported else ""
     rows = (("by itself", parity.free), ("with the same side taken at rounding ties", parity.resolved))
     return [
         "", "## Exported model against simulation", "",
-        f"{parity.n_rows} of {parity.n_rows_in_split} dev rows; {main} of the exported model "
-        f"{100 * parity.exported[main]:.2f}.", "",
+        f"{parity.n_rows} of {parity.n_rows_in_split} {parity.split} rows{exported}.", "",
         f"| simulation | {main} | rows with another prediction | largest, mean difference of a logit |",
         "|---|---|---|---|",
         *(
-            f"| {name} | {100 * found.metrics[main]:.2f} | {found.n_rows_differing} | "
+            f"| {name} | {_points(found.metrics.get(main))} | {found.n_rows_differing} | "
             f"{found.max_abs_diff:.2g}, {found.mean_abs_diff:.2g} |"
             for name, found in rows
         ),
@@ -122,3 +150,7 @@ def _parity_lines(parity: ParityReport) -> list[str]:
         f"{parity.max_tie_distance:.2g} codes from the border. `{PARITY_FILE}` lists the rows that differ, "
         "and where the first tie of each is.",
     ]  # fmt: skip
+
+
+def _points(value: float | None) -> str:
+    return "no labels" if value is None else f"{100 * value:.2f}"

@@ -11,7 +11,7 @@ takes the exported model's side at every tie, and only there; a code that differ
 Resolved, the two must give the same predictions, and that is the gate.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from q8bert.export.encoded_rows import EncodedRows
 from q8bert.export.proofs.observed_codes import CodeObserver
 from q8bert.export.proofs.parity_report import Difference, DifferingRow, ParityReport
 from q8bert.export.proofs.rounding_ties import RowTies, TieResolver
@@ -27,9 +28,7 @@ from q8bert.runtime.engines.session import Session
 from q8bert.spec.errors import ParityError
 from q8bert.tasks.metrics import score
 from q8bert.tasks.task import Task
-from q8bert.training.engines.engine import Batch
 from q8bert.training.engines.torch_engine import TorchEngine
-from q8bert.training.loop.batches import TokenizedSplit
 from q8bert.training.objectives.objective import objective_of
 from q8bert.training.objectives.target_scale import TargetScale
 from q8bert.training.quantization.sites import Site
@@ -52,13 +51,13 @@ MAX_METRIC_POINTS = 0.02
 
 @dataclass(frozen=True)
 class Simulation:
-    """A trained model as training computes it.
+    """A model with its grids, as torch computes it.
 
     Attributes:
         model: Float classifier.
         sites: Where activations are quantized; empty for a float model.
         weights: On the exported grids.
-        amax: Learned ranges, float32 ``(n_sites,)``; None for a float model.
+        amax: Ranges, float32 ``(n_sites,)``; None for a float model.
     """
 
     model: nn.Module
@@ -73,7 +72,8 @@ def compare(
     session: Session,
     observer: CodeObserver | None,
     *,
-    split: TokenizedSplit,
+    split: EncodedRows,
+    split_name: str = "dev",
     task: Task,
     batch_size: int,
     max_rows: int | None = None,
@@ -82,11 +82,12 @@ def compare(
     """Run simulation, float model and exported model on the same batches.
 
     Args:
-        simulation: What was trained.
+        simulation: What was exported.
         float_weights: The same weights, nothing quantized.
         session: The exported model.
         observer: The exported model with its codes; None for a float model.
-        split: Labelled rows, and the units of their scores.
+        split: Rows, labelled or not, and the units of their scores.
+        split_name: What the rows are, in a word.
         task: Names the metrics.
         batch_size: Rows a batch.
         max_rows: Rows to compare, evenly over the split; None for all.
@@ -96,9 +97,9 @@ def compare(
         The differences.
 
     Raises:
-        ParityError: If the exported model is not the one that was trained.
+        ParityError: If the exported model does not compute what the simulation does.
     """
-    numbers = _spread(len(split), max_rows)
+    numbers = split.spread(max_rows)
     n_rows_in_split, split = len(split), split.select(numbers)
     resolver = TieResolver()
     amax, model, sites = simulation.amax, simulation.model, simulation.sites
@@ -110,8 +111,8 @@ def compare(
     free, floats, resolved = np.zeros_like(exported), np.zeros_like(exported), np.zeros_like(exported)
     ties: dict[int, RowTies] = {}
     n_done = 0
-    for rows, batch in split.evaluation_batches(batch_size):
-        inputs = {name: tensor.numpy() for name, tensor in batch.inputs.items()}
+    for rows, batch in split.batches(batch_size):
+        inputs = {name: tensor.numpy() for name, tensor in batch.items()}
         exported[rows] = session.run(inputs)
         free[rows] = _logits(engine, batch, amax, split.target_scale)
         n_done += len(rows)
@@ -121,7 +122,7 @@ def compare(
         floats[rows] = _logits(float_engine, batch, None, split.target_scale)
         observed, codes = observer.run(inputs)
         _check_observed(observed, exported[rows])
-        resolver.start_batch([torch.from_numpy(array) for array in codes], batch.inputs["attention_mask"])
+        resolver.start_batch([torch.from_numpy(array) for array in codes], batch["attention_mask"])
         resolved[rows] = _logits(resolving, batch, amax, split.target_scale)
         ties.update(zip(rows.tolist(), resolver.rows, strict=True))
     if observer is None:
@@ -131,10 +132,11 @@ def compare(
     build = installed_ort_build()
     report = ParityReport(
         onnxruntime=f"{build.distribution} {build.version}",
+        split=split_name,
         n_rows=len(split),
         n_rows_in_split=n_rows_in_split,
         main_metric=task.data.main_metric,
-        exported=score(task, exported, split.labels.tolist()),
+        exported=_metrics(exported, task, split),
         free=alone,
         resolved=_difference(resolved, exported, task, split),
         n_codes=resolver.n_codes,
@@ -150,15 +152,15 @@ def compare(
     return report
 
 
-def _spread(n_rows: int, max_rows: int | None) -> NDArray[np.int64]:
-    """Return row numbers evenly over a split: files are often sorted by label or by source."""
-    n_wanted = n_rows if max_rows is None else min(n_rows, max_rows)
-    return np.arange(n_wanted, dtype=np.int64) * n_rows // n_wanted
-
-
-def _logits(engine: TorchEngine, batch: Batch, amax: Tensor | None, scale: TargetScale) -> NDArray[np.float32]:
-    logits: NDArray[np.float32] = scale.restore(engine.outputs(batch.inputs, amax)["logits"]).numpy()
+def _logits(
+    engine: TorchEngine, inputs: Mapping[str, Tensor], amax: Tensor | None, scale: TargetScale
+) -> NDArray[np.float32]:
+    logits: NDArray[np.float32] = scale.restore(engine.outputs(inputs, amax)["logits"]).numpy()
     return logits
+
+
+def _metrics(logits: NDArray[np.float32], task: Task, split: EncodedRows) -> dict[str, float]:
+    return {} if split.labels is None else score(task, logits, split.labels)
 
 
 def _check_observed(observed: NDArray[np.float32], exported: NDArray[np.float32]) -> None:
@@ -172,14 +174,14 @@ def _check_observed(observed: NDArray[np.float32], exported: NDArray[np.float32]
 
 
 def _difference(
-    simulated: NDArray[np.float32], exported: NDArray[np.float32], task: Task, split: TokenizedSplit
+    simulated: NDArray[np.float32], exported: NDArray[np.float32], task: Task, split: EncodedRows
 ) -> Difference:
     difference = np.abs(simulated - exported)
     return Difference(
         max_abs_diff=float(difference.max()),
         mean_abs_diff=float(difference.mean()),
         n_rows_differing=int(np.count_nonzero(_differs(simulated, exported, task, split.target_scale))),
-        metrics=score(task, simulated, split.labels.tolist()),
+        metrics=_metrics(simulated, task, split),
     )
 
 
@@ -200,7 +202,7 @@ def _differing_row(
 
 def _refuse_defects(report: ParityReport, scale: TargetScale) -> None:
     found, atol = report.resolved, _in_units(MAX_FLOAT_DIFFERENCE, scale)
-    points = max(100 * abs(found.metrics[name] - value) for name, value in report.exported.items())
+    points = max((100 * abs(found.metrics[name] - value) for name, value in report.exported.items()), default=0.0)
     limits = {
         # every site's codes follow from the codes before it, so what is left is what comes after the last site
         "largest difference of a logit": (found.max_abs_diff, atol),
@@ -216,8 +218,8 @@ def _refuse_defects(report: ParityReport, scale: TargetScale) -> None:
     ]
     if beyond:
         raise ParityError(
-            f"the exported model is not the one that was trained, on {report.n_rows} rows and {report.onnxruntime}: "
-            f"{'; '.join(beyond)}",
+            f"the exported model does not compute what its simulation does, on {report.n_rows} rows and "
+            f"{report.onnxruntime}: {'; '.join(beyond)}",
             max_abs_diff=found.max_abs_diff,
             atol=atol,
         )

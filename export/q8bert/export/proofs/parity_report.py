@@ -15,7 +15,7 @@ class Difference:
         mean_abs_diff: Mean difference of a logit.
         n_rows_differing: Rows with another label; for regression, with a score more than 0.01 standard deviations
             away, those of the training rows' scores.
-        metrics: All metrics of the simulation, as fractions.
+        metrics: All metrics of the simulation, as fractions; none where rows have no labels.
     """
 
     max_abs_diff: float
@@ -54,10 +54,11 @@ class ParityReport:
 
     Attributes:
         onnxruntime: The build that the exported model ran on, and its release.
+        split: What rows were compared, in a word: ``dev``, ``held-out``.
         n_rows: Rows compared.
-        n_rows_in_split: Rows that the dev split has.
+        n_rows_in_split: Rows of that kind that there are.
         main_metric: Name of the task's main metric.
-        exported: All metrics of the exported model, as fractions.
+        exported: All metrics of the exported model, as fractions; none where rows have no labels.
         free: The simulation by itself.
         resolved: The simulation with ties resolved as the exported model does; equal to ``free`` for a float model.
         n_codes: Activation codes computed.
@@ -69,6 +70,7 @@ class ParityReport:
     """
 
     onnxruntime: str
+    split: str
     n_rows: int
     n_rows_in_split: int
     main_metric: str

@@ -18,7 +18,7 @@ from q8bert.training.models.border import library_border
 from q8bert.training.models.model_files import read_object
 from q8bert.training.objectives.target_scale import TARGET_SCALE_KEY, TargetScale, read_target_scale
 
-__all__ = ["FAMILIES", "Configuration", "read_configuration"]
+__all__ = ["FAMILIES", "Configuration", "output_names", "read_configuration"]
 
 FAMILIES = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet")
 
@@ -122,7 +122,7 @@ def read_configuration(
     architectures = content.get("architectures")
     return Configuration(
         config=config,
-        names=_output_names(content, path),
+        names=output_names(content, path),
         target_scale=_target_scale(content, path),
         architecture=str(architectures[0]) if isinstance(architectures, list) and architectures else "",
         options_set=tuple(options_set),
@@ -166,8 +166,19 @@ def _check_options(content: Mapping[str, Any], path: Path) -> None:
             raise ModelError(f"{path}: {name} is {given!r}; {supported}. Give another model")
 
 
-def _output_names(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
-    """Return what the outputs are called; none where the names are numbers that transformers made up."""
+def output_names(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """Return what the outputs of a model's own head are called.
+
+    Args:
+        content: Its config.json.
+        path: Where that stands, for messages.
+
+    Returns:
+        Their names in order; none where they are numbers that transformers made up.
+
+    Raises:
+        ModelError: If config.json does not number them one by one, or numbers them twice.
+    """
     by_id, by_name = content.get("id2label"), content.get("label2id")
     with library_border(f"{path}: id2label and label2id do not name the outputs 0, 1, … one by one", "Correct them"):
         if not by_id:

@@ -1,0 +1,127 @@
+"""What a quantized model loses: on which rows, how much, and where."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import onnx
+
+from q8bert.data.readers import read_file, read_split
+from q8bert.export.encoded_rows import EncodedRows
+from q8bert.export.model_to_export import ModelToExport
+from q8bert.export.post_training.given import Given
+from q8bert.export.proofs.float_comparison import FloatComparison, compare_logits, logits_of
+from q8bert.export.sensitivity.measurement import Part, Yardstick, layer_parts
+from q8bert.export.sensitivity.proposal import costliest_layers
+from q8bert.export.sensitivity.simulation import PartlyQuantized, simulate
+from q8bert.runtime.engines.session import Session
+from q8bert.spec.errors import ConfigError
+from q8bert.tasks.metrics import refuse_undefined
+
+__all__ = ["compare_with_float", "costly_layers", "evaluation_rows"]
+
+# rows and share of the error that name the layers to keep in float
+_SENSITIVITY_ROWS = 64
+_SUGGESTED_SHARE = 0.5
+
+
+def evaluation_rows(
+    given: Given,
+    eval_data: Path | None,
+    split: str,
+    report: Callable[[str], None],
+    *,
+    format: str | None,  # noqa: A002
+) -> tuple[EncodedRows, str]:
+    """Read the rows that both models are compared on.
+
+    Args:
+        given: Model and rows.
+        eval_data: File of labelled rows, if one was named.
+        split: Name of the split of the data folder, if there is one.
+        report: Called with a sentence where there are no labels.
+        format: How the file is written; None for by its ending.
+
+    Returns:
+        The rows, and what they are, in a word; without labels those that were held out.
+
+    Raises:
+        InputError: If they cannot be read, or their labels say nothing.
+    """
+    task = given.model.task
+    if eval_data is not None:
+        rows = read_file(task, eval_data, labelled=True, format=format, skip_malformed=given.skip_malformed)
+        split = "evaluation"
+    elif given.data_dir is not None:
+        rows = read_split(task, given.data_dir, split, format=given.folder_format, skip_malformed=given.skip_malformed)
+    else:
+        report("note: without labels no score can be measured; --eval-data takes labelled rows")
+        return given.held_out, "held-out"
+    refuse_undefined(task, rows.labels(), source=rows.source)
+    return given.model.encode(rows, labelled=True), split
+
+
+def compare_with_float(
+    graph: onnx.ModelProto,
+    model: ModelToExport,
+    rows: EncodedRows,
+    *,
+    split: str,
+    batch_size: int,
+    threads: int,
+    show_progress: Callable[[int, int], None],
+) -> FloatComparison:
+    """Run an exported graph on ONNX Runtime and the float model in torch on the same rows.
+
+    Args:
+        graph: The exported graph.
+        model: What it was made of.
+        rows: Labelled or not.
+        split: What they are, in a word.
+        batch_size: Rows a batch.
+        threads: CPU threads of ONNX Runtime; 0 leaves the choice to it.
+        show_progress: Called with rows done and rows in all.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        ConfigError: If the float model scores zero or less, of which no relative loss can be formed.
+    """
+    session = Session(graph.SerializeToString(), threads=threads)
+    logits = logits_of(
+        session.run, rows, n_outputs=model.task.head.n_outputs, batch_size=batch_size, show_progress=show_progress
+    )
+    floats = simulate(model, PartlyQuantized(frozenset(), frozenset()), rows, batch_size=batch_size)
+    found = compare_logits(model.task, logits, floats, rows, split=split)
+    if found.main_metric is not None and found.relative_loss is None:
+        raise ConfigError([
+            f"the float model's {found.main_metric} is {found.float_metrics[found.main_metric]:.4f} on {len(rows)} "
+            f"{split} rows; a relative loss needs one above zero. Look whether task and labels are those of the model"
+        ])  # fmt: skip
+    return found
+
+
+def costly_layers(
+    model: ModelToExport, held_out: EncodedRows, *, batch_size: int, show_progress: Callable[[int, int], None]
+) -> list[Part]:
+    """Return the layers that make half of the error of the logits, by rows that nothing is scored on.
+
+    Args:
+        model: With its grids.
+        held_out: Rows that it was not calibrated with.
+        batch_size: Rows a batch.
+        show_progress: Called with layers measured and layers in all.
+
+    Returns:
+        The layers, the costliest first.
+    """
+    rows = held_out.select(held_out.spread(_SENSITIVITY_ROWS))
+    n_layers, n_done = len(model.weights.quantized), 0
+
+    def show() -> None:
+        nonlocal n_done
+        n_done += 1
+        show_progress(n_done, n_layers + 1)
+
+    yardstick = Yardstick(model, rows, batch_size=batch_size, show=show)
+    return costliest_layers(layer_parts(yardstick, left_out=False), share=_SUGGESTED_SHARE)

@@ -1,0 +1,198 @@
+"""A fine-tuned float model and some hundred rows without labels → an INT8 bundle, without training."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+from q8bert.data.readers import Format
+from q8bert.export.assembly import ParityRows, assemble, compare_with_simulation
+from q8bert.export.bundle.manifest import make_manifest
+from q8bert.export.bundle.writer import check_target, write_bundle
+from q8bert.export.model_to_export import ModelToExport
+from q8bert.export.one_shot.evaluation import compare_with_float, costly_layers, evaluation_rows
+from q8bert.export.one_shot.report import Limits, QuantizationReport, failures
+from q8bert.export.post_training.calibration import ROWS_PER_OBSERVATION, calibrated
+from q8bert.export.post_training.given import Asked, Given, read_given
+from q8bert.export.post_training.rows import CALIBRATION_ROWS, HELD_OUT_ROWS
+from q8bert.export.sensitivity.proposal import extra_bytes
+from q8bert.spec.bundle import Bundle
+from q8bert.spec.checked import checked
+from q8bert.spec.errors import ExportError
+from q8bert.spec.kinds import Check, at_least, one_of
+from q8bert.tasks.task import Task
+from q8bert.training.models.source import count_parameters
+from q8bert.training.quantization.config import GRANULARITIES
+
+__all__ = ["PARITY_ROWS", "quantize"]
+
+# rows that the exported model is compared on with its simulation, which takes five runs of a model
+PARITY_ROWS = 128
+_SHARE = Check("from 0 to 1", lambda value: 0 <= value <= 1)
+
+
+@checked
+def quantize(
+    model: Path | str,
+    output_dir: Path | str,
+    *,
+    calibration_data: Path | str | None = None,
+    eval_data: Path | str | None = None,
+    data_dir: Path | str | None = None,
+    split: str = "dev",
+    task: Task | None = None,
+    revision: str | None = None,
+    max_length: Annotated[int, at_least(8)] | None = None,
+    granularity: Annotated[str, one_of(GRANULARITIES)] = GRANULARITIES[0],
+    smoothing: bool = True,
+    keep_float: tuple[str, ...] = (),
+    calibration_rows: Annotated[int, at_least(1)] = CALIBRATION_ROWS,
+    max_relative_loss: float = 0.01,
+    max_logit_error: Annotated[float, at_least(0)] | None = None,
+    min_agreement: Annotated[float, _SHARE] | None = None,
+    check_parity: bool = True,
+    parity_rows: ParityRows = PARITY_ROWS,
+    format: Format = None,  # noqa: A002 - as on the command line
+    skip_malformed: bool = False,
+    batch_size: Annotated[int, at_least(1)] = 32,
+    threads: Annotated[int, at_least(0)] = 0,
+    seed: Annotated[int, at_least(0)] = 11,
+    report: Callable[[str], None] = lambda _: None,
+    show_progress: Callable[[int, int], None] = lambda *_: None,
+) -> tuple[Bundle, QuantizationReport]:
+    """Quantize a fine-tuned float model without training it.
+
+    The graph is that of a quantization-aware run: the same sites, grids, smoothing and proofs; only the ranges are
+    those of rows that the float model is run on once.
+
+    Args:
+        model: Folder or hub id of a fine-tuned sequence classifier or regressor of transformers, or folder of a run of
+            ``q8bert train --no-quantize``.
+        output_dir: The bundle's folder; an existing bundle there is replaced.
+        calibration_data: File of rows as the model will meet them, with or without labels, which are not read; by
+            default the training split of ``data_dir``.
+        eval_data: File of labelled rows to score both models on; by default the split of ``data_dir``. Without either,
+            the models are compared without labels, on rows that were not calibrated with.
+        data_dir: The task's own folder, as ``train`` takes it; by default a run's own.
+        split: Which split of it scores both models.
+        task: Columns and labels; by default a run's own, or ``text``, ``text_pair``, ``label`` and the model's
+            ``id2label``.
+        revision: Branch, tag or commit of the hub.
+        max_length: Longest row in tokens; by default the run's, or the longest that model and tokenizer take.
+        granularity: ``per_channel`` or ``per_tensor``, of the scales of Linear weights.
+        smoothing: Whether outlier channels are smoothed.
+        keep_float: Patterns of layers that stay float.
+        calibration_rows: Rows to calibrate with, at most.
+        max_relative_loss: Largest relative loss of the main metric that passes, where there are labels.
+        max_logit_error: Largest relative error of the logits that passes; None for any.
+        min_agreement: Smallest share of rows with the float model's label that passes; None for any.
+        check_parity: False leaves the comparison with the simulation out.
+        parity_rows: Rows that it takes; 0 for all.
+        format: How files are written; see :func:`q8bert.data.readers.read_file`.
+        skip_malformed: Leave malformed rows out instead of stopping.
+        batch_size: Rows a batch where models are compared.
+        threads: CPU threads of ONNX Runtime; 0 leaves the choice to it.
+        seed: Of the draw of rows.
+        report: Called with a sentence at every stage.
+        show_progress: Called with rows done and rows in all, anew for every stage.
+
+    Returns:
+        The bundle, and what was measured; ``passed`` says whether it keeps to the limits.
+
+    Raises:
+        ConfigError: If an argument is of another type or arguments do not go together, or the float model scores zero.
+        ExportError: If the graph cannot be made, or ``output_dir`` holds something else.
+        InputError: If rows cannot be read, or are too few.
+        ModelError: If the model cannot be found, has no trained head for the task, or cannot be quantized.
+        OutputError: If ``output_dir`` cannot be written.
+        ParityError: If the exported model does not compute what its simulation does.
+    """
+    check_target(Path(output_dir))
+    limits = Limits(max_relative_loss=max_relative_loss, max_logit_error=max_logit_error, min_agreement=min_agreement)
+    asked = Asked(
+        model=str(model),
+        rows=None if calibration_data is None else Path(calibration_data),
+        data_dir=None if data_dir is None else str(data_dir),
+        task=task,
+        revision=revision,
+        max_length=max_length,
+        format=format,
+        folder_format=format,
+        skip_malformed=skip_malformed,
+        seed=seed,
+    )
+    given = read_given(asked, n_calibration=calibration_rows, n_held_out=HELD_OUT_ROWS, labelled=False, report=report)
+    rows, rows_name = evaluation_rows(
+        given, None if eval_data is None else Path(eval_data), split, report, format=format
+    )
+    report(f"observing the activations of {len(given.calibration)} rows")
+    quantized = calibrated(
+        given.model, given.calibration, granularity=granularity, smoothing=smoothing, keep_float=keep_float,
+        seed=seed, show_progress=show_progress,
+    )  # fmt: skip
+    n_smoothed = sum(bool(site.smoothing) for site in quantized.sites)
+    report(f"outliers are smoothed at {n_smoothed} of {len(quantized.sites)} activations")
+    quantized = _with_origin(quantized, given)
+    assembled = assemble(quantized, report=report)
+    parity = None
+    if check_parity:
+        parity = compare_with_simulation(
+            assembled.graph, quantized, rows, split=rows_name, max_rows=parity_rows, batch_size=batch_size,
+            threads=threads, report=report, show_progress=show_progress,
+        )  # fmt: skip
+    report(f"comparing INT8 with float on {len(rows)} {rows_name} rows")
+    comparison = compare_with_float(
+        assembled.graph, quantized, rows, split=rows_name, batch_size=batch_size, threads=threads,
+        show_progress=show_progress,
+    )  # fmt: skip
+    found = failures(comparison, limits)
+    costly = []
+    if found:
+        report("looking for the layers that lose most")
+        costly = costly_layers(quantized, given.held_out, batch_size=batch_size, show_progress=show_progress)
+    if assembled.saturation is None:
+        raise ExportError("nothing was proven of the weights' products")  # of no model with grids
+    bundle = write_bundle(
+        Path(output_dir),
+        graph=assembled.graph,
+        tokenizer=quantized.tokenizer(),
+        manifest=make_manifest(
+            quantized, "ptq", fusion=assembled.fusion, saturation=assembled.saturation, comparison=comparison
+        ),
+        parity=parity,
+    )
+    float_size = 4 * count_parameters(quantized.source.model)
+    return bundle, QuantizationReport(
+        bundle=str(bundle.path),
+        source=str(model),
+        task=quantized.task.name,
+        labels=quantized.task.head.labels,
+        max_length=quantized.max_length,
+        model_size_bytes=bundle.model_size_bytes,
+        float_size_bytes=float_size,
+        size_ratio=float_size / bundle.model_size_bytes,
+        calibration_source=given.source,
+        n_calibration_rows=len(given.calibration),
+        calibration_sha256=given.fingerprint.sha256,
+        float_layers=quantized.float_layers,
+        float_layers_bytes=quantized.float_layers_bytes,
+        fusion=assembled.fusion,
+        saturation=assembled.saturation,
+        parity=parity,
+        comparison=comparison,
+        limits=limits,
+        passed=not found,
+        failures=found,
+        suggested_keep_float=tuple(part.name for part in costly),
+        suggested_bytes=extra_bytes(costly),
+        skipped=given.skipped,
+    )
+
+
+def _with_origin(quantized: ModelToExport, given: Given) -> ModelToExport:
+    calibration = {
+        "n_rows": given.fingerprint.size,
+        "rows_sha256": given.fingerprint.sha256,
+        "rows_per_observation": ROWS_PER_OBSERVATION,
+    }
+    return replace(quantized, origin=replace(quantized.origin, metrics={}, quantization={"calibration": calibration}))

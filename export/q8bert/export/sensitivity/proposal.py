@@ -1,0 +1,78 @@
+"""Which layers to keep in float so that a model loses no more than is wanted.
+
+Rounding errors of different layers hardly depend on one another, so what a layer costs alone says what keeping it in
+float gains. Layers are taken in this order until the loss that is wanted is reached, which is measured and not added
+up; then each that turned out not to be needed is given back, the largest first.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from q8bert.export.sensitivity.measurement import Change, Part, Yardstick
+from q8bert.export.sensitivity.simulation import PartlyQuantized
+
+__all__ = ["Proposal", "costliest_layers", "extra_bytes", "propose"]
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """Layers to keep in float.
+
+    Attributes:
+        keep_float: Names of layers, as ``--keep-float`` takes them; none where nothing needs to be kept.
+        change: How far the model is from the float one with these kept.
+        extra_bytes: What the model grows by.
+    """
+
+    keep_float: tuple[str, ...]
+    change: Change
+    extra_bytes: int
+
+
+def propose(yardstick: Yardstick, parts: Sequence[Part], reached: Callable[[Change], bool]) -> Proposal | None:
+    """Find a least set of layers with which a wanted loss is reached: none of them can be left out.
+
+    Args:
+        yardstick: Measures partly quantized models.
+        parts: What was measured; activations are no layers.
+        reached: Whether a change is small enough.
+
+    Returns:
+        The layers; None where all but one Linear do not suffice.
+    """
+    ranked = sorted((part for part in parts if part.n_weights), key=lambda part: -part.alone.relative_error)
+    linears = [part for part in ranked if part.kind == "linear"]
+    ranked = [part for part in ranked if part is not linears[-1]]  # a model without any INT8 product is none of ours
+
+    def change(kept: Sequence[Part]) -> Change:
+        return yardstick.change(PartlyQuantized.whole(yardstick.model, keep_float={part.name for part in kept}))
+
+    low, high = -1, len(ranked)  # so many do not suffice, so many do
+    if not reached(change(ranked)):
+        return None
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if reached(change(ranked[:middle])) else (middle, high)
+    kept = ranked[:high]
+    for part in sorted(kept, key=lambda part: -part.n_weights):
+        fewer = [other for other in kept if other is not part]
+        if reached(change(fewer)):
+            kept = fewer
+    return Proposal(tuple(part.name for part in kept), change(kept), extra_bytes(kept))
+
+
+def costliest_layers(parts: Sequence[Part], *, share: float) -> list[Part]:
+    """Return the fewest layers that together hold a share of what all layers cost alone, the costliest first."""
+    ranked = sorted((part for part in parts if part.n_weights), key=lambda part: -part.alone.relative_error)
+    wanted = share * sum(part.alone.relative_error for part in ranked)
+    chosen: list[Part] = []
+    for part in ranked:
+        if sum(one.alone.relative_error for one in chosen) >= wanted:
+            break
+        chosen.append(part)
+    return chosen
+
+
+def extra_bytes(parts: Sequence[Part]) -> int:
+    """Return what a model grows by where these layers are float: four bytes a weight instead of one."""
+    return sum(3 * part.n_weights for part in parts)
