@@ -35,7 +35,7 @@ Providers = Annotated[
     ),
 ]
 Threads = Annotated[
-    int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to ONNX Runtime.", rich_help_panel=_HARDWARE)
+    int, typer.Option(min=0, help="CPU threads; 0: the cores that this process may use.", rich_help_panel=_HARDWARE)
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows a batch.", rich_help_panel=_HARDWARE)]
 FileFormat = Annotated[

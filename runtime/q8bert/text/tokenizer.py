@@ -62,6 +62,11 @@ class TextTokenizer:
         """Tokens in the vocabulary, added ones included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
+    @property
+    def largest_id(self) -> int:
+        """The largest id that a text can become."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+
     def encode(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Encoded:
         """Encode rows, in order; time and memory grow with the texts and no faster.
 

@@ -37,7 +37,8 @@ class Session:
         providers: Full names, or pairs of a name and its options, for example
             ``[("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]``. Nodes that the others cannot run
             go to the CPU provider only if it is named.
-        threads: CPU threads; 0 leaves the choice to ONNX Runtime. The simple way where nothing else is to be chosen.
+        threads: CPU threads; 0 for the cores that this process may use. The simple way where nothing else is to be
+            chosen.
         options: Everything that can be chosen, instead of ``threads``.
 
     Raises:

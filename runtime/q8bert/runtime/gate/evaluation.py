@@ -7,6 +7,7 @@ from pathlib import Path
 
 from q8bert.data.examples import Split
 from q8bert.data.readers import Format, read_split
+from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
 from q8bert.runtime.engines.providers import Provider
 from q8bert.runtime.predict.classifier import BatchSize, Classifier, Threads
@@ -71,7 +72,7 @@ def evaluate(
         split: Name of the split.
         task: Another task with the same labels, for example QNLI for a bundle of RTE; default the bundle's own.
         providers: Execution providers by full name, or pairs of a name and its options.
-        threads: CPU threads; 0 leaves the choice to ONNX Runtime.
+        threads: CPU threads; 0 for the cores that this process may use.
         batch_size: Rows a batch.
         format: How the file of the split is written; see :func:`q8bert.data.readers.read_file`.
         skip_malformed: Leave malformed rows out instead of stopping.
@@ -85,7 +86,7 @@ def evaluate(
         ConfigError: If ``task`` has other labels than the bundle.
         InputError: If the data cannot be read, has no labels, or only such that the main metric is undefined.
     """
-    classifier = Classifier.load(bundle, providers=providers, threads=threads)
+    classifier = Classifier.load(bundle, providers=providers, options=RuntimeOptions.batch(threads=threads))
     chosen = task or classifier.task
     own = classifier.task.head
     if chosen.head != own:

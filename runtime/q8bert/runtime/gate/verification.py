@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from q8bert.data.readers import Format, read_split
+from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
 from q8bert.runtime.engines.providers import Provider
 from q8bert.runtime.gate.evaluation import score_split
@@ -87,7 +88,7 @@ def verify(
         min_size_ratio: Smallest size ratio that passes.
         max_relative_loss: Largest relative loss of the main metric that passes, as a fraction.
         providers: Execution providers by full name, or pairs of a name and its options.
-        threads: CPU threads; 0 leaves the choice to ONNX Runtime.
+        threads: CPU threads; 0 for the cores that this process may use.
         batch_size: Rows a batch.
         format: How the file of the split is written; see :func:`q8bert.data.readers.read_file`.
         skip_malformed: Leave malformed rows out instead of stopping.
@@ -102,8 +103,8 @@ def verify(
             zero or less, of which no relative loss can be formed.
         InputError: If the data cannot be read, or has only labels such that the main metric is undefined.
     """
-    ours = Classifier.load(bundle, providers=providers, threads=threads)
-    theirs = Classifier.load(reference, providers=providers, threads=threads)
+    options = RuntimeOptions.batch(threads=threads)
+    ours, theirs = (Classifier.load(path, providers=providers, options=options) for path in (bundle, reference))
     if ours.task != theirs.task:
         raise ConfigError([f"{bundle} is of task {ours.task.name}, the reference {reference} of {theirs.task.name}"])
     task = ours.task
