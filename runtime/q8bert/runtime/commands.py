@@ -106,7 +106,7 @@ def evaluate_command(
                 show_progress=show,
             )
         _say_left_out(speaker, report.skipped, report.n_truncated)
-        table = _score_table(f"{report.task} {report.split}, {report.n_rows} rows, {report.precision}")
+        table = _score_table(f"{report.task} {report.split}, {report.n_rows} rows, {report.kernels}")
         for name, value in report.metrics.items():
             table.add_row(name, f"{100 * value:.2f}")
         speaker.say(report.precision_note)
@@ -199,7 +199,7 @@ def verify_command(
                 "bundle",
                 "change",
                 "limit",
-                title=escape(f"{report.task} {report.split}, {report.n_rows} rows"),
+                title=escape(f"{report.task} {report.split}, {report.n_rows} rows, {report.kernels}"),
             )
             for name, value in report.metrics.items():
                 base = report.reference_metrics[name]

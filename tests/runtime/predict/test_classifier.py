@@ -31,7 +31,7 @@ def with_logits(bundle: Path, compute: Callable[[Mapping[str, Any]], NDArray[np.
     """Return a classifier whose model is a function."""
     opened = open_bundle(bundle)
     session: Any = SimpleNamespace(input_names=opened.manifest.input_names, run=compute)
-    return Classifier(opened, session)
+    return Classifier(opened, session, tokenizer=opened.tokenizer_path.read_text(encoding="utf-8"))
 
 
 def ids_of(bundle: Path, tokens: str) -> list[int]:
@@ -375,8 +375,10 @@ def test_a_corrupt_model_with_fitting_checksums_is_a_bundle_error(small: Any, al
     source = small.bundle("SST-2", "int8")
     half = (source / "model.onnx").read_bytes()[:20_000]
     for content in (b"not a model", half):
-        with pytest.raises(BundleError, match=r"could not load .*model\.onnx"):
+        with pytest.raises(BundleError, match=r"model\.onnx is no ONNX file"):
             Classifier.load(altered(source, files={"model.onnx": content}))
+    with pytest.raises(BundleError, match=r"could not load .*model\.onnx"):  # a message without a graph
+        Classifier.load(altered(source, files={"model.onnx": b"\x08\x0a"}))
 
 
 def test_a_model_with_other_inputs_than_the_manifest_says_is_a_bundle_error(
@@ -471,6 +473,23 @@ def test_a_padding_token_that_the_tokenizer_does_not_have_is_a_bundle_error(
 def test_an_impossible_task_in_the_manifest_is_a_bundle_error(small: Any, altered: Callable[..., Path]) -> None:
     with pytest.raises(BundleError, match="name must be a text"):
         Classifier.load(altered(small.bundle("SST-2", "int8"), change=lambda manifest: manifest["task"].pop("name")))
+
+
+def test_what_was_hashed_is_what_is_loaded(
+    small: Any, altered: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both files are exchanged between the check and whatever comes after it."""
+    bundle = altered(small.bundle("SST-2", "int8"))
+    expected = Classifier.load(bundle, threads=1).logits(["a good film"])
+    whole = Session.__init__
+
+    def exchange(self: Session, *arguments: Any, **options: Any) -> None:
+        (bundle / "model.onnx").write_bytes((small.bundle("SST-2", "float32") / "model.onnx").read_bytes())
+        (bundle / "tokenizer.json").write_text("{}")
+        whole(self, *arguments, **options)
+
+    monkeypatch.setattr(Session, "__init__", exchange)
+    np.testing.assert_array_equal(Classifier.load(bundle, threads=1).logits(["a good film"]), expected)
 
 
 # ---- what is imported ---------------------------------------------------------------------------

@@ -26,8 +26,9 @@ class EvaluationReport:
     Attributes:
         task: Name of the task.
         split: Name of the split.
-        precision: What the provider really multiplied in: ``int8``, ``float32`` or ``unknown``.
-        precision_note: Why it is that precision.
+        precision: In what products with weights really ran: ``int8``, ``float32``, ``mixed`` or ``unknown``.
+        kernels: The same with counts, for example ``int8 (26 of 26 products)``.
+        precision_note: What was counted, and where.
         main_metric: The metric that the gate compares.
         metrics: Every metric of the task, as a fraction.
         n_rows: Rows scored.
@@ -40,6 +41,7 @@ class EvaluationReport:
     task: str
     split: str
     precision: str
+    kernels: str
     precision_note: str
     main_metric: str
     metrics: Mapping[str, float]
@@ -101,6 +103,7 @@ def evaluate(
         task=chosen.name,
         split=split,
         precision=classifier.precision,
+        kernels=str(classifier.products or "unknown"),
         main_metric=chosen.data.main_metric,
         metrics=metrics,
         n_rows=len(rows.examples),

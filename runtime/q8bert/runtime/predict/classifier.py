@@ -8,21 +8,22 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from q8bert.runtime.engines.kernels import KernelWatch, Products
 from q8bert.runtime.engines.options import RuntimeOptions
-from q8bert.runtime.engines.precision import running_precision, with_int8_enabled
+from q8bert.runtime.engines.precision import precision_note, with_int8_enabled
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
 from q8bert.runtime.engines.providers import Provider
 from q8bert.runtime.engines.session import Session
 from q8bert.runtime.predict.model import BatchSize, BundleModel
 from q8bert.runtime.predict.rows import Texts, text_columns
-from q8bert.spec.bundle import Bundle, open_bundle
+from q8bert.spec.bundle import MODEL_FILE, TOKENIZER_FILE, Bundle, load_bundle
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import BundleError, ConfigError, InputError
 from q8bert.spec.kinds import at_least, one_of
 from q8bert.tasks.head import Prediction
 from q8bert.tasks.task import Task, task_from_json
 from q8bert.text.encoded import Encoded, longest_row
-from q8bert.text.tokenizer import TextTokenizer
+from q8bert.text.tokenizer import TextTokenizer, parse_tokenizer
 
 __all__ = ["BatchSize", "Classifier", "OnLong", "Threads"]
 
@@ -39,14 +40,16 @@ class Classifier:
         'positive'
     """
 
-    def __init__(self, bundle: Bundle, session: Session, *, on_long: OnLong = "truncate") -> None:
+    def __init__(self, bundle: Bundle, session: Session, *, tokenizer: str, on_long: OnLong = "truncate") -> None:
         manifest = bundle.manifest
         self.bundle = bundle
         self.on_long = on_long
         self._session = session
         try:
             self.task: Task = task_from_json(manifest.task, source=str(bundle.path))
-            self._tokenizer = TextTokenizer.load(bundle.tokenizer_path, max_length=manifest.max_length)
+            self._tokenizer = TextTokenizer(
+                parse_tokenizer(tokenizer, source=bundle.tokenizer_path), max_length=manifest.max_length
+            )
         except (ConfigError, InputError) as error:
             raise BundleError(f"{error}. Export the bundle again") from error
         if manifest.pad_token_id >= self._tokenizer.vocabulary_size:
@@ -85,12 +88,19 @@ class Classifier:
             ConfigError: If providers, threads, options or ``on_long`` do not fit.
             ProviderError: If a provider that was asked for cannot be had.
         """
-        opened = open_bundle(bundle)
+        opened, contents = load_bundle(bundle)
+        model, tokenizer = (contents[name] for name in (MODEL_FILE, TOKENIZER_FILE))
         if opened.manifest.precision == "int8":
             providers = with_int8_enabled(providers)
-        session = Session(opened.model_path, providers=providers, threads=threads, options=options)
-        classifier = cls(opened, session, on_long=on_long)
-        classifier.prove(longest=True)
+        weights = {name: contents[name] for name in contents.keys() - {MODEL_FILE, TOKENIZER_FILE}}
+        with KernelWatch() as watch:
+            session = Session(
+                model, weights=weights, name=str(opened.model_path), providers=providers, threads=threads,
+                options=options, watch=watch,
+            )  # fmt: skip
+            classifier = cls(opened, session, tokenizer=tokenizer.decode("utf-8", "replace"), on_long=on_long)
+            classifier.prove(longest=True)
+            session.end_watch(watch)
         return classifier
 
     @property
@@ -115,14 +125,21 @@ class Classifier:
         self._model.prove(rows)
 
     @property
+    def products(self) -> Products | None:
+        """How many products with weights really ran in integers when the model was loaded; None where nobody looked."""
+        return self._session.products
+
+    @property
     def precision(self) -> str:
-        """In what the first provider really multiplies: ``int8``, ``float32`` or ``unknown``."""
-        return self._running_precision()[0]
+        """In what products with weights really run: ``int8``, ``float32``, ``mixed`` or ``unknown``."""
+        return "unknown" if self.products is None else self.products.precision
 
     @property
     def precision_note(self) -> str:
-        """A sentence that says why it is :attr:`precision`, and what else could be done."""
-        return self._running_precision()[1]
+        """A sentence on what was counted, and what else could be done."""
+        return precision_note(
+            self.products, bundle_precision=self.bundle.manifest.precision, providers=self._session.providers
+        )
 
     def __call__(
         self, texts: Texts, text_pairs: Sequence[str] | None = None, *, batch_size: int = 32
@@ -252,13 +269,12 @@ class Classifier:
         outputs |= dict(zip(whole, self._predictions(logits, [row in encoded.truncated for row in whole]), strict=True))
         return [outputs[row] for row in range(len(encoded))]
 
+    def tokenizes_like(self, other: "Classifier") -> bool:
+        """Whether every text becomes the same ids here and there."""
+        return self._tokenizer.is_same_as(other._tokenizer)
+
     def _encode(self, texts: Texts, text_pairs: Sequence[str] | None) -> Encoded:
         return self._tokenizer.encode(*text_columns(self.task, texts, text_pairs))
-
-    def _running_precision(self) -> tuple[str, str]:
-        session = self._session
-        precision = self.bundle.manifest.precision
-        return running_precision(session.providers, precision, optimization=session.options.optimization)
 
     def _too_long(self, what: str) -> InputError:
         return InputError(
