@@ -17,7 +17,7 @@ from q8bert.spec.files import LFS_POINTER
 from q8bert.text.encoded import Encoded, Rows
 from q8bert.text.truncation import kept_tokens
 
-__all__ = ["TextTokenizer", "read_tokenizer", "truncation_side"]
+__all__ = ["TextTokenizer", "parse_tokenizer", "read_tokenizer", "truncation_side"]
 
 # What is tokenized at once. The library keeps a hundred bytes and more for a token: some megabytes for a portion, where
 # all rows of a data set would take gigabytes; and it is as fast on a thousand rows as on all.
@@ -61,6 +61,16 @@ class TextTokenizer:
     def vocabulary_size(self) -> int:
         """Tokens in the vocabulary, added ones included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    def is_same_as(self, other: "TextTokenizer") -> bool:
+        """Whether another one makes the same ids of every text, up to the same length."""
+        mine, theirs = ((one._tokenizer.to_str(), one._direction, one._max_length) for one in (self, other))
+        return mine == theirs
+
+    @property
+    def largest_id(self) -> int:
+        """The largest id that a text can become."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
 
     def encode(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Encoded:
         """Encode rows, in order; time and memory grow with the texts and no faster.
@@ -126,17 +136,33 @@ def read_tokenizer(path: Path) -> Tokenizer:
         content = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise InputError(f"{path} is not a readable tokenizer: {error}. Copy or download it again") from error
+    return parse_tokenizer(content, source=path)
+
+
+def parse_tokenizer(content: str, *, source: Path) -> Tokenizer:
+    """Make a tokenizer of the content of a ``tokenizer.json``.
+
+    Args:
+        content: The content.
+        source: Where it came from, for messages.
+
+    Returns:
+        The tokenizer.
+
+    Raises:
+        InputError: If it is not a tokenizer; the message says what it is instead.
+    """
     if not content.strip():
-        raise InputError(f"{path} is not a readable tokenizer: it is empty. Copy or download it again")
+        raise InputError(f"{source} is not a readable tokenizer: it is empty. Copy or download it again")
     if content.startswith(LFS_POINTER.decode()):
         raise InputError(
-            f"{path} is not a readable tokenizer: it is a Git LFS pointer, which stands for the file. "
+            f"{source} is not a readable tokenizer: it is a Git LFS pointer, which stands for the file. "
             "Run `git lfs pull` in its folder, or download it again"
         )
     try:
         return Tokenizer.from_str(content)
     except Exception as error:
-        raise InputError(f"{path} is not a readable tokenizer: {error}. {_remedy(content)}") from error
+        raise InputError(f"{source} is not a readable tokenizer: {error}. {_remedy(content)}") from error
 
 
 def truncation_side(tokenizer: Tokenizer) -> str:

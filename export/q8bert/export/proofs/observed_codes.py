@@ -27,7 +27,7 @@ class CodeObserver:
     Args:
         model: As exported.
         sites: Where activations are quantized.
-        threads: CPU threads; 0 leaves the choice to ONNX Runtime.
+        threads: CPU threads; 0 for the cores that this process may use.
 
     Raises:
         ExportError: If a site cannot be found in what ONNX Runtime made of the model.

@@ -19,7 +19,7 @@ def optimized_graph(model: onnx.ModelProto, *, threads: int = 0) -> onnx.ModelPr
 
     Args:
         model: As exported.
-        threads: CPU threads; 0 leaves the choice to ONNX Runtime.
+        threads: CPU threads; 0 for the cores that this process may use.
 
     Returns:
         The optimized graph; run without optimization, it computes what the model does.

@@ -25,7 +25,6 @@ from q8bert.machine.cpu import cpu_description
 from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.provider_table import facts_of
 from q8bert.runtime.engines.providers import NamedProviders
-from q8bert.spec.bundle import EXTERNAL_DATA_FILE
 from q8bert.spec.errors import ConfigError
 from q8bert.spec.files import sha256_of
 
@@ -51,9 +50,6 @@ def entry_key(model: Path | bytes, *, providers: NamedProviders, options: Runtim
         for name, _ in providers
         if not facts_of(name).is_savable
     ]
-    if isinstance(model, Path) and (model.parent / EXTERNAL_DATA_FILE).exists():
-        # ONNX Runtime writes a graph that looks for the data beside itself
-        faults.append(f"cache_dir cannot be used with a model whose weights are in {EXTERNAL_DATA_FILE}")
     if faults:
         raise ConfigError([f"{fault}. Leave cache_dir out" for fault in faults])
     build = installed_ort_build()

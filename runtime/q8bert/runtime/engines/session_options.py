@@ -25,7 +25,7 @@ def session_options(options: RuntimeOptions) -> ort.SessionOptions:
     """
     chosen = ort.SessionOptions()
     chosen.log_severity_level = 3
-    chosen.intra_op_num_threads = options.threads
+    chosen.intra_op_num_threads = options.n_threads
     chosen.enable_cpu_mem_arena = options.memory_arena
     chosen.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[options.optimization])
     chosen.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spinning)))
