@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from q8bert.export import export, quantize
 from q8bert.runtime import Classifier, evaluate
+from q8bert.runtime.predict.files import predict_file
 from q8bert.spec.errors import ConfigError, ExportError, InputError, ModelError
 from q8bert.tasks.glue import glue_task
 from q8bert.training.quantization.calibration import channel_amax
@@ -68,6 +69,7 @@ def test_a_fine_tuned_model_is_quantized_with_its_own_labels(
     assert np.mean((ours - theirs) ** 2) < 0.05 * theirs.var()
     answer = Classifier.load(bundle.path)([*zip(texts, second, strict=True)] if second else texts)[0]
     assert (answer.label in labels.values() and answer.score is None) if labels else answer.score is not None
+    assert predict_file(bundle.path, rows, tmp_path / "predictions.jsonl").n_rows == 100  # the same file serves both
     card = (bundle.path / "README.md").read_text()
     assert "after training, in one shot, without labels" in card
     assert "activations with ranges of 80 rows" in card
@@ -103,7 +105,11 @@ def test_ranges_are_the_mean_of_the_largest_values_of_observations(
     fine_tuned: Callable[..., Path], write_rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder, rows = fine_tuned(num_labels=2), write_rows(40)
-    bundle, _ = quantize(folder, tmp_path / "bundle", calibration_data=rows, smoothing=False, check_parity=False)
+    said: list[str] = []
+    bundle, _ = quantize(
+        folder, tmp_path / "bundle", calibration_data=rows, smoothing=False, check_parity=False, report=said.append
+    )
+    assert any("they are LABEL_0, LABEL_1; a --task-file names them" in sentence for sentence in said)
     model = AutoModelForSequenceClassification.from_pretrained(folder, attn_implementation="eager").eval()
     tokenizer = AutoTokenizer.from_pretrained(folder)
     texts = [columns(rows)[0][row] for row in np.random.default_rng(11).permutation(40)[:32]]

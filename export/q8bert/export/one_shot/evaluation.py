@@ -87,11 +87,15 @@ def compare_with_float(
     Raises:
         ConfigError: If the float model scores zero or less, of which no relative loss can be formed.
     """
-    session = Session(graph.SerializeToString(), threads=threads)
+    session, total = Session(graph.SerializeToString(), threads=threads), 2 * len(rows)
     logits = logits_of(
-        session.run, rows, n_outputs=model.task.head.n_outputs, batch_size=batch_size, show_progress=show_progress
-    )
-    floats = simulate(model, PartlyQuantized(frozenset(), frozenset()), rows, batch_size=batch_size)
+        session.run, rows, n_outputs=model.task.head.n_outputs, batch_size=batch_size,
+        show_progress=lambda done, _: show_progress(done, total),
+    )  # fmt: skip
+    floats = simulate(
+        model, PartlyQuantized(frozenset(), frozenset()), rows, batch_size=batch_size,
+        show_progress=lambda done, n_rows: show_progress(n_rows + done, total),
+    )  # fmt: skip
     found = compare_logits(model.task, logits, floats, rows, split=split)
     if found.main_metric is not None and found.relative_loss is None:
         raise ConfigError([

@@ -173,6 +173,9 @@ def _report(given: Given, split: Split, report: Callable[[str], None]) -> None:
     model, calibration = given.model, given.calibration
     for line in model.source.report.lines():
         report(line)
+    labels = model.task.head.labels
+    if labels and labels == tuple(f"LABEL_{number}" for number in range(len(labels))):
+        report(f"note: the model does not name its labels, so they are {', '.join(labels)}; a --task-file names them")
     n_rows = len(split.examples)
     report(
         f"{model.task.name}: {len(calibration)} rows to calibrate with and {len(given.held_out)} held out, of "

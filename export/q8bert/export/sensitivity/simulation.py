@@ -45,7 +45,7 @@ def simulate(
     rows: EncodedRows,
     *,
     batch_size: int,
-    show_batch: Callable[[], None] = lambda: None,
+    show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> NDArray[np.float32]:
     """Compute the logits of a partly quantized model.
 
@@ -54,7 +54,7 @@ def simulate(
         parts: Which of them are used.
         rows: What it is run on.
         batch_size: Rows a batch.
-        show_batch: Called after each batch.
+        show_progress: Called with rows done and rows in all.
 
     Returns:
         Float32 ``(n, n_outputs)``, in the user's units.
@@ -67,12 +67,14 @@ def simulate(
 
     network = QuantizedModel(model.source.model, sites, quantize).eval()
     weights = {f"model.{name}": tensor for name, tensor in _weights(model, parts).items()}
+    n_done = 0
     logits = np.zeros((len(rows), model.task.head.n_outputs), dtype=np.float32)
     with torch.no_grad():
         for numbers, inputs in rows.batches(batch_size):
             outputs, _ = functional_call(network, weights, (inputs, amax))
             logits[numbers] = model.target_scale.restore(outputs["logits"]).numpy()
-            show_batch()
+            n_done += len(numbers)
+            show_progress(n_done, len(rows))
     return logits
 
 
