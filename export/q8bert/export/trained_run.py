@@ -92,7 +92,12 @@ class TrainedRun:
         return tokenize_split(
             split,
             config.task.head,
-            TextTokenizer(self.tokenizer(), max_length=config.max_length),
+            TextTokenizer(
+                self.tokenizer(),
+                max_length=config.max_length,
+                obey_special_tokens=checkpoint.obey_special_tokens,
+                pad_token_id=checkpoint.pad_token_id,
+            ),
             input_names=checkpoint.input_names,
             pad_token_id=checkpoint.pad_token_id,
             target_scale=checkpoint.target_scale,

@@ -51,6 +51,7 @@ def test_a_run_of_earlier_days_is_read_and_new_options_have_their_defaults_there
     assert read == TrainConfig(
         task=glue_task("SST-2"), data_dir="/data/SST-2", output_dir=tmp_path, model="/data/model", max_length=32,
         dropout=0.1, seed=12, skip_malformed=True,
+        obey_special_tokens=True,  # there was no other way
         quantization=QuantizationConfig(
             granularity="per_tensor", smoothing=False, keep_float=("classifier",), quantize_from=0.25
         ),
@@ -58,7 +59,9 @@ def test_a_run_of_earlier_days_is_read_and_new_options_have_their_defaults_there
         evaluation=EvaluationConfig(eval_every=7),
         execution=ExecutionConfig(engine="torch", precision="bfloat16"),
     )  # fmt: skip
-    assert read.identity() == json.loads(RUN_JSON)["options"] | {"gradients": "torch", "format": None, "revision": None}
+    assert read.identity() == json.loads(RUN_JSON)["options"] | {
+        "gradients": "torch", "format": None, "revision": None, "obey_special_tokens": True,
+    }  # fmt: skip
 
 
 def test_a_run_of_earlier_days_is_gone_on_with_by_the_options_it_had(tmp_path: Path) -> None:

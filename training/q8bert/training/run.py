@@ -287,6 +287,7 @@ class _Run:
             target_scale=state.target_scale,
             input_names=self.given.source.input_names,
             pad_token_id=self.given.source.pad_token_id,
+            obey_special_tokens=self.config.obey_special_tokens,
             is_last=schedule.is_over(progress),
         )
         prune_checkpoints(

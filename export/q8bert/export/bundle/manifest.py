@@ -40,6 +40,7 @@ def make_manifest(
         # what was quantized after training was not scored by it
         metrics=checkpoint.progress.metrics if method in {"none", "qat"} else {},
         data={} if trained.data is None else asdict(trained.data),
+        obey_special_tokens=checkpoint.obey_special_tokens,
         versions=library_versions() | {"opset": str(OPSET)},
         model={
             "source": config.model,

@@ -77,6 +77,7 @@ class Checkpoint:
         target_scale: Between scores and what the model computes.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
+        obey_special_tokens: Whether special tokens that a text spelled out were obeyed.
     """
 
     path: Path
@@ -89,6 +90,7 @@ class Checkpoint:
     target_scale: TargetScale
     input_names: tuple[str, ...]
     pad_token_id: int
+    obey_special_tokens: bool
 
 
 def checkpoint_folders(run: Path) -> dict[int, Path]:
@@ -113,6 +115,7 @@ def save_checkpoint(
     target_scale: TargetScale,
     input_names: tuple[str, ...],
     pad_token_id: int,
+    obey_special_tokens: bool = False,
     is_last: bool = True,
 ) -> Path:
     """Write a checkpoint.
@@ -129,6 +132,7 @@ def save_checkpoint(
         target_scale: Between scores and what the model computes.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
+        obey_special_tokens: Whether special tokens that a text spells out are obeyed.
         is_last: Whether the run is over with it.
 
     Returns:
@@ -155,6 +159,7 @@ def save_checkpoint(
             range_decay=ranges.decay,
             input_names=input_names,
             pad_token_id=pad_token_id,
+            obey_special_tokens=obey_special_tokens,
             is_last=is_last,
             files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         )
@@ -210,6 +215,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         target_scale=_target_scale(path / _CONFIG_FILE),
         input_names=state.input_names,
         pad_token_id=state.pad_token_id,
+        obey_special_tokens=state.obey_special_tokens,
     )
 
 

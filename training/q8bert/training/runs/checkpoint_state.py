@@ -42,6 +42,7 @@ class CheckpointState:
         range_decay: Weight of the past in them.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
+        obey_special_tokens: Whether special tokens that a text spelled out were obeyed; so by earlier releases.
         is_last: Whether the run was over with it; so for one of an earlier release, which does not say.
         files: SHA-256 of every other file of the checkpoint; none in one of an earlier release.
     """
@@ -54,6 +55,7 @@ class CheckpointState:
     range_decay: float
     input_names: tuple[str, ...]
     pad_token_id: int
+    obey_special_tokens: bool = True
     is_last: bool = True
     files: Mapping[str, str] = field(default_factory=dict)
 

@@ -75,6 +75,13 @@ class TrainConfig:
         only_on=True,
         panel="Data",
     )
+    obey_special_tokens: bool = option(
+        default=False,
+        help="Take special tokens that a text spells out, such as [SEP], for what they say; otherwise they are text. "
+        "The runtime does the same.",
+        only_on=True,
+        panel="Data",
+    )
     quantization: QuantizationConfig = group(QuantizationConfig, panel="Quantization")
     optimization: OptimizationConfig = group(OptimizationConfig, panel="Optimization")
     evaluation: EvaluationConfig = group(EvaluationConfig, panel="Evaluation")
