@@ -91,7 +91,8 @@ def test_a_bundle_of_earlier_days_is_read(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"model")
     (tmp_path / "tokenizer.json").write_bytes(b"{}")
     bundle = open_bundle(tmp_path)
-    assert bundle.manifest.to_json() == json.loads(MANIFEST_JSON) | {"data": {}}
+    # its model was trained on texts whose special tokens were obeyed
+    assert bundle.manifest.to_json() == json.loads(MANIFEST_JSON) | {"data": {}, "obey_special_tokens": True}
     assert task_from_json(bundle.manifest.task, source="x") == glue_task("SST-2")
     assert bundle.model_size_bytes == 5
 

@@ -114,6 +114,7 @@ def load_trained_run(run: Path) -> TrainedRun:
         source=source,
         task=config.task,
         max_length=config.max_length,
+        obey_special_tokens=checkpoint.obey_special_tokens,
         target_scale=checkpoint.target_scale,
         sites=checkpoint.sites,
         amax=checkpoint.ranges.amax() if checkpoint.sites else None,

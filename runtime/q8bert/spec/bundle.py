@@ -72,6 +72,9 @@ class Manifest:
         data: Rows of both splits, and what of them was lost in training; empty where that was not counted.
         versions: Versions of what made the bundle.
         model: Where the model came from: architecture, family, source.
+        obey_special_tokens: Whether special tokens that a text spells out are what they say; otherwise they are text.
+            Bundles of earlier releases do not say it: their models were trained on texts that were obeyed, and still
+            are.
     """
 
     precision: str
@@ -85,6 +88,7 @@ class Manifest:
     data: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, object] = field(default_factory=dict)
+    obey_special_tokens: bool = True
 
     def to_json(self) -> dict[str, object]:
         """Return the manifest as a JSON object."""

@@ -15,6 +15,7 @@ from tokenizers import Encoding, Tokenizer
 from q8bert.spec.errors import InputError
 from q8bert.spec.files import LFS_POINTER
 from q8bert.text.encoded import Encoded, Rows
+from q8bert.text.special_tokens import SpecialTokens
 from q8bert.text.truncation import kept_tokens
 
 __all__ = ["TextTokenizer", "parse_tokenizer", "read_tokenizer", "truncation_side"]
@@ -30,24 +31,38 @@ _Row = str | tuple[str, str]
 class TextTokenizer:
     """Encodes texts or pairs of texts up to a maximum length; several threads may use one.
 
-    The tokenizer is made its own: truncation and padding are switched off in it.
+    Args:
+        tokenizer: Is made its own: truncation and padding are switched off in it.
+        max_length: Longest row in tokens, special tokens included; longer ones lose tokens of their longer text, at
+            the end, or at the start where the tokenizer's truncation says ``left``.
+        obey_special_tokens: Whether special tokens that a text spells out, such as ``[SEP]``, are what they say;
+            otherwise they are text.
+        pad_token_id: Id of the padding token, which no text then becomes.
     """
 
-    def __init__(self, tokenizer: Tokenizer, *, max_length: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        max_length: int,
+        obey_special_tokens: bool = False,
+        pad_token_id: int | None = None,
+    ) -> None:
         self._direction = truncation_side(tokenizer)
         self._max_length = max_length
         tokenizer.no_padding()
         tokenizer.no_truncation()
+        self._special = None if obey_special_tokens else SpecialTokens(tokenizer, pad_token_id=pad_token_id)
         self._tokenizer = tokenizer
 
     @classmethod
-    def load(cls, path: Path, *, max_length: int) -> "TextTokenizer":
+    def load(cls, path: Path, *, max_length: int, obey_special_tokens: bool = False) -> "TextTokenizer":
         """Read a ``tokenizer.json``.
 
         Args:
             path: The file.
-            max_length: Longest row in tokens, special tokens included; longer ones lose tokens of their longer text, at
-                the end, or at the start where the file's truncation says ``Left``.
+            max_length: Longest row in tokens, special tokens included.
+            obey_special_tokens: Whether special tokens that a text spells out are what they say.
 
         Returns:
             The tokenizer.
@@ -55,7 +70,7 @@ class TextTokenizer:
         Raises:
             InputError: If the file is missing or is not a tokenizer.
         """
-        return cls(read_tokenizer(path), max_length=max_length)
+        return cls(read_tokenizer(path), max_length=max_length, obey_special_tokens=obey_special_tokens)
 
     @property
     def vocabulary_size(self) -> int:
@@ -64,7 +79,9 @@ class TextTokenizer:
 
     def is_same_as(self, other: "TextTokenizer") -> bool:
         """Whether another one makes the same ids of every text, up to the same length."""
-        mine, theirs = ((one._tokenizer.to_str(), one._direction, one._max_length) for one in (self, other))
+        mine, theirs = (
+            (one._tokenizer.to_str(), one._direction, one._max_length, one._special is None) for one in (self, other)
+        )
         return mine == theirs
 
     @property
@@ -98,6 +115,8 @@ class TextTokenizer:
             long = {at: encoding for at, encoding in enumerate(encodings) if len(encoding) > self._max_length}
             kept = {at: kept_tokens(encoding, room=room, direction=self._direction) for at, encoding in long.items()}
             ids.append(Rows.of([_kept(encoding.ids, kept.get(at)) for at, encoding in enumerate(encodings)]))
+            if self._special is not None:
+                self._special.replace(ids[-1], encodings, [kept.get(at) for at in range(len(encodings))])
             types.append(Rows.of([_kept(encoding.type_ids, kept.get(at)) for at, encoding in enumerate(encodings)]))
             truncated += [start + at for at in long]
         return Encoded(Rows.joined(ids), Rows.joined(types), frozenset(truncated))

@@ -46,10 +46,10 @@ def test_a_cached_model_gives_the_same_bits(small: Any, tmp_path: Path, run: Any
     expected = Session(model, threads=1).run(INPUTS)
     first = run(model)
     (entry,) = entries(tmp_path)
-    made = entry.stat().st_mtime_ns
+    made = entry.stat().st_ino
     np.testing.assert_array_equal(first, expected)
     np.testing.assert_array_equal(run(model), expected)
-    assert [(path, path.stat().st_mtime_ns) for path in entries(tmp_path)] == [(entry, made)]
+    assert [(path, path.stat().st_ino) for path in entries(tmp_path)] == [(entry, made)]
     assert entry.stem.endswith(sha256_of(entry))
 
 
@@ -156,6 +156,48 @@ def test_a_bundle_is_loaded_through_the_cache(small: Any, tmp_path: Path, texts:
     for _ in range(2):
         np.testing.assert_array_equal(Classifier.load(bundle, options=options).logits(texts), expected)
     assert len(entries(tmp_path)) == 1
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such bits")
+@pytest.mark.parametrize("mode", [0o777, 0o770, 0o702, 0o1777])
+def test_a_folder_that_others_may_write_to_is_refused_whatever_lies_in_it(
+    small: Any, tmp_path: Path, run: Any, mode: int
+) -> None:
+    good, other = (small.bundle("SST-2", precision) / "model.onnx" for precision in ("int8", "float32"))
+    expected = run(good)
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+    (entry,) = entries(tmp_path)
+    entry.unlink()
+    shutil.copy(other, entry.with_name(f"{entry.stem.partition('-')[0]}-{sha256_of(other)}.onnx"))
+    (tmp_path / "cache").chmod(mode)
+    with pytest.raises(ConfigError, match=r"cache_dir .*cache can be written by others .*`chmod go-w "):
+        run(good)
+    (tmp_path / "cache").chmod(0o755)
+    for forged in entries(tmp_path):
+        forged.unlink()
+    np.testing.assert_array_equal(run(good), expected)
+
+
+def test_entries_that_nobody_used_for_a_month_are_deleted(small: Any, tmp_path: Path, run: Any) -> None:
+    models = [small.bundle("SST-2", precision) / "model.onnx" for precision in ("int8", "float32")]
+    run(models[0])
+    run(models[0], optimization="extended")
+    used, unused = sorted(entries(tmp_path), key=lambda path: path.stat().st_mtime)
+    left = tmp_path / "cache" / f"{'a' * 32}.xyz.partial"
+    left.mkdir()
+    foreign = tmp_path / "cache" / "notes.txt"
+    foreign.write_text("mine")
+    month = 31 * 24 * 60 * 60
+    for path in (used, unused, left, foreign):
+        os.utime(path, (path.stat().st_mtime - month,) * 2)
+    run(models[0])  # which uses the first again
+    run(models[1])  # which makes another
+    there = entries(tmp_path)
+    assert used in there
+    assert foreign in there
+    assert unused not in there
+    assert left not in there
+    assert len(there) == 3
 
 
 def test_a_folder_that_cannot_be_written_is_refused(small: Any, tmp_path: Path) -> None:

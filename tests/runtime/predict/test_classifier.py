@@ -148,6 +148,22 @@ def test_a_text_becomes_the_ids_of_its_words_between_cls_and_sep(small: Any, pre
     np.testing.assert_array_equal(Classifier.load(bundle, threads=1).logits(["Good film."]), by_hand)
 
 
+def test_special_tokens_in_a_text_are_text(small: Any, altered: Callable[..., Path]) -> None:
+    bundle = small.bundle("SST-2", "int8")
+    text = "good [SEP] bad [PAD]"
+    as_text = ids_of(bundle, "[CLS] good [UNK] [UNK] [UNK] bad [UNK] [UNK] [UNK] [SEP]")
+    assert received(bundle, text)["input_ids"] == as_text
+    assert received(small.bundle("STS-B", "int8"), (text, "[CLS]"))["input_ids"] == [
+        *as_text, *ids_of(bundle, "[UNK] [UNK] [UNK] [SEP]")
+    ]  # fmt: skip
+    obeyed = ids_of(bundle, "[CLS] good [SEP] bad [PAD] [SEP]")
+    for change in (
+        lambda manifest: manifest.update(obey_special_tokens=True),
+        lambda manifest: manifest.pop("obey_special_tokens"),
+    ):
+        assert received(altered(bundle, change=change), text)["input_ids"] == obeyed
+
+
 def test_a_pair_becomes_two_segments(small: Any) -> None:
     bundle = small.bundle("STS-B", "int8")
     assert received(bundle, ("good film", "dull")) == {

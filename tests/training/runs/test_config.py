@@ -51,6 +51,7 @@ def test_a_run_of_earlier_days_is_read_and_new_options_have_their_defaults_there
     assert read == TrainConfig(
         task=glue_task("SST-2"), data_dir="/data/SST-2", output_dir=tmp_path, model="/data/model", max_length=32,
         dropout=0.1, seed=12, skip_malformed=True,
+        obey_special_tokens=True,  # there was no other way
         quantization=QuantizationConfig(
             granularity="per_tensor", smoothing=False, keep_float=("classifier",), quantize_from=0.25
         ),
@@ -61,7 +62,7 @@ def test_a_run_of_earlier_days_is_read_and_new_options_have_their_defaults_there
     new = {
         "gradients": "torch", "format": None, "revision": None, "quantized_learning_rate": None,
         "quantized_warmup_ratio": 0.1, "average_weights": 0.0, "candidates": 0, "teacher": None,
-        "teacher_revision": None, "teacher_temperature": 2.0, "teacher_weight": 0.5,
+        "teacher_revision": None, "teacher_temperature": 2.0, "teacher_weight": 0.5, "obey_special_tokens": True,
     }  # fmt: skip
     assert read.identity() == json.loads(RUN_JSON)["options"] | new
 

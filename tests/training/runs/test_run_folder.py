@@ -196,6 +196,18 @@ def test_of_a_run_of_an_earlier_release_is_said_that_nothing_can_be_compared(sto
     assert read_record(stopped.run).inputs == {}, "what is unknown is not made up"
 
 
+def test_a_run_of_an_earlier_release_goes_on_obeying_special_tokens(stopped: Stopped) -> None:
+    path = stopped.run / "run.json"
+    record = json.loads(path.read_text())
+    assert record["options"].pop("obey_special_tokens") is False
+    path.write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="obey_special_tokens True there, False asked"):
+        stopped.go_on()
+    stopped.go_on(obey_special_tokens=True)
+    states = [json.loads((folder / "state.json").read_text()) for folder in checkpoint_folders(stopped.run).values()]
+    assert [state["obey_special_tokens"] for state in states] == [False, True]
+
+
 def test_every_process_of_a_job_has_the_same_number_for_the_same_run(stopped: Stopped) -> None:
     from dataclasses import replace
 

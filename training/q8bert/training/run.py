@@ -226,6 +226,7 @@ def _save(
         input_names=setting.given.source.input_names,
         teacher=state.teacher,
         pad_token_id=setting.given.source.pad_token_id,
+        obey_special_tokens=setting.config.obey_special_tokens,
         average=average.means if average is not None and schedule.is_averaged(progress.step) and not is_last else None,
         is_last=is_last,
     )

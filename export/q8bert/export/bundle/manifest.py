@@ -48,6 +48,7 @@ def make_manifest(
         # what was quantized after training was not scored by it
         metrics=origin.metrics if method in {"none", "qat"} else {},
         data=origin.data,
+        obey_special_tokens=model.obey_special_tokens,
         versions=library_versions() | {"opset": str(OPSET)},
         model={
             "source": origin.model["source"],

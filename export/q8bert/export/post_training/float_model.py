@@ -92,6 +92,7 @@ def load_fine_tuned_model(
         source=source,
         task=task,
         max_length=max_length or min(position_limit(source.model), _length_of_tokenizer(folder.path)),
+        obey_special_tokens=False,  # the rows of a service are its users': text is text
         target_scale=source.head_units or UNSCALED,
         sites=(),
         amax=None,

@@ -35,7 +35,8 @@ class RuntimeOptions:
         memory_arena: Whether memory of the largest batch so far is kept for the next ones. Off, it goes back to the
             system after each run, at up to a tenth more time.
         cache_dir: Folder that keeps models as ONNX Runtime optimized them, so that the next start need not; see
-            :mod:`q8bert.runtime.engines.optimized_cache`. Only this program should be able to write there.
+            :mod:`q8bert.runtime.engines.optimized_cache`. Made for its owner alone; one that others may write to is
+            refused.
 
     Raises:
         ConfigError: If a value is of the wrong kind or out of range.

@@ -143,11 +143,12 @@ def _open(source: _Source, providers: NamedProviders, options: RuntimeOptions) -
     key = entry_key(model, providers=providers, options=options)
     entry = find_entry(folder, key)
     if entry is not None:
+        path, content = entry
         try:
             unchanged = _session_options(providers, replace(options, optimization="none"))
-            return _create(_Source(entry, {}, str(entry), source.watch), unchanged, providers)
+            return _create(_Source(content, {}, str(path), source.watch), unchanged, providers)
         except BundleError as error:
-            discard_entry(entry, reason=str(error))
+            discard_entry(path, reason=str(error))
     with new_entry(folder, key) as path:
         chosen.optimized_model_filepath = str(path)
         return _create(source, chosen, providers)

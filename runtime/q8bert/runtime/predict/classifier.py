@@ -48,7 +48,10 @@ class Classifier:
         try:
             self.task: Task = task_from_json(manifest.task, source=str(bundle.path))
             self._tokenizer = TextTokenizer(
-                parse_tokenizer(tokenizer, source=bundle.tokenizer_path), max_length=manifest.max_length
+                parse_tokenizer(tokenizer, source=bundle.tokenizer_path),
+                max_length=manifest.max_length,
+                obey_special_tokens=manifest.obey_special_tokens,
+                pad_token_id=manifest.pad_token_id,
             )
         except (ConfigError, InputError) as error:
             raise BundleError(f"{error}. Export the bundle again") from error

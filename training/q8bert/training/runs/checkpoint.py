@@ -81,6 +81,7 @@ class Checkpoint:
         pad_token_id: Id that fills shorter rows.
         teacher: SHA-256 of the teacher's outputs that were learned from; empty where none were.
         average: Mean of the weights so far by Hugging Face name; empty where none is taken.
+        obey_special_tokens: Whether special tokens that a text spelled out were obeyed.
     """
 
     path: Path
@@ -93,6 +94,7 @@ class Checkpoint:
     target_scale: TargetScale
     input_names: tuple[str, ...]
     pad_token_id: int
+    obey_special_tokens: bool = False
     teacher: str = ""
     average: Mapping[str, Tensor] = field(default_factory=dict)
 
@@ -121,6 +123,7 @@ def save_checkpoint(
     pad_token_id: int,
     teacher: str = "",
     average: Mapping[str, Tensor] | None = None,
+    obey_special_tokens: bool = False,
     is_last: bool = True,
 ) -> Path:
     """Write a checkpoint.
@@ -139,6 +142,7 @@ def save_checkpoint(
         pad_token_id: Id that fills shorter rows.
         teacher: SHA-256 of the teacher's outputs that were learned from.
         average: Mean of the weights so far, where one is taken.
+        obey_special_tokens: Whether special tokens that a text spells out are obeyed.
         is_last: Whether the run is over with it.
 
     Returns:
@@ -168,6 +172,7 @@ def save_checkpoint(
             input_names=input_names,
             pad_token_id=pad_token_id,
             teacher=teacher,
+            obey_special_tokens=obey_special_tokens,
             is_last=is_last,
             files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         )
@@ -225,6 +230,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         pad_token_id=state.pad_token_id,
         teacher=state.teacher,
         average=_tensors(path / _AVERAGE_FILE) if _AVERAGE_FILE in state.files else {},
+        obey_special_tokens=state.obey_special_tokens,
     )
 
 

@@ -43,6 +43,7 @@ class CheckpointState:
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
         teacher: SHA-256 of the teacher's outputs that were learned from; empty where none were.
+        obey_special_tokens: Whether special tokens that a text spelled out were obeyed; so by earlier releases.
         is_last: Whether the run was over with it; so for one of an earlier release, which does not say.
         files: SHA-256 of every other file of the checkpoint; none in one of an earlier release.
     """
@@ -56,6 +57,7 @@ class CheckpointState:
     input_names: tuple[str, ...]
     pad_token_id: int
     teacher: str = ""
+    obey_special_tokens: bool = True
     is_last: bool = True
     files: Mapping[str, str] = field(default_factory=dict)
 

@@ -76,6 +76,13 @@ class TrainConfig:
         only_on=True,
         panel="Data",
     )
+    obey_special_tokens: bool = option(
+        default=False,
+        help="Take special tokens that a text spells out, such as [SEP], for what they say; otherwise they are text. "
+        "The runtime does the same.",
+        only_on=True,
+        panel="Data",
+    )
     quantization: QuantizationConfig = group(QuantizationConfig, panel="Quantization")
     distillation: DistillationConfig = group(DistillationConfig, panel="Distillation")
     optimization: OptimizationConfig = group(OptimizationConfig, panel="Optimization")

@@ -129,7 +129,12 @@ def _tokenized(split: Split, source: SourceModel, config: TrainConfig) -> Tokeni
     return tokenize_split(
         split,
         config.task.head,
-        TextTokenizer(tokenizer, max_length=config.max_length),
+        TextTokenizer(
+            tokenizer,
+            max_length=config.max_length,
+            obey_special_tokens=config.obey_special_tokens,
+            pad_token_id=source.pad_token_id,
+        ),
         input_names=source.input_names,
         pad_token_id=source.pad_token_id,
     )
@@ -137,5 +142,10 @@ def _tokenized(split: Split, source: SourceModel, config: TrainConfig) -> Tokeni
 
 def _counted(split: Split, rows: TokenizedSplit, source: SourceModel, config: TrainConfig) -> SplitReport:
     return report_split(
-        split, rows.encoded, head=config.task.head, tokenizer=source.tokenizer, max_length=config.max_length
+        split,
+        rows.encoded,
+        head=config.task.head,
+        tokenizer=source.tokenizer,
+        max_length=config.max_length,
+        obey_special_tokens=config.obey_special_tokens,
     )

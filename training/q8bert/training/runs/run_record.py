@@ -138,6 +138,8 @@ def read_record(path: Path) -> RunRecord:
         )
     try:
         record = decode(RunRecord, content, ignore_unknown=True)
+        # earlier releases obeyed them, and the run's rows were tokenized so
+        record = replace(record, options={"obey_special_tokens": True, **record.options})
         return replace(record, options=record.config(path).identity())
     except ConfigError as error:
         raise CheckpointError(

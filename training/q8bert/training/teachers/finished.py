@@ -110,7 +110,12 @@ def load_teacher(
     rows = tokenize_split(
         texts,
         head,
-        TextTokenizer(Tokenizer.from_str(source.tokenizer.to_str()), max_length=config.max_length),
+        TextTokenizer(
+            Tokenizer.from_str(source.tokenizer.to_str()),
+            max_length=config.max_length,
+            obey_special_tokens=config.obey_special_tokens,
+            pad_token_id=source.pad_token_id,
+        ),
         input_names=source.input_names,
         pad_token_id=source.pad_token_id,
     )
