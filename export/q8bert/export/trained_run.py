@@ -126,7 +126,12 @@ def load_trained_run(run: Path) -> TrainedRun:
     float_layers = matching_layers(source.model, config.quantization.keep_float)
     # on grids without saturation, whether or not they were trained on them
     quantized = (
-        quantized_parameters(source.model, per_channel=config.quantization.per_channel, keep_float=float_layers)
+        quantized_parameters(
+            source.model,
+            per_channel=config.quantization.per_channel,
+            per_column=config.quantization.per_column,
+            keep_float=float_layers,
+        )
         if config.quantization.quantize
         else {}
     )

@@ -12,6 +12,7 @@ from q8bert.export.graph import build as graph_module
 from q8bert.export.graph.build import build_graph
 from q8bert.export.graph.inference_model import InferenceModel
 from q8bert.export.proofs.fusion import examine_fusion
+from q8bert.spec import quant
 from q8bert.spec.errors import ExportError
 from q8bert.training.engines.torch_engine import TorchEngine
 from q8bert.training.objectives.objective import Classification
@@ -48,16 +49,36 @@ def test_every_site_and_every_weight_is_quantized_once(bert: Any) -> None:
     assert counts["Gemm"] == counts["Erf"] == 0
 
 
-def test_zero_points_are_explicit_and_zero_and_no_two_pairs_share_constants(bert: Any) -> None:
+def test_activations_alone_have_zero_points_and_no_two_pairs_share_constants(bert: Any) -> None:
     constants = bert.initializers()
+    producers = {name: node.op_type for node in bert.graph.graph.node for name in node.output}
     used: list[str] = []
     for node in bert.graph.graph.node:
         if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
-            assert constants[node.input[2]].dtype == np.int8
-            assert not constants[node.input[2]].any()
+            is_of_activation = "QuantizeLinear" in {node.op_type, producers.get(node.input[0])}
+            assert len(node.input) == (3 if is_of_activation else 2)  # without one it is 0, for int8 codes
+            if is_of_activation:
+                assert constants[node.input[2]].dtype == np.int8
+                assert not constants[node.input[2]].any()
             assert (constants[node.input[1]] > 0).all()
-            used += node.input[1:3]
+            used += node.input[1:]
     assert len(used) == len(set(used))
+
+
+def test_tables_have_a_scale_a_column_and_rows_are_dequantized_after_they_were_gathered(bert: Any) -> None:
+    constants, nodes = bert.initializers(), {name: node for node in bert.graph.graph.node for name in node.output}
+    tables = {}
+    for node in bert.graph.graph.node:
+        gather = nodes.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if gather is not None and gather.op_type == "Gather":
+            assert [(item.name, item.i) for item in node.attribute] == [("axis", 2)]
+            tables[gather.input[0]] = constants[gather.input[0]], constants[node.input[1]]
+    assert len(tables) == 3
+    for name, (codes, scale) in tables.items():
+        table = bert.model.get_parameter(name.replace("table_codes", "weight")).detach().numpy()
+        expected = quant.scale_from_amax(np.abs(table).max(axis=0))
+        np.testing.assert_array_equal(scale, expected)
+        np.testing.assert_array_equal(codes, quant.quantize(table, expected, qmin=-127, qmax=127))
 
 
 def test_the_rules_of_tensorrt_are_kept(bert: Any) -> None:
@@ -67,7 +88,8 @@ def test_the_rules_of_tensorrt_are_kept(bert: Any) -> None:
     for node in bert.graph.graph.node:
         if node.op_type == "QuantizeLinear":  # activations by tensor
             assert constants[node.input[1]].ndim == 0
-        if node.op_type == "DequantizeLinear" and constants[node.input[1]].ndim:  # weights by output channel
+        is_constant = node.input[0] in constants
+        if node.op_type == "DequantizeLinear" and is_constant and constants[node.input[1]].ndim:  # by output channel
             codes, scale = constants[node.input[0]], constants[node.input[1]]
             assert [(item.name, item.i) for item in node.attribute] == [("axis", 1)]
             assert scale.shape == (codes.shape[1],)

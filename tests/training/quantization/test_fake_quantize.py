@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from q8bert.spec import quant
 from q8bert.spec import saturation as spec_saturation
@@ -18,20 +19,28 @@ from q8bert.training.quantization.fake_quantize import (
 
 
 @pytest.mark.parametrize("saturation_free", [True, False])
-@pytest.mark.parametrize("per_channel", [True, False])
+@pytest.mark.parametrize("axis", [0, None])
 @pytest.mark.parametrize("kind", ["random", "zero", "zero row", "tiny", "huge"])
-def test_weights_equal_the_numpy_oracle_bit_for_bit(per_channel: bool, kind: str, saturation_free: bool) -> None:
+def test_weights_equal_the_numpy_oracle_bit_for_bit(axis: int | None, kind: str, saturation_free: bool) -> None:
     weight = torch.randn(5, 7, generator=torch.Generator().manual_seed(0))
     weight = {"zero": weight * 0, "tiny": weight * 1e-30, "huge": weight * 1e30}.get(kind, weight)
     if kind == "zero row":
         weight[2] = 0
     array = weight.numpy()
     of_rows = spec_saturation.pair_amax(array) if saturation_free else np.abs(array).max(axis=1)
-    amax = of_rows[:, None] if per_channel else of_rows.max().reshape(1, 1)
-    scale = quant.scale_from_amax(amax)
-    codes = quant.quantize(array, scale, qmin=-127, qmax=127)
+    amax = of_rows[:, None] if axis == 0 else of_rows.max().reshape(1, 1)
+    check_weight(weight, WeightGrid(axis, saturation_free), quant.scale_from_amax(amax))
 
-    grid = WeightGrid(per_channel=per_channel, saturation_free=saturation_free)
+
+@pytest.mark.parametrize("rows", [1, 7, 5000])  # of 5000, some are rounded at a time
+def test_tables_with_a_scale_a_column_equal_the_numpy_oracle_bit_for_bit(rows: int) -> None:
+    table = torch.randn(rows, 96, generator=torch.Generator().manual_seed(0)) * torch.logspace(-9, 3, 96)
+    table[:, 5] = 0
+    check_weight(table, WeightGrid(1), quant.scale_from_amax(np.abs(table.numpy()).max(axis=0))[None])
+
+
+def check_weight(weight: torch.Tensor, grid: WeightGrid, scale: NDArray[np.float32]) -> None:
+    codes = quant.quantize(weight.numpy(), scale, qmin=-127, qmax=127)
     our_codes, our_scale = quantize_weight(weight, grid)
     out = torch.empty_like(weight)
     fake_quantize_weight_(out, weight, grid)

@@ -257,6 +257,7 @@ class _Run:
         return quantized_parameters(
             self.model,
             per_channel=options.per_channel,
+            per_column=options.per_column,
             saturation_free=options.saturation_free,
             keep_float=self.given.float_layers,
         )

@@ -66,6 +66,7 @@ def _quantization(
         "quantize_from": trained.config.quantization.quantize_from,
         "saturation": asdict(saturation),
         "weight_granularity": trained.config.quantization.granularity,
+        "table_granularity": trained.config.quantization.table_granularity,
         "float_layers": list(trained.float_layers),
         "smoothed_activations": [site.name for site in sites if site.smoothing],
         "activation_scales": {site.name: scale for site, scale in zip(sites, scales, strict=True)},

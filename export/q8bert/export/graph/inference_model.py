@@ -6,14 +6,15 @@ construction and needs no pattern matching afterwards:
 - Linear → ``MatMul(x, DequantizeLinear(codes, scale))`` + bias, the codes already transposed to
   ``(in_features, out_features)``, for a Transpose between the pair and the MatMul keeps ONNX Runtime
   from fusing them;
-- Embedding → ``DequantizeLinear(Gather(codes, ids), scale)``, which dequantizes only the rows that occur;
+- Embedding → ``DequantizeLinear(Gather(codes, ids), scale)``, a scale a column, which dequantizes only the rows that
+  occur;
 - a site's activation → ``QuantizeLinear`` → ``DequantizeLinear`` with zero point 0, after a ``Mul`` where the site is
   smoothed; the codes are then those of the smoothed weight;
 - scores that were learned in units of their own → ``Mul`` and ``Add`` at the end, which bring them to the user's.
 
 Biases stay float32: added after the MatMul, they cost nothing, and TensorRT refuses int32
-``DequantizeLinear``. Every pair has scales and zero points of its own, because ONNX Runtime's
-``x64quantprecision`` option fails on shared ones.
+``DequantizeLinear``. Weights and tables name no zero point, which means 0. Every pair of an activation has scales and
+zero points of its own, because ONNX Runtime's ``x64quantprecision`` option fails on shared ones.
 """
 
 import copy
@@ -24,7 +25,7 @@ from torch import Tensor, nn
 
 from q8bert.training.engines.torch_engine import quantize_activation
 from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
-from q8bert.training.quantization.fake_quantize import TABLE_GRID, WeightGrid, quantize_weight, scale_from_amax
+from q8bert.training.quantization.fake_quantize import WeightGrid, quantize_weight, scale_from_amax
 from q8bert.training.quantization.quantized_model import QuantizedModel
 from q8bert.training.quantization.sites import Site, column_factors
 
@@ -113,19 +114,17 @@ class _QuantizedLinear(nn.Module):
 
     weight_codes: Tensor
     weight_scale: Tensor
-    weight_zero_point: Tensor
 
     def __init__(self, linear: nn.Linear, grid: WeightGrid, smoothing: Tensor | None) -> None:
         super().__init__()
         codes, scale = quantize_weight(linear.weight if smoothing is None else linear.weight * smoothing, grid)
         self.register_buffer("weight_codes", codes.t().contiguous())
-        self.register_buffer("weight_scale", scale.flatten() if grid.per_channel else scale.reshape(()))
-        self.register_buffer("weight_zero_point", torch.zeros_like(self.weight_scale, dtype=torch.int8))
+        self.register_buffer("weight_scale", scale.flatten() if grid.axis == 0 else scale.reshape(()))
         self.bias = linear.bias
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.onnx.is_in_onnx_export():
-            weight = _dequantize(self.weight_codes, self.weight_scale, self.weight_zero_point, axis=1)
+            weight = _dequantize(self.weight_codes, self.weight_scale, axis=1)
         else:
             weight = self.weight_codes.float() * self.weight_scale
         return _matmul(x, weight, self.bias)
@@ -150,19 +149,17 @@ class _QuantizedEmbedding(nn.Module):
 
     table_codes: Tensor
     table_scale: Tensor
-    table_zero_point: Tensor
 
-    def __init__(self, embedding: nn.Embedding) -> None:
+    def __init__(self, embedding: nn.Embedding, grid: WeightGrid) -> None:
         super().__init__()
-        codes, scale = quantize_weight(embedding.weight, TABLE_GRID)
+        codes, scale = quantize_weight(embedding.weight, grid)
         self.register_buffer("table_codes", codes)
-        self.register_buffer("table_scale", scale.reshape(()))
-        self.register_buffer("table_zero_point", torch.zeros((), dtype=torch.int8))
+        self.register_buffer("table_scale", scale.flatten() if grid.axis == 1 else scale.reshape(()))
 
     def forward(self, ids: Tensor) -> Tensor:
         codes = nn.functional.embedding(ids, self.table_codes)
         if torch.onnx.is_in_onnx_export():
-            return _dequantize(codes, self.table_scale, self.table_zero_point)
+            return _dequantize(codes, self.table_scale, axis=codes.dim() - 1)
         return codes.float() * self.table_scale
 
 
@@ -175,10 +172,10 @@ def _matmul(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y.squeeze(1) if flat else y
 
 
-def _dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor, *, axis: int = 0) -> Tensor:
+def _dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, axis: int = 0) -> Tensor:
     return torch.onnx.ops.symbolic(
         "DequantizeLinear",
-        (codes, scale, zero_point),
+        (codes, scale) if zero_point is None else (codes, scale, zero_point),
         {"axis": axis} if scale.dim() else None,  # one scale for all has no axis
         dtype=torch.float32,
         shape=codes.shape,
@@ -198,7 +195,7 @@ def _replace_layers(
                 else _FloatLinear(module)
             )  # type: ignore[misc]
         elif isinstance(module, nn.Embedding) and weight in quantized:
-            makers[name] = lambda module=module: _QuantizedEmbedding(module)  # type: ignore[misc]
+            makers[name] = lambda module=module, weight=weight: _QuantizedEmbedding(module, quantized[weight])  # type: ignore[misc]
     for name, make in makers.items():
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, make())

@@ -7,9 +7,10 @@ from q8bert.spec.checked import fit_fields
 from q8bert.spec.kinds import Check, at_least, one_of, share
 from q8bert.training.options import MAIN_PANEL, option
 
-__all__ = ["GRANULARITIES", "QuantizationConfig"]
+__all__ = ["GRANULARITIES", "TABLE_GRANULARITIES", "QuantizationConfig"]
 
 GRANULARITIES = ("per_channel", "per_tensor")
+TABLE_GRANULARITIES = ("per_column", "per_tensor")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +28,9 @@ class QuantizationConfig:
     )
     granularity: Annotated[str, one_of(GRANULARITIES)] = option(
         default="per_channel", help="Weight scales: per_channel or per_tensor."
+    )
+    table_granularity: Annotated[str, one_of(TABLE_GRANULARITIES)] = option(
+        default="per_column", help="Scales of embedding tables: per_column or per_tensor."
     )
     saturation_free: bool = option(
         default=True,
@@ -73,3 +77,8 @@ class QuantizationConfig:
     def per_channel(self) -> bool:
         """Whether each row of a Linear weight has a scale of its own."""
         return self.granularity == "per_channel"
+
+    @property
+    def per_column(self) -> bool:
+        """Whether each column of an embedding table has a scale of its own."""
+        return self.table_granularity == "per_column"
