@@ -81,6 +81,7 @@ def export(
     data_dir: Path | str | None = None,
     check_parity: bool = True,
     parity_rows: Annotated[int, at_least(0)] = PARITY_ROWS,
+    symmetric: bool = False,
     report: Callable[[str], None] = lambda _: None,
     show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Bundle, ExportReport]:
@@ -95,6 +96,8 @@ def export(
             default the run's own.
         check_parity: False leaves the comparison with the simulation out.
         parity_rows: Dev rows that are compared, evenly over the split; 0 for all.
+        symmetric: For runtimes that take zero point 0 alone, and scales by axis of constants alone, as TensorRT does:
+            zero points become additions, scales of tables products. The model is the same, and somewhat slower.
         report: Called with a sentence at every stage.
         show_progress: Called with rows compared and rows in all.
 
@@ -126,6 +129,7 @@ def export(
         trained.weights.quantized,
         input_names=trained.checkpoint.input_names,
         target_scale=trained.checkpoint.target_scale,
+        symmetric=symmetric,
     )
     n_proven = prove_saturation_free(graph)
     if method in {"dynamic", "static"}:
@@ -145,7 +149,7 @@ def export(
         Path(output_dir),
         graph=graph,
         tokenizer=trained.tokenizer(),
-        manifest=make_manifest(trained, method, fusion=fusion, saturation=saturation),
+        manifest=make_manifest(trained, method, fusion=fusion, saturation=saturation, symmetric=symmetric),
         parity=parity,
     )
     return bundle, ExportReport(

@@ -51,23 +51,27 @@ def check_weight(weight: torch.Tensor, grid: WeightGrid, scale: NDArray[np.float
 
 
 @given(
-    st.lists(st.floats(-16384, 16384, width=32, allow_subnormal=False), min_size=1), st.floats(2**-13, 1024, width=32)
+    st.lists(st.floats(-16384, 16384, width=32, allow_subnormal=False), min_size=1),
+    st.floats(2**-13, 1024, width=32),
+    st.integers(-63, 63).map(lambda half: 2 * half),
 )
-def test_activations_equal_the_numpy_oracle_bit_for_bit(values: list[float], amax: float) -> None:
+def test_activations_equal_the_numpy_oracle_bit_for_bit(values: list[float], amax: float, zero_point: int) -> None:
     x = np.array(values, dtype=np.float32)
     scale = quant.scale_from_amax(amax)
-    expected = quant.fake_quantize(x, scale, qmin=-128, qmax=127)
-    ours = fake_quantize(torch.from_numpy(x), scale_from_amax(torch.tensor(amax)))
+    expected = quant.fake_quantize(x, scale, qmin=-128, qmax=127, zero_point=zero_point)
+    ours = fake_quantize(torch.from_numpy(x), scale_from_amax(torch.tensor(amax)), torch.tensor(float(zero_point)))
     np.testing.assert_array_equal(ours.numpy(), expected)
 
 
-def test_gradient_is_torchs_straight_through_and_zero_outside_the_clamp() -> None:
+@pytest.mark.parametrize("zero_point", [0, -100, 44])
+def test_gradient_is_torchs_straight_through_and_zero_outside_the_clamp(zero_point: int) -> None:
     scale = 0.125  # a power of two, so that torch's multiplication by 1/scale rounds as a division does
-    x = torch.tensor([-100.0, -16.1, -16.0, -3.3, 0.0, 0.4, 15.8, 15.9, 16.0, 100.0], requires_grad=True)
+    values = torch.tensor([-100.0, -16.1, -16.0, -3.3, 0.0, 0.4, 15.8, 15.9, 16.0, 100.0])
+    x = (values - zero_point * scale).requires_grad_()
     weights = torch.arange(1.0, 11.0)
-    (fake_quantize(x, torch.tensor(scale)) * weights).sum().backward()
+    (fake_quantize(x, torch.tensor(scale), torch.tensor(float(zero_point))) * weights).sum().backward()
     ours, x.grad = x.grad, None
-    (torch.fake_quantize_per_tensor_affine(x, scale, 0, -128, 127) * weights).sum().backward()
+    (torch.fake_quantize_per_tensor_affine(x, scale, zero_point, -128, 127) * weights).sum().backward()
     torch.testing.assert_close(ours, x.grad, rtol=0, atol=0)
     assert ours is not None
     assert ours[0] == 0

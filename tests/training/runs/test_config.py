@@ -52,15 +52,15 @@ def test_a_run_of_earlier_days_is_read_and_new_options_have_their_defaults_there
         task=glue_task("SST-2"), data_dir="/data/SST-2", output_dir=tmp_path, model="/data/model", max_length=32,
         dropout=0.1, seed=12, skip_malformed=True,
         quantization=QuantizationConfig(
-            granularity="per_tensor", table_granularity="per_tensor", smoothing=False, keep_float=("classifier",),
-            quantize_from=0.25,
+            granularity="per_tensor", table_granularity="per_tensor", smoothing=False, zero_points=False,
+            keep_float=("classifier",), quantize_from=0.25,
         ),
         optimization=OptimizationConfig(gradient_accumulation=3, learning_rate=0.003),
         evaluation=EvaluationConfig(eval_every=7),
         execution=ExecutionConfig(engine="torch", precision="bfloat16"),
     )  # fmt: skip
     assert read.identity() == json.loads(RUN_JSON)["options"] | {
-        "gradients": "torch", "format": None, "revision": None, "table_granularity": "per_tensor",
+        "gradients": "torch", "format": None, "revision": None, "table_granularity": "per_tensor", "zero_points": False,
     }  # fmt: skip
 
 
@@ -76,10 +76,10 @@ def test_a_run_of_earlier_days_keeps_its_grids_and_says_which_options_they_are(t
     content = json.loads(RUN_JSON)
     (tmp_path / "run.json").write_text(json.dumps(content))
     there = read_record(tmp_path)
-    quantization = replace(there.config(tmp_path).quantization, table_granularity="per_column")
+    quantization = replace(there.config(tmp_path).quantization, table_granularity="per_column", zero_points=True)
     asked = replace(there.config(tmp_path), quantization=quantization)
     assert there.differences(RunRecord.of(asked, {}, n_processes=1)) == [
-        "other options (table_granularity 'per_tensor' there, 'per_column' asked)"
+        "other options (table_granularity 'per_tensor' there, 'per_column' asked; zero_points False there, True asked)"
     ]
     content["options"] |= {"quantize": False, "keep_float": []}  # a float twin has no grids: its defaults are today's
     (tmp_path / "run.json").write_text(json.dumps(content))

@@ -171,7 +171,7 @@ class _Run:
         if not self.schedule.is_quantized(step):
             return TrainingState((), no_ranges, resume.progress, resume.loss_scale, resume.target_scale)
         sites = tuple(
-            replace(site, smoothing=before.smoothing)
+            replace(site, smoothing=before.smoothing, zero_point=before.zero_point)
             for site, before in zip(self.given.sites, resume.sites, strict=False)
         )  # no sites before quantization starts
         ranges = resume.ranges.to(self.device)
@@ -196,7 +196,7 @@ class _Run:
     ) -> TrainingState:
         if self.given.sites and not state.sites and self.schedule.is_quantized(state.progress.step):
             state = self._calibrated(state)
-        weights = prepare_weights(self.model, self._quantized_parameters(state), state.sites)
+        weights = prepare_weights(self.model, self._quantized_parameters() if state.sites else {}, state.sites)
         parts = Parts(
             engine=choose_engine(
                 self.model,
@@ -244,16 +244,19 @@ class _Run:
             ),
             decay=options.range_decay,
             smoothing=options.smoothing,
+            zero_points=options.zero_points,
+            quantized=self._quantized_parameters(),
             take_largest=self.processes.max_,
+            take_sum=self.processes.sum_,
         )
-        n_smoothed = sum(bool(site.smoothing) for site in sites)
-        self.report(f"outliers are smoothed at {n_smoothed} of {len(sites)} activations")
+        n_smoothed, n_shifted = (
+            sum(map(bool, of)) for of in ((s.smoothing for s in sites), (s.zero_point for s in sites))
+        )
+        self.report(f"of {len(sites)} activations, {n_smoothed} are smoothed and {n_shifted} have a zero point")
         return replace(state, sites=sites, ranges=ranges.to(self.device))
 
-    def _quantized_parameters(self, state: TrainingState) -> dict[str, WeightGrid]:
+    def _quantized_parameters(self) -> dict[str, WeightGrid]:
         options = self.config.quantization
-        if not state.sites:
-            return {}
         return quantized_parameters(
             self.model,
             per_channel=options.per_channel,

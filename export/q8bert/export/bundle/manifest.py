@@ -15,7 +15,12 @@ __all__ = ["make_manifest"]
 
 
 def make_manifest(
-    trained: TrainedRun, method: str, *, fusion: FusionReport, saturation: SaturationReport | None
+    trained: TrainedRun,
+    method: str,
+    *,
+    fusion: FusionReport,
+    saturation: SaturationReport | None,
+    symmetric: bool = False,
 ) -> Manifest:
     """Describe a run's export.
 
@@ -24,6 +29,7 @@ def make_manifest(
         method: ``none``, ``dynamic``, ``static`` or ``qat``.
         fusion: Which products ONNX Runtime runs in integers.
         saturation: What it took to be free of it; None but for ``qat``.
+        symmetric: Whether the graph has the form for runtimes without zero points.
 
     Returns:
         The manifest, but for ``files``.
@@ -36,7 +42,7 @@ def make_manifest(
         pad_token_id=checkpoint.pad_token_id,
         input_names=checkpoint.input_names,
         files={},
-        quantization=_quantization(trained, method, fusion, saturation),
+        quantization=_quantization(trained, method, fusion, saturation, symmetric=symmetric),
         # what was quantized after training was not scored by it
         metrics=checkpoint.progress.metrics if method in {"none", "qat"} else {},
         data={} if trained.data is None else asdict(trained.data),
@@ -53,7 +59,7 @@ def make_manifest(
 
 
 def _quantization(
-    trained: TrainedRun, method: str, fusion: FusionReport, saturation: SaturationReport | None
+    trained: TrainedRun, method: str, fusion: FusionReport, saturation: SaturationReport | None, *, symmetric: bool
 ) -> dict[str, object]:
     if method == "none":
         return {}
@@ -69,6 +75,8 @@ def _quantization(
         "table_granularity": trained.config.quantization.table_granularity,
         "float_layers": list(trained.float_layers),
         "smoothed_activations": [site.name for site in sites if site.smoothing],
+        "activation_zero_points": {site.name: site.zero_point for site in sites if site.zero_point},
+        "symmetric": symmetric,
         "activation_scales": {site.name: scale for site, scale in zip(sites, scales, strict=True)},
         "weight_scales": {
             name: weight_scale(weights.smoothed(name), grid).flatten().tolist()

@@ -40,6 +40,9 @@ class QuantizationConfig:
         default=True,
         help="Scale outlier channels of activations down and their weights up before quantization; exact in float.",
     )
+    zero_points: bool = option(
+        default=True, help="Zero points for activations that lie to one side; --no-zero-points keeps all at 0."
+    )
     keep_float: tuple[str, ...] = option(
         default=(), help="Pattern of layers that stay float, e.g. 'classifier' or '*.output.dense'; repeat for more."
     )

@@ -127,35 +127,36 @@ def _largest(x: Tensor, *, dim: int) -> Tensor:
     return torch.maximum(-x.amin(dim=dim), x.amax(dim=dim))  # no abs(): it would write a copy
 
 
-def fake_quantize(x: Tensor, scale: Tensor) -> Tensor:
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """Round activations to the int8 grid, with a straight-through gradient inside the clamp.
 
-    Computes ``clamp(round_half_even(x / scale), -128, 127) * scale``.
+    Computes ``(clamp(round_half_even(x / scale) + zero_point, -128, 127) - zero_point) * scale``.
 
     Args:
         x: Float32 activations ``(..., features)``.
         scale: Float32 scalar, real units per integer step, > 0.
+        zero_point: Float32 scalar, code of 0; even.
 
     Returns:
         Float32 of the shape of ``x``; its gradient is passed on where the code was not clamped.
 
     References:
-        Zafrir et al. 2019, "Q8BERT", arXiv 1910.06188: symmetric linear quantization with a
+        Zafrir et al. 2019, "Q8BERT", arXiv 1910.06188: linear quantization with a
         straight-through estimator. ONNX ``QuantizeLinear`` → ``DequantizeLinear``.
     """
-    result: Tensor = _FakeQuantize.apply(x, scale)  # type: ignore[no-untyped-call]
+    result: Tensor = _FakeQuantize.apply(x, scale, zero_point)  # type: ignore[no-untyped-call]
     return result
 
 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
-        codes = torch.round(x / scale)
-        clamped = codes.clamp(ACTIVATION_QMIN, ACTIVATION_QMAX)
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        codes = torch.round(x / scale)  # less the zero point, here and below: two passes over x are saved
+        clamped = codes.clamp(ACTIVATION_QMIN - zero_point, ACTIVATION_QMAX - zero_point)
         ctx.save_for_backward(codes == clamped)
         return clamped.mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         (inside,) = ctx.saved_tensors
-        return grad_output * inside, None
+        return grad_output * inside, None, None

@@ -25,7 +25,7 @@ RUN_VERSION = 6
 # version 4 had no fingerprints
 _READABLE_VERSIONS = (4, 5, 6)
 # what a quantized run of an earlier version did where there was no option yet
-_BEFORE_VERSION_6: Mapping[str, object] = {"table_granularity": "per_tensor"}
+_BEFORE_VERSION_6: Mapping[str, object] = {"table_granularity": "per_tensor", "zero_points": False}
 # options that say where something stands; the fingerprints say what it is
 _PLACES = {"data_dir", "model"}
 _REMEDY = "Put back the file as it was, or start again in another --output-dir or with --overwrite"
