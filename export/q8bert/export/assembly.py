@@ -49,6 +49,7 @@ def assemble(
     *,
     report: Callable[[str], None],
     rewrite: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None,
+    symmetric: bool = False,
 ) -> Assembled:
     """Build a model's graph and prove what can be proven without rows.
 
@@ -56,6 +57,7 @@ def assemble(
         model: With grids, or a float one.
         report: Called with a sentence at every stage.
         rewrite: Another's quantization of a float model's graph.
+        symmetric: Whether the graph takes the form for runtimes without zero points.
 
     Returns:
         The graph.
@@ -71,6 +73,7 @@ def assemble(
         model.weights.quantized,
         input_names=model.source.input_names,
         target_scale=model.target_scale,
+        symmetric=symmetric,
     )
     n_proven = prove_saturation_free(graph)
     if rewrite is not None:

@@ -49,6 +49,7 @@ class ModelToExport:
         amax: Ranges, float32 ``(n_sites,)``; None for a float model.
         weights: The weights, quantized on grids without saturation.
         granularity: ``per_channel`` or ``per_tensor``, of the scales of Linear weights.
+        table_granularity: ``per_column`` or ``per_tensor``, of the scales of embedding tables.
         float_layers: Layers left in float on request.
         origin: How it came to be.
     """
@@ -62,6 +63,7 @@ class ModelToExport:
     amax: Tensor | None
     weights: TrainableWeights
     granularity: str
+    table_granularity: str
     float_layers: tuple[str, ...]
     origin: Origin
 

@@ -447,7 +447,7 @@ def test_first_ranges_are_those_of_the_model_as_it_is_when_quantization_starts(s
     # frozen at once, so what calibration gave is what the run ends with
     options = config(
         small, tmp_path / "run", max_steps=8, quantize_from=0.5, freeze_ranges_from=0.55, eval_every=4,
-        calibration_batches=1, smoothing=False, learning_rate=1e-2,
+        calibration_batches=1, smoothing=False, zero_points=False, learning_rate=1e-2,
     )  # fmt: skip
     train(options)
     folders = checkpoint_folders(tmp_path / "run")

@@ -346,7 +346,7 @@ def test_of_two_processes_that_start_together_one_trains_and_the_other_is_refuse
         (lambda path: path.write_bytes(b"\xff\xfe"), r"run\.json is damaged"),
         (lambda path: path.write_text("[" * 100_000), r"run\.json is damaged .*brackets without end"),
         (lambda path: (path.unlink(), path.mkdir()), r"run\.json is damaged .*Is a directory"),
-        (lambda path: path.write_text('{"run_version": 99}'), r"of version 99; this release reads 4 and 5"),
+        (lambda path: path.write_text('{"run_version": 99}'), r"of version 99; this release reads 4, 5, 6"),
         (
             lambda path: edit_run(path.parent, lambda content: content.update(inputs={"train": 5}, processes="two")),
             r"processes must be a whole number, got 'two'; inputs: train must be an object with sha256, size",

@@ -111,7 +111,7 @@ def _parts(
     lesson: Lesson | None,
 ) -> Parts:
     config, given = setting.config, setting.given
-    weights = prepare_weights(setting.model, _quantized_parameters(setting, state), state.sites)
+    weights = prepare_weights(setting.model, _quantized_parameters(setting) if state.sites else {}, state.sites)
     return Parts(
         engine=choose_engine(
             setting.model,
@@ -177,13 +177,12 @@ def _distilled(setting: Setting) -> Distilled:
     )
 
 
-def _quantized_parameters(setting: Setting, state: TrainingState) -> dict[str, WeightGrid]:
+def _quantized_parameters(setting: Setting) -> dict[str, WeightGrid]:
     options = setting.config.quantization
-    if not state.sites:
-        return {}
     return quantized_parameters(
         setting.model,
         per_channel=options.per_channel,
+        per_column=options.per_column,
         saturation_free=options.saturation_free,
         keep_float=setting.given.float_layers,
     )
@@ -207,8 +206,11 @@ def _calibrated(setting: Setting, state: TrainingState) -> TrainingState:
         ),
         decay=options.range_decay,
         smoothing=options.smoothing,
+        zero_points=options.zero_points,
+        quantized=_quantized_parameters(setting),
         take_largest=setting.processes.max_,
+        take_sum=setting.processes.sum_,
     )
-    n_smoothed = sum(bool(site.smoothing) for site in sites)
-    setting.report(f"outliers are smoothed at {n_smoothed} of {len(sites)} activations")
+    n_smoothed, n_shifted = sum(bool(site.smoothing) for site in sites), sum(bool(site.zero_point) for site in sites)
+    setting.report(f"of {len(sites)} activations, {n_smoothed} are smoothed and {n_shifted} have a zero point")
     return replace(state, sites=sites, ranges=ranges.to(setting.device))

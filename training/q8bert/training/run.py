@@ -183,7 +183,8 @@ def _first_state(setting: Setting, optimizer: torch.optim.Optimizer, average: We
     if not schedule.is_quantized(step):
         return state
     sites = tuple(
-        replace(site, smoothing=before.smoothing) for site, before in zip(given.sites, resume.sites, strict=False)
+        replace(site, smoothing=before.smoothing, zero_point=before.zero_point)
+        for site, before in zip(given.sites, resume.sites, strict=False)
     )  # no sites before quantization starts
     return replace(state, sites=sites, ranges=resume.ranges.to(setting.device))
 

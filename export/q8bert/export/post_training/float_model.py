@@ -14,7 +14,7 @@ from q8bert.training.models.model_folder import find_model
 from q8bert.training.models.own_head import read_own_head
 from q8bert.training.models.source import load_source_model, position_limit
 from q8bert.training.objectives.target_scale import UNSCALED
-from q8bert.training.quantization.config import GRANULARITIES
+from q8bert.training.quantization.config import GRANULARITIES, TABLE_GRANULARITIES
 from q8bert.training.quantization.weights import prepare_weights
 from q8bert.training.runs.run_record import RUN_FILE
 
@@ -98,6 +98,7 @@ def load_fine_tuned_model(
         amax=None,
         weights=prepare_weights(source.model, {}, ()),
         granularity=GRANULARITIES[0],
+        table_granularity=TABLE_GRANULARITIES[0],
         float_layers=(),
         origin=Origin(model={"source": name, "revision": folder.revision}, quantization={}, metrics={}, data={}),
     )

@@ -10,7 +10,7 @@ A checkpoint is a folder ``checkpoints/step-00000360``:
 ``optimizer.safetensors``  AdamW's moments
 ``ranges.safetensors``     moving averages of the activation ranges, float64
 ``average.safetensors``    mean of the weights so far, while one is taken
-``state.json``             step, scores, the sites with their smoothing, and the rest; a SHA-256 of each of the others
+``state.json``             step, scores, the sites and their grids, and the rest; a SHA-256 of each of the others
 =========================  ==============================================================
 
 The folder is filled under another name and renamed when complete, so a checkpoint that is there is whole. What happens
@@ -166,7 +166,10 @@ def save_checkpoint(
         state = CheckpointState(
             progress=progress,
             loss_scale=loss_scale,
-            sites=tuple(SiteState(name=site.name, linears=site.linears, smoothing=site.smoothing) for site in sites),
+            sites=tuple(
+                SiteState(name=site.name, linears=site.linears, smoothing=site.smoothing, zero_point=site.zero_point)
+                for site in sites
+            ),
             range_count=ranges.count,
             range_decay=ranges.decay,
             input_names=input_names,
@@ -222,7 +225,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         weights=_tensors(path / _WEIGHTS_FILE),
         optimizer=_tensors(path / _OPTIMIZER_FILE),
         ranges=RangeState(_averages(path / _RANGES_FILE), state.range_count, state.range_decay),
-        sites=tuple(Site(site.name, site.linears, site.smoothing) for site in state.sites),
+        sites=tuple(Site(site.name, site.linears, site.smoothing, zero_point=site.zero_point) for site in state.sites),
         progress=state.progress,
         loss_scale=state.loss_scale,
         target_scale=_target_scale(path / _CONFIG_FILE),

@@ -22,9 +22,11 @@ from q8bert.training.versions import library_versions
 __all__ = ["RUN_FILE", "RunRecord", "read_record", "read_run"]
 
 RUN_FILE = "run.json"
-RUN_VERSION = 5
+RUN_VERSION = 6
 # version 4 had no fingerprints
-_READABLE_VERSIONS = (4, 5)
+_READABLE_VERSIONS = (4, 5, 6)
+# what a quantized run of an earlier version did where there was no option yet
+_BEFORE_VERSION_6: Mapping[str, object] = {"table_granularity": "per_tensor", "zero_points": False}
 # options that say where something stands; the fingerprints say what it is
 _PLACES = {"data_dir", "model", "teacher"}
 _REMEDY = "Put back the file as it was, or start again in another --output-dir or with --overwrite"
@@ -117,7 +119,7 @@ def read_record(path: Path) -> RunRecord:
         path: Folder of the run.
 
     Returns:
-        The record; options that are new since then have their defaults.
+        The record; options that are new since then have their defaults, or stand for what the earlier release did.
 
     Raises:
         CheckpointError: If it is no run, a damaged one, or one of another release.
@@ -134,12 +136,14 @@ def read_record(path: Path) -> RunRecord:
     if content.get("run_version") not in _READABLE_VERSIONS:
         raise CheckpointError(
             f"{path} is a run of version {content.get('run_version')!r}; this release reads "
-            f"{' and '.join(map(str, _READABLE_VERSIONS))}. Go on with the release that made it, or give another folder"
+            f"{', '.join(map(str, _READABLE_VERSIONS))}. Go on with the release that made it, or give another folder"
         )
     try:
         record = decode(RunRecord, content, ignore_unknown=True)
         # earlier releases obeyed them, and the run's rows were tokenized so
         record = replace(record, options={"obey_special_tokens": True, **record.options})
+        if record.run_version < RUN_VERSION and record.options.get("quantize", True):
+            record = replace(record, options={**_BEFORE_VERSION_6, **record.options})
         return replace(record, options=record.config(path).identity())
     except ConfigError as error:
         raise CheckpointError(

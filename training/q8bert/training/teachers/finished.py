@@ -60,8 +60,9 @@ class _Quantization:
         grids: list[object] = []
         if self.trained is not None:
             options = self.trained.quantization
-            grids = [options.per_channel, options.saturation_free, options.keep_float]
-        content = {"amax": amax, "sites": [[site.name, site.smoothing] for site in self.sites], "grids": grids}
+            grids = [options.per_channel, options.per_column, options.saturation_free, options.keep_float]
+        sites = [[site.name, site.smoothing, site.zero_point] for site in self.sites]
+        content = {"amax": amax, "sites": sites, "grids": grids}
         text = json.dumps(content, sort_keys=True)
         return Fingerprint(hashlib.sha256(text.encode()).hexdigest(), len(self.sites))
 
@@ -159,6 +160,7 @@ def _quantize_weights(source: SourceModel, quantization: _Quantization, trained:
     grids = quantized_parameters(
         source.model,
         per_channel=options.per_channel,
+        per_column=options.per_column,
         saturation_free=options.saturation_free,
         keep_float=matching_layers(source.model, options.keep_float),
     )
