@@ -1,8 +1,9 @@
 """Train, export and verify on GLUE, and keep every result: the numbers of the README's table.
 
 For each task, engine and seed it trains the float twin and the INT8 model, exports both, quantizes the float one in one
-shot, and exports it with ONNX Runtime's post-training quantization, dynamic and static; then it runs `q8bert verify` and `evaluate` with
-the command of another environment, the torch-free one. Everything goes through the command line, as a user would do it.
+shot, and exports it with ONNX Runtime's post-training quantization, dynamic and static; then it runs `q8bert verify`
+and `evaluate` with the command of another environment, the torch-free one. Everything goes through the command line,
+as a user would do it.
 Results are kept after each pair, so an interrupted campaign goes on where it stopped; at the end it prints the table.
 
     python tools/glue_results.py --glue-dir GLUE --serve .venv/serve/bin/q8bert --tasks STS-B --engines ort torch
