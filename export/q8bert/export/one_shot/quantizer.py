@@ -149,7 +149,7 @@ def quantize(
     costly = []
     if found:
         report("looking for the layers that lose most")
-        costly = costly_layers(quantized, given.held_out, batch_size=batch_size, show_progress=show_progress)
+        costly = costly_layers(quantized, given.held_out, show_progress=show_progress)
     if assembled.saturation is None:
         raise ExportError("nothing was proven of the weights' products")  # of no model with grids
     bundle = write_bundle(
