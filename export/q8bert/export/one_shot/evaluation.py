@@ -38,7 +38,7 @@ def evaluation_rows(
         given: Model and rows.
         eval_data: File of labelled rows, if one was named.
         split: Name of the split of the data folder, if there is one.
-        report: Called with a sentence where there are no labels.
+        report: Called with a sentence where there are no labels, and of every malformed row that is left out.
         format: How the file is written; None for by its ending.
 
     Returns:
@@ -56,6 +56,8 @@ def evaluation_rows(
     else:
         report("note: without labels no score can be measured; --eval-data takes labelled rows")
         return given.held_out, "held-out"
+    for row in rows.skipped:
+        report(f"skipped: {row}")
     refuse_undefined(task, rows.labels(), source=rows.source)
     return given.model.encode(rows, labelled=True), split
 
