@@ -211,6 +211,7 @@ def test_what_does_not_go_together_is_refused(small: Any, fine_tuned: Callable[.
         (folder, {"data_dir": small.data("SST-2")}, r"--data-dir needs --task or --task-file"),
         (run, {"task": glue_task("SST-2"), "revision": "main"}, r"--task and --task-file: .* is a run.*\n--revision"),
         (small.run("SST-2", "int8"), {}, r"is a run with quantization awareness, which has its ranges already"),
+        (small.run("STS-B", "float32"), {"min_agreement": 0.9}, r"min_agreement is for labels, and this model gives a"),
         (folder, {"granularity": "per_row", "seed": -1}, r"granularity must be one of .*\nseed must be 0 or more"),
     ):
         with pytest.raises(ConfigError, match=message):

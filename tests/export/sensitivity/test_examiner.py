@@ -33,7 +33,7 @@ def test_every_activation_and_layer_is_measured_alone_and_left_out(
     assert set(parts) == layers | {site.name for site in model.sites}
     assert shown[-1] == (2 * len(parts) + 5, 2 * len(parts) + 5)
     assert (report.n_calibration_rows, report.n_rows, report.main_metric) == (64, 48, "accuracy")
-    floats = simulate(model, PartlyQuantized(frozenset(), frozenset()), rows, batch_size=32)
+    floats = simulate(model, PartlyQuantized(frozenset(), frozenset()), rows, batch_size=8)
     labels = np.array(rows.labels)
     assert report.measured.float_score == np.mean(floats.argmax(1) == labels)
     name = "bert.encoder.layer.1.output.dense"
@@ -44,7 +44,7 @@ def test_every_activation_and_layer_is_measured_alone_and_left_out(
         (parts[f"{name}.input"].alone, PartlyQuantized(frozenset({f"{name}.input"}), frozenset())),
         (report.measured.whole, PartlyQuantized.whole(model)),
     ):
-        logits = simulate(model, chosen, rows, batch_size=32)
+        logits = simulate(model, chosen, rows, batch_size=8)
         assert found == Change(relative_error(logits, floats), float(np.mean(logits.argmax(1) == labels)))
     # the errors of parts alone add up to that of the whole, to their order of size
     total = sum(part.alone.relative_error for part in report.measured.parts if part.n_weights)
@@ -63,11 +63,11 @@ def test_what_is_proposed_reaches_what_is_wanted_and_nothing_of_it_is_idle(
     assert report.proposal is not None
     keep = report.proposal.keep_float
     assert keep
-    floats = simulate(model, PartlyQuantized(frozenset(), frozenset()), rows, batch_size=32)
+    floats = simulate(model, PartlyQuantized(frozenset(), frozenset()), rows, batch_size=8)
 
     def error(kept: tuple[str, ...]) -> float:
         return relative_error(
-            simulate(model, PartlyQuantized.whole(model, keep_float=kept), rows, batch_size=32), floats
+            simulate(model, PartlyQuantized.whole(model, keep_float=kept), rows, batch_size=8), floats
         )
 
     assert error(keep) == report.proposal.change.relative_error <= wanted

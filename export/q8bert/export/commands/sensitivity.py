@@ -84,7 +84,7 @@ def sensitivity_command(
             rich_help_panel=_WANTED,
         ),
     ] = None,
-    batch_size: BatchSize = 32,
+    batch_size: BatchSize = 8,
     json: AsJson = False,
 ) -> None:
     """Say what INT8 costs at every layer, alone and left out; exits 1 where a wanted loss cannot be reached."""

@@ -10,7 +10,7 @@ from q8bert.export.encoded_rows import EncodedRows
 from q8bert.export.model_to_export import ModelToExport
 from q8bert.export.post_training.given import Given
 from q8bert.export.proofs.float_comparison import FloatComparison, compare_logits, logits_of
-from q8bert.export.sensitivity.measurement import Part, Yardstick, layer_parts
+from q8bert.export.sensitivity.measurement import BATCH_SIZE, Part, Yardstick, layer_parts
 from q8bert.export.sensitivity.proposal import costliest_layers
 from q8bert.export.sensitivity.simulation import PartlyQuantized, simulate
 from q8bert.runtime.engines.session import Session
@@ -38,7 +38,7 @@ def evaluation_rows(
         given: Model and rows.
         eval_data: File of labelled rows, if one was named.
         split: Name of the split of the data folder, if there is one.
-        report: Called with a sentence where there are no labels.
+        report: Called with a sentence where there are no labels, and of every malformed row that is left out.
         format: How the file is written; None for by its ending.
 
     Returns:
@@ -56,6 +56,8 @@ def evaluation_rows(
     else:
         report("note: without labels no score can be measured; --eval-data takes labelled rows")
         return given.held_out, "held-out"
+    for row in rows.skipped:
+        report(f"skipped: {row}")
     refuse_undefined(task, rows.labels(), source=rows.source)
     return given.model.encode(rows, labelled=True), split
 
@@ -106,14 +108,13 @@ def compare_with_float(
 
 
 def costly_layers(
-    model: ModelToExport, held_out: EncodedRows, *, batch_size: int, show_progress: Callable[[int, int], None]
+    model: ModelToExport, held_out: EncodedRows, *, show_progress: Callable[[int, int], None]
 ) -> list[Part]:
     """Return the layers that make half of the error of the logits, by rows that nothing is scored on.
 
     Args:
         model: With its grids.
         held_out: Rows that it was not calibrated with.
-        batch_size: Rows a batch.
         show_progress: Called with layers measured and layers in all.
 
     Returns:
@@ -127,5 +128,5 @@ def costly_layers(
         n_done += 1
         show_progress(n_done, n_layers + 1)
 
-    yardstick = Yardstick(model, rows, batch_size=batch_size, show=show)
+    yardstick = Yardstick(model, rows, batch_size=BATCH_SIZE, show=show)
     return costliest_layers(layer_parts(yardstick, left_out=False), share=_SUGGESTED_SHARE)

@@ -18,7 +18,7 @@ from q8bert.export.post_training.rows import CALIBRATION_ROWS, HELD_OUT_ROWS
 from q8bert.export.sensitivity.proposal import extra_bytes
 from q8bert.spec.bundle import Bundle
 from q8bert.spec.checked import checked
-from q8bert.spec.errors import ExportError
+from q8bert.spec.errors import ConfigError, ExportError
 from q8bert.spec.kinds import Check, at_least, one_of
 from q8bert.tasks.task import Task
 from q8bert.training.models.source import count_parameters
@@ -122,6 +122,8 @@ def quantize(
         seed=seed,
     )
     given = read_given(asked, n_calibration=calibration_rows, n_held_out=HELD_OUT_ROWS, labelled=False, report=report)
+    if min_agreement is not None and given.model.task.head.is_regression:
+        raise ConfigError(["min_agreement is for labels, and this model gives a score; max_logit_error is for both"])
     rows, rows_name = evaluation_rows(
         given, None if eval_data is None else Path(eval_data), split, report, format=format
     )
@@ -149,7 +151,7 @@ def quantize(
     costly = []
     if found:
         report("looking for the layers that lose most")
-        costly = costly_layers(quantized, given.held_out, batch_size=batch_size, show_progress=show_progress)
+        costly = costly_layers(quantized, given.held_out, show_progress=show_progress)
     if assembled.saturation is None:
         raise ExportError("nothing was proven of the weights' products")  # of no model with grids
     bundle = write_bundle(

@@ -8,7 +8,7 @@ from q8bert.data.readers import Format
 from q8bert.export.post_training.calibration import calibrated
 from q8bert.export.post_training.given import Asked, read_given
 from q8bert.export.post_training.rows import CALIBRATION_ROWS
-from q8bert.export.sensitivity.measurement import Change, measure
+from q8bert.export.sensitivity.measurement import BATCH_SIZE, Change, measure
 from q8bert.export.sensitivity.proposal import propose
 from q8bert.export.sensitivity.report import SensitivityReport, Wanted
 from q8bert.spec.checked import checked
@@ -39,7 +39,7 @@ def examine_sensitivity(
     max_relative_loss: float | None = None,
     format: Format = None,  # noqa: A002 - as on the command line
     skip_malformed: bool = False,
-    batch_size: Annotated[int, at_least(1)] = 32,
+    batch_size: Annotated[int, at_least(1)] = BATCH_SIZE,
     seed: Annotated[int, at_least(0)] = 11,
     report: Callable[[str], None] = lambda _: None,
     show_progress: Callable[[int, int], None] = lambda *_: None,

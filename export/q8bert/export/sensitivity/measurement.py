@@ -13,8 +13,10 @@ from q8bert.export.proofs.float_comparison import relative_error
 from q8bert.export.sensitivity.simulation import PartlyQuantized, simulate
 from q8bert.tasks.metrics import score
 
-__all__ = ["Change", "Measured", "Part", "Yardstick", "layer_parts", "measure"]
+__all__ = ["BATCH_SIZE", "Change", "Measured", "Part", "Yardstick", "layer_parts", "measure"]
 
+# rows a batch: what small batches compute stays in the caches, and MiniLM takes a quarter less than with 32
+BATCH_SIZE = 8
 ACTIVATION, LINEAR, TABLE = "activation", "linear", "table"
 
 
