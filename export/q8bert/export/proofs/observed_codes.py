@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from q8bert.export.proofs.optimized import CPU_ONLY, optimized_graph
+from q8bert.machine.onnx_runtime import ort
 from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.session_options import session_options
 from q8bert.spec.errors import ExportError
