@@ -46,7 +46,7 @@ class Classifier:
         self.bundle = bundle
         self.on_long = on_long
         self._session = session
-        self.task, self._tokenizer = task_and_tokenizer(bundle, tokenizer)
+        self.task, self._tokenizer = task_and_tokenizer(bundle, tokenizer, threads=session.options.n_threads)
         self._model = BundleModel(bundle, session, self.task)
 
     @classmethod

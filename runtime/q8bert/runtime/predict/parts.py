@@ -1,5 +1,6 @@
 """What a classifier has besides its model: a task and a tokenizer, held to what the bundle says of them."""
 
+from q8bert.machine.cores import available_cores
 from q8bert.spec.bundle import Bundle
 from q8bert.spec.errors import BundleError, ConfigError, InputError
 from q8bert.tasks.task import Task, task_from_json
@@ -9,12 +10,13 @@ from q8bert.text.tokenizer import TextTokenizer, parse_tokenizer
 __all__ = ["extreme_rows", "task_and_tokenizer"]
 
 
-def task_and_tokenizer(bundle: Bundle, tokenizer: str) -> tuple[Task, TextTokenizer]:
+def task_and_tokenizer(bundle: Bundle, tokenizer: str, *, threads: int) -> tuple[Task, TextTokenizer]:
     """Make a bundle's task and tokenizer.
 
     Args:
         bundle: The bundle.
         tokenizer: Content of its ``tokenizer.json``.
+        threads: How many texts are tokenized at once.
 
     Returns:
         Both.
@@ -30,6 +32,7 @@ def task_and_tokenizer(bundle: Bundle, tokenizer: str) -> tuple[Task, TextTokeni
             max_length=manifest.max_length,
             obey_special_tokens=manifest.obey_special_tokens,
             pad_token_id=manifest.pad_token_id,
+            threads=None if threads >= available_cores() else threads,
         )
     except (ConfigError, InputError) as error:
         raise BundleError(f"{error}. Export the bundle again") from error

@@ -56,8 +56,10 @@ def _check_collection(given: object) -> None:
         raise InputError("give a list of texts, not a single text")
     if isinstance(given, Mapping | AbstractSet):
         raise InputError(f"give texts in an order, such as a list, not in a {type(given).__name__}")
-    if not isinstance(given, Iterable):
-        raise InputError(f"give a list of texts, got {given!r:.80}")
+    try:
+        iter(given)  # type: ignore[call-overload]
+    except TypeError as error:
+        raise InputError(f"give a list of texts, got {given!r:.80}") from error
 
 
 def _check_texts(texts: Sequence[object]) -> None:
