@@ -20,6 +20,7 @@ from q8bert.export.proofs.parity import Simulation, compare
 from q8bert.export.proofs.parity_report import ParityReport
 from q8bert.export.proofs.saturation import SaturationReport, prove_saturation_free, what_it_took
 from q8bert.export.trained_run import TrainedRun, load_trained_run
+from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.session import Session
 from q8bert.spec.bundle import Bundle
 from q8bert.spec.checked import checked
@@ -213,7 +214,7 @@ def _parity(
     return compare(
         Simulation(model, sites, trained.weights, trained.amax),
         prepare_weights(model, {}, ()),
-        Session(graph.SerializeToString(), threads=config.execution.threads),
+        Session(graph.SerializeToString(), options=RuntimeOptions.batch(threads=config.execution.threads)),
         CodeObserver(graph, sites, threads=config.execution.threads) if sites else None,
         split=rows,
         task=config.task,
