@@ -16,6 +16,7 @@ from q8bert.export.proofs.observed_codes import CodeObserver
 from q8bert.export.proofs.parity import Simulation, compare
 from q8bert.export.proofs.parity_report import ParityReport
 from q8bert.export.proofs.saturation import SaturationReport, prove_saturation_free, what_it_took
+from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.session import Session
 from q8bert.spec.errors import ExportError
 from q8bert.spec.kinds import at_least
@@ -121,7 +122,7 @@ def compare_with_simulation(
     return compare(
         Simulation(model.source.model, model.sites, model.weights, model.amax),
         prepare_weights(model.source.model, {}, ()),
-        Session(graph.SerializeToString(), threads=threads),
+        Session(graph.SerializeToString(), options=RuntimeOptions.batch(threads=threads)),
         CodeObserver(graph, model.sites, threads=threads) if model.sites else None,
         split=rows,
         split_name=split,

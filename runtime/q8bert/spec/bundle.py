@@ -11,6 +11,8 @@
 The reader owns the format: what is checked here is what the writer has to give.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -89,6 +91,11 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, object] = field(default_factory=dict)
     obey_special_tokens: bool = True
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that the manifest says, checksums of files included; hexadecimal."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, object]:
         """Return the manifest as a JSON object."""

@@ -18,6 +18,7 @@ __all__ = [
     "ConfigError",
     "DeadlineError",
     "ExportError",
+    "ForkedError",
     "InputError",
     "JobError",
     "MissingExtraError",
@@ -101,6 +102,10 @@ class OrtBuildError(Q8BertError, RuntimeError):
 
 class MissingExtraError(Q8BertError, ImportError):
     """A package that belongs to an extra which is not installed."""
+
+
+class ForkedError(Q8BertError, RuntimeError):
+    """Something loaded that a forked process cannot use, because the threads of it stayed behind."""
 
 
 class QueueFullError(Q8BertError, RuntimeError):

@@ -7,6 +7,7 @@ Padding is left to :mod:`q8bert.text.batching`, which knows the batch.
 
 import json
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +39,7 @@ class TextTokenizer:
         obey_special_tokens: Whether special tokens that a text spells out, such as ``[SEP]``, are what they say;
             otherwise they are text.
         pad_token_id: Id of the padding token, which no text then becomes.
+        threads: How many texts are tokenized at once; None for one a core that this process may use.
     """
 
     def __init__(
@@ -47,9 +49,11 @@ class TextTokenizer:
         max_length: int,
         obey_special_tokens: bool = False,
         pad_token_id: int | None = None,
+        threads: int | None = None,
     ) -> None:
         self._direction = truncation_side(tokenizer)
         self._max_length = max_length
+        self._threads = threads
         tokenizer.no_padding()
         tokenizer.no_truncation()
         self._special = None if obey_special_tokens else SpecialTokens(tokenizer, pad_token_id=pad_token_id)
@@ -132,11 +136,20 @@ class TextTokenizer:
 
     def _encodings(self, rows: list[_Row]) -> list[Encoding]:
         try:
-            return self._tokenizer.encode_batch(rows)
+            return self._encoded_at_once(rows)
         except Exception as error:
             raise InputError(
                 f"the tokenizer fails on {_first_failing(self._tokenizer, rows)!r:.80}: {error}"
             ) from error
+
+    def _encoded_at_once(self, rows: list[_Row]) -> list[Encoding]:
+        # a batch is shared out to the library's own threads, one a core; a row is not, and costs no more
+        if self._threads is None:
+            return self._tokenizer.encode_batch(rows)
+        if self._threads == 1 or len(rows) == 1:
+            return [self._tokenizer.encode_batch([row])[0] for row in rows]
+        with ThreadPoolExecutor(self._threads) as pool:
+            return list(pool.map(lambda row: self._tokenizer.encode_batch([row])[0], rows))
 
 
 def read_tokenizer(path: Path) -> Tokenizer:

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer
 
 from q8bert.data.readers import read_split
 from q8bert.machine.builds import installed_ort_build
-from q8bert.runtime import Classifier
+from q8bert.runtime import Classifier, RuntimeOptions
 from q8bert.runtime.engines.session import Session
 from q8bert.spec.bundle import open_bundle
 from q8bert.spec.errors import BundleError, ConfigError, InputError
@@ -30,7 +30,9 @@ from q8bert.tasks.glue import glue_task
 def with_logits(bundle: Path, compute: Callable[[Mapping[str, Any]], NDArray[np.float32]]) -> Classifier:
     """Return a classifier whose model is a function."""
     opened = open_bundle(bundle)
-    session: Any = SimpleNamespace(input_names=opened.manifest.input_names, run=compute)
+    session: Any = SimpleNamespace(
+        input_names=opened.manifest.input_names, run=compute, options=RuntimeOptions(threads=1)
+    )
     return Classifier(opened, session, tokenizer=opened.tokenizer_path.read_text(encoding="utf-8"))
 
 
@@ -191,7 +193,7 @@ def test_pairs_are_lists_too_as_json_has_them_and_rows_may_come_from_an_iterator
     assert sentiment(iter(texts)) == sentiment(np.array(texts)) == sentiment(texts)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("texts", [{"a": "b"}, {"a"}, frozenset({"a"}), {"a": 1}.keys(), b"a", 5, None])
+@pytest.mark.parametrize("texts", [{"a": "b"}, {"a"}, frozenset({"a"}), {"a": 1}.keys(), b"a", 5, None, np.array("a")])
 def test_texts_without_an_order_are_refused(sentiment: Classifier, similarity: Classifier, texts: Any) -> None:
     with pytest.raises(InputError, match="give "):
         sentiment(texts)

@@ -273,6 +273,16 @@ def test_many_rows_of_one_caller_get_their_answers_in_order(sentiment: Classifie
     assert ended(counters) == {"answered": 498, "invalid": 2}
 
 
+@pytest.mark.parametrize("rows", ["good", {"good"}, {"good": "bad"}, 5, None])
+def test_many_rows_have_an_order(sentiment: Classifier, rows: Any) -> None:
+    async def main() -> None:
+        async with AsyncClassifier(sentiment) as service:
+            with pytest.raises(InputError, match="give "):
+                await service.many(rows)
+
+    run(main())
+
+
 def test_many_rows_whose_iterator_fails_leave_nothing_behind(sentiment: Classifier) -> None:
     def rows() -> Any:
         yield from WORDS

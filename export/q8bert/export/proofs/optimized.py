@@ -4,8 +4,8 @@ import tempfile
 from pathlib import Path
 
 import onnx
-import onnxruntime as ort
 
+from q8bert.machine.onnx_runtime import ort
 from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.session_options import session_options
 

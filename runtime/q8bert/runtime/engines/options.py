@@ -32,8 +32,8 @@ class RuntimeOptions:
             and against a CPU quota the waiting counts as work.
         optimization: What ONNX Runtime may change in the graph: ``none``, ``basic``, ``extended`` or ``all``. INT8
             kernels need ``extended``.
-        memory_arena: Whether memory of the largest batch so far is kept for the next ones. Off, it goes back to the
-            system after each run, at up to a tenth more time.
+        memory_arena: Whether memory of the largest batch so far is kept for the next ones. Off, some of it goes back to
+            the system after each run, but the peak is higher and a run takes longer (``tools/arena_memory.py``).
         cache_dir: Folder that keeps models as ONNX Runtime optimized them, so that the next start need not; see
             :mod:`q8bert.runtime.engines.optimized_cache`. Made for its owner alone; one that others may write to is
             refused.

@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 
-import onnxruntime as ort
-
+from q8bert.machine.onnx_runtime import ort
 from q8bert.runtime.engines.kernels import Products
 from q8bert.runtime.engines.provider_table import facts_of
 from q8bert.runtime.engines.providers import NamedProviders, Provider, named_providers

@@ -1,14 +1,18 @@
 """A loaded ONNX model on the execution providers that were asked for, and no others."""
 
+import ctypes
+import os
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
+from q8bert.machine.onnx_runtime import ort
 from q8bert.runtime.engines.kernels import KernelWatch, Products
 from q8bert.runtime.engines.optimized_cache import discard_entry, entry_key, find_entry, new_entry
 from q8bert.runtime.engines.options import RuntimeOptions
@@ -22,7 +26,7 @@ from q8bert.runtime.engines.providers import (
     prepare_providers,
 )
 from q8bert.runtime.engines.session_options import session_options
-from q8bert.spec.errors import BundleError, ConfigError, ProviderError
+from q8bert.spec.errors import BundleError, ConfigError, ForkedError, ProviderError
 
 __all__ = ["Session", "run_bound"]
 
@@ -72,6 +76,11 @@ class Session:
         self._device = bound_device(self.providers)
         self.input_names = tuple(value.name for value in self._session.get_inputs())
         self.products: Products | None = None
+        self._process = os.getpid()
+        # without threads of its own, and on the CPU alone, a session is only memory, which a fork copies
+        self._survives_fork = self.options.n_threads == 1 and [name for name, _ in self.providers] == [CPU_PROVIDER]
+        if not self._survives_fork and hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=partial(_never_end, weakref.ref(self)))
 
     def end_watch(self, watch: KernelWatch) -> None:
         """Count in :attr:`products` what ran since the session was made; None where that cannot be known."""
@@ -89,7 +98,13 @@ class Session:
         Raises:
             BundleError: If ONNX Runtime cannot run the model on these inputs, for example on more tokens than it has
                 positions for.
+            ForkedError: If this process was forked after the session was made, and the session has threads.
         """
+        if os.getpid() != self._process and not self._survives_fork:
+            raise ForkedError(
+                "the model was loaded before this process was forked, and its threads stayed behind. Load it after the "
+                "fork, or with one thread: RuntimeOptions.service(threads=1)"
+            )
         try:
             if self._device is not None:
                 return run_bound(self._session, inputs, self._device)
@@ -121,6 +136,13 @@ def run_bound(session: Any, inputs: Mapping[str, NDArray[np.int64]], device: tup
     session.run_with_iobinding(binding)
     (logits,) = binding.copy_outputs_to_cpu()
     return np.asarray(logits, dtype=np.float32)
+
+
+def _never_end(reference: "weakref.ref[Session]") -> None:
+    # a forked process that ends would wait for the session's threads, which it does not have: let it keep the session
+    session = reference()
+    if session is not None:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session._session))
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """How a session of ONNX Runtime is told what :class:`~q8bert.runtime.engines.options.RuntimeOptions` say."""
 
-import onnxruntime as ort
-
+from q8bert.machine.onnx_runtime import ort
 from q8bert.runtime.engines.options import RuntimeOptions
 
 __all__ = ["session_options"]

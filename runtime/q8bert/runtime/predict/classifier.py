@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,15 +15,14 @@ from q8bert.runtime.engines.provider_table import CPU_PROVIDER
 from q8bert.runtime.engines.providers import Provider
 from q8bert.runtime.engines.session import Session
 from q8bert.runtime.predict.model import BatchSize, BundleModel
+from q8bert.runtime.predict.parts import extreme_rows, task_and_tokenizer
 from q8bert.runtime.predict.rows import Texts, text_columns
 from q8bert.spec.bundle import MODEL_FILE, TOKENIZER_FILE, Bundle, load_bundle
 from q8bert.spec.checked import checked
-from q8bert.spec.errors import BundleError, ConfigError, InputError
+from q8bert.spec.errors import BundleError, InputError
 from q8bert.spec.kinds import at_least, one_of
 from q8bert.tasks.head import Prediction
-from q8bert.tasks.task import Task, task_from_json
-from q8bert.text.encoded import Encoded, longest_row
-from q8bert.text.tokenizer import TextTokenizer, parse_tokenizer
+from q8bert.text.encoded import Encoded
 
 __all__ = ["BatchSize", "Classifier", "OnLong", "Threads"]
 
@@ -34,6 +33,9 @@ OnLong = Annotated[str, one_of(("truncate", "refuse"))]
 class Classifier:
     """A bundle loaded and ready to run. Nothing changes after loading, so any number of threads may share it.
 
+    Pickled, it is the path of its bundle and its options: whoever unpickles it loads the bundle again. A process that
+    is forked may use it if it has one thread, and has to load its own otherwise.
+
     Example:
         >>> classifier = Classifier.load("bundle")  # doctest: +SKIP
         >>> classifier(["a charming film"])[0].label  # doctest: +SKIP
@@ -41,25 +43,10 @@ class Classifier:
     """
 
     def __init__(self, bundle: Bundle, session: Session, *, tokenizer: str, on_long: OnLong = "truncate") -> None:
-        manifest = bundle.manifest
         self.bundle = bundle
         self.on_long = on_long
         self._session = session
-        try:
-            self.task: Task = task_from_json(manifest.task, source=str(bundle.path))
-            self._tokenizer = TextTokenizer(
-                parse_tokenizer(tokenizer, source=bundle.tokenizer_path),
-                max_length=manifest.max_length,
-                obey_special_tokens=manifest.obey_special_tokens,
-                pad_token_id=manifest.pad_token_id,
-            )
-        except (ConfigError, InputError) as error:
-            raise BundleError(f"{error}. Export the bundle again") from error
-        if manifest.pad_token_id >= self._tokenizer.vocabulary_size:
-            raise BundleError(
-                f"{bundle.path}: pad_token_id is {manifest.pad_token_id}, but the tokenizer has "
-                f"{self._tokenizer.vocabulary_size} tokens. Export the bundle again"
-            )
+        self.task, self._tokenizer = task_and_tokenizer(bundle, tokenizer, threads=session.options.n_threads)
         self._model = BundleModel(bundle, session, self.task)
 
     @classmethod
@@ -106,6 +93,18 @@ class Classifier:
             session.end_watch(watch)
         return classifier
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a session cannot be copied to another process; where it came from can
+        session = self._session
+        arguments = self.bundle.path.resolve(), session.providers, session.options, self.on_long
+        return _loaded_again, (*arguments, self.bundle.manifest.digest)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # nothing in it changes
+
     @property
     def threads(self) -> int:
         """CPU threads that share one operator."""
@@ -120,12 +119,7 @@ class Classifier:
         Raises:
             BundleError: If the model cannot run such a row.
         """
-        empty = [""]
-        rows = self._tokenizer.encode(empty, empty if self.task.data.has_pairs else None)
-        if longest:
-            long = longest_row(rows, self.bundle.manifest.max_length, fill=self._tokenizer.largest_id)
-            rows = Encoded.joined([rows, long])
-        self._model.prove(rows)
+        self._model.prove(extreme_rows(self.bundle, self.task, self._tokenizer, longest=longest))
 
     @property
     def products(self) -> Products | None:
@@ -291,3 +285,12 @@ class Classifier:
             replace(prediction, truncated=True) if is_cut else prediction
             for prediction, is_cut in zip(predictions, truncated, strict=True)
         ]
+
+
+def _loaded_again(
+    path: Path, providers: Sequence[Provider], options: RuntimeOptions, on_long: OnLong, digest: str
+) -> Classifier:
+    classifier = Classifier.load(path, providers=providers, options=options, on_long=on_long)
+    if classifier.bundle.manifest.digest != digest:
+        raise BundleError(f"{path} is not the bundle any more that was there when its classifier was pickled")
+    return classifier

@@ -7,7 +7,7 @@ from q8bert.data.examples import is_unicode
 from q8bert.spec.errors import InputError
 from q8bert.tasks.task import Task
 
-__all__ = ["Columns", "Row", "Texts", "text_columns"]
+__all__ = ["Columns", "Row", "Texts", "refuse_unordered", "text_columns"]
 
 Row = str | tuple[str, str] | list[str]
 Texts = Iterable[str] | Iterable[tuple[str, str]] | Iterable[list[str]] | Iterable[Row]
@@ -28,9 +28,9 @@ def text_columns(task: Task, texts: Texts, text_pairs: Iterable[str] | None) -> 
     Raises:
         InputError: If rows do not fit the task, or a text is no text or no valid Unicode.
     """
-    _check_collection(texts)
+    refuse_unordered(texts)
     if text_pairs is not None:
-        _check_collection(text_pairs)
+        refuse_unordered(text_pairs)
     first: list[str] = []
     second: list[str] = list(text_pairs) if text_pairs is not None else []
     for number, row in enumerate(texts):
@@ -51,13 +51,23 @@ def text_columns(task: Task, texts: Texts, text_pairs: Iterable[str] | None) -> 
     return first, second if has_pairs else None
 
 
-def _check_collection(given: object) -> None:
+def refuse_unordered(given: object) -> None:
+    """Refuse what is no collection of rows, or has no order of its own.
+
+    Args:
+        given: What a caller gave as rows.
+
+    Raises:
+        InputError: If it is a single text, a mapping, a set, or nothing that can be gone through.
+    """
     if isinstance(given, str | bytes):
         raise InputError("give a list of texts, not a single text")
     if isinstance(given, Mapping | AbstractSet):
         raise InputError(f"give texts in an order, such as a list, not in a {type(given).__name__}")
-    if not isinstance(given, Iterable):
-        raise InputError(f"give a list of texts, got {given!r:.80}")
+    try:
+        iter(given)  # type: ignore[call-overload]
+    except TypeError as error:
+        raise InputError(f"give a list of texts, got {given!r:.80}") from error
 
 
 def _check_texts(texts: Sequence[object]) -> None:

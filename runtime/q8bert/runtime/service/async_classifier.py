@@ -17,7 +17,7 @@ from typing import Annotated, Self
 
 from q8bert.machine.cores import available_cores
 from q8bert.runtime.predict.classifier import BatchSize, Classifier
-from q8bert.runtime.predict.rows import Columns, Row, text_columns
+from q8bert.runtime.predict.rows import Columns, Row, refuse_unordered, text_columns
 from q8bert.runtime.service.filling import BatchLimits
 from q8bert.runtime.service.request import Outcome, Request, settle
 from q8bert.runtime.service.row_queue import RowQueue
@@ -145,9 +145,10 @@ class AsyncClassifier:
             One prediction a row, in order, or the error that a call with this row alone would raise.
 
         Raises:
-            InputError: If ``timeout_s`` is no number.
+            InputError: If ``rows`` is no collection with an order, or ``timeout_s`` no number.
             DeadlineError: If it is not above 0.
         """
+        refuse_unordered(rows)
         deadline = self._deadline(timeout_s)
         numbered, outcomes = enumerate(rows), dict[int, Outcome]()
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
+from q8bert.machine.onnx_runtime import ort
 from q8bert.spec.errors import ExportError
 from q8bert.spec.quant import ACTIVATION_QMAX, ACTIVATION_QMIN
 from q8bert.training.objectives.objective import Objective
