@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _WANTED = "Wanted"
+_WIDTH = 120
 
 
 def register(app: typer.Typer) -> None:
@@ -105,7 +106,9 @@ def sensitivity_command(
             speaker.say(f"skipped: {row}")
 
         def render(console: Console) -> None:
-            console.print(_table(report))
+            # names of layers are long, and cut they are of no use: a narrow terminal wraps the lines
+            console.width = max(console.width, _WIDTH)
+            console.print(_table(report), crop=False)
             line(console, _proposal(report))
 
         speaker.result(report, render)
@@ -134,7 +137,7 @@ def _table(report: "SensitivityReport") -> Table:
     add("everything", "", found.whole, None)
     for name, change in found.groups.items():
         add(f"all {name}", "", change, None)
-    for part in sorted(found.parts, key=lambda part: -part.alone.relative_error):
+    for part in sorted(found.parts, key=lambda part: part.all_but.relative_error):
         add(part.name, part.kind, part.alone, part.all_but)
     return table
 

@@ -10,12 +10,11 @@ from q8bert.export.assembly import ParityRows, assemble, compare_with_simulation
 from q8bert.export.bundle.manifest import make_manifest
 from q8bert.export.bundle.writer import check_target, write_bundle
 from q8bert.export.model_to_export import ModelToExport
-from q8bert.export.one_shot.evaluation import compare_with_float, costly_layers, evaluation_rows
+from q8bert.export.one_shot.evaluation import compare_with_float, evaluation_rows, suggest_layers
 from q8bert.export.one_shot.report import Limits, QuantizationReport, failures
 from q8bert.export.post_training.calibration import ROWS_PER_OBSERVATION, calibrated
 from q8bert.export.post_training.given import Asked, Given, read_given
 from q8bert.export.post_training.rows import CALIBRATION_ROWS, HELD_OUT_ROWS
-from q8bert.export.sensitivity.proposal import extra_bytes
 from q8bert.spec.bundle import Bundle
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError, ExportError
@@ -148,10 +147,10 @@ def quantize(
         show_progress=show_progress,
     )  # fmt: skip
     found = failures(comparison, limits)
-    costly = []
+    suggestion = None
     if found:
-        report("looking for the layers that lose most")
-        costly = costly_layers(quantized, given.held_out, show_progress=show_progress)
+        report("looking for layers to keep in float")
+        suggestion = suggest_layers(quantized, given.held_out, limits, show_progress=show_progress)
     if assembled.saturation is None:
         raise ExportError("nothing was proven of the weights' products")  # of no model with grids
     bundle = write_bundle(
@@ -185,8 +184,7 @@ def quantize(
         limits=limits,
         passed=not found,
         failures=found,
-        suggested_keep_float=tuple(part.name for part in costly),
-        suggested_bytes=extra_bytes(costly),
+        suggestion=suggestion,
         skipped=given.skipped,
     )
 
