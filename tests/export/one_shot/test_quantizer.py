@@ -156,10 +156,12 @@ def test_with_labels_the_gate_says_what_evaluate_finds(
     assert [failure.split()[1] for failure in strict.failures] == ["loss", "error"]
     # what is suggested is what helps
     _, kept = quantize(
-        folder, tmp_path / "bundle", calibration_data=rows, eval_data=labelled, check_parity=False,
+        folder, tmp_path / "bundle", calibration_data=rows, eval_data=labelled,
         keep_float=strict.suggestion.keep_float,
     )  # fmt: skip
     assert kept.comparison.relative_error < report.comparison.relative_error
+    assert kept.parity is not None
+    assert kept.parity.resolved.max_abs_diff < 1e-4
     assert kept.model_size_bytes - report.model_size_bytes == pytest.approx(strict.suggestion.extra_bytes, rel=0.3)
     assert "Layers left in float32 on request" in (bundle.path / "README.md").read_text()
 
