@@ -1,4 +1,4 @@
-"""Print the outliers of a model's activations, site by site, and by what they are smoothed.
+"""Print the outliers of a model's activations, site by site, and on which grids they are put.
 
 Observed as calibration does it, on float batches of a task's training rows: the largest absolute value of each channel.
 Runs in the training environment.
@@ -8,28 +8,19 @@ Runs in the training environment.
 
 import argparse
 import itertools
-from collections.abc import Sequence
 
 import torch
 
 from q8bert.data.readers import read_split
 from q8bert.tasks.glue import GLUE_TASKS, glue_task
 from q8bert.text.tokenizer import TextTokenizer
-from q8bert.training.loop.batches import TokenizedSplit, tokenize_split
-from q8bert.training.models.source import SourceModel, load_source_model
-from q8bert.training.quantization.calibration import channel_amax
-from q8bert.training.quantization.sites import Site, find_sites
-from q8bert.training.quantization.smoothing import outlier_threshold, smooth
+from q8bert.training.loop.batches import tokenize_split
+from q8bert.training.models.source import load_source_model
+from q8bert.training.quantization.calibration import calibrate, see_sites
+from q8bert.training.quantization.sites import find_sites
+from q8bert.training.quantization.smoothing import outlier_threshold
 
-MAX_LENGTH, BATCH_SIZE, N_BATCHES, SEED = 128, 16, 8, 11
-
-
-def largest_of_channels(source: SourceModel, sites: Sequence[Site], split: TokenizedSplit) -> list[torch.Tensor]:
-    """Return the largest absolute value of each channel of each site over the first training batches."""
-    source.model.train(mode=False)
-    batches = itertools.islice(split.training_steps(BATCH_SIZE, seed=SEED, start=0), N_BATCHES)
-    found = [channel_amax(source.model, sites, split.batch(rows).inputs) for rows in batches]
-    return [torch.stack(of_site).amax(dim=0) for of_site in zip(*found, strict=True)]
+MAX_LENGTH, BATCH_SIZE, N_BATCHES, SEED, DECAY = 128, 16, 8, 11, 0.99
 
 
 def main() -> None:
@@ -49,15 +40,20 @@ def main() -> None:
         input_names=source.input_names, pad_token_id=source.pad_token_id,
     )  # fmt: skip
     sites = find_sites(source.model)
-    channels = largest_of_channels(source, sites, split)
-    print("| site | largest channel | second | exceeded by 2 % | scaled down: channels, largest factor |")
-    print("|---|---|---|---|---|")
-    for site, amax in zip(smooth(sites, channels), channels, strict=True):
+    batches = [
+        [split.batch(rows).inputs]
+        for rows in itertools.islice(split.training_steps(BATCH_SIZE, seed=SEED, start=0), N_BATCHES)
+    ]
+    chosen, _ = calibrate(source.model, sites, batches, decay=DECAY, smoothing=True)
+    print("| site | largest channel | second | exceeded by 2 % | scaled down: channels, largest factor | zero point |")
+    print("|---|---|---|---|---|---|")
+    for site, seen in zip(chosen, see_sites(source.model, sites, batches), strict=True):
+        amax = torch.maximum(-seen.lowest, seen.highest).amax(dim=0)
         first, second = amax.topk(2).values.tolist()
         threshold = float(outlier_threshold(amax))
         n_scaled = sum(exponent > 0 for exponent in site.smoothing)
         factor = f"{n_scaled}, {2 ** max(site.smoothing)}" if site.smoothing else "none"
-        print(f"| {site.name} | {first:.2f} | {second:.2f} | {threshold:.2f} | {factor} |")
+        print(f"| {site.name} | {first:.2f} | {second:.2f} | {threshold:.2f} | {factor} | {site.zero_point} |")
 
 
 if __name__ == "__main__":

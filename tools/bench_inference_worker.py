@@ -49,9 +49,10 @@ class Order:
 
 def q8bert_session(order: Order) -> TensorModel:
     """Run a file as q8bert's runtime does."""
+    from q8bert.runtime import RuntimeOptions
     from q8bert.runtime.engines.session import Session
 
-    session = Session(Path(order.path), threads=order.threads)
+    session = Session(Path(order.path), options=RuntimeOptions.batch(threads=order.threads))
     return lambda arrays: session.run({name: arrays[name] for name in session.input_names})
 
 
@@ -145,9 +146,9 @@ class OpenVinoModel:
 
 def classifier(order: Order) -> TextModel:
     """Run a bundle as a service does."""
-    from q8bert.runtime import Classifier
+    from q8bert.runtime import Classifier, RuntimeOptions
 
-    model = Classifier.load(order.path, threads=order.threads)
+    model = Classifier.load(order.path, options=RuntimeOptions.batch(threads=order.threads))
 
     def run(texts: Sequence[str], pairs: Sequence[str] | None) -> Answers:
         found = model(texts, pairs, batch_size=order.batch_size)

@@ -73,7 +73,8 @@ class Field:
         for kind in (*kinds, *(["before"] if before else [])):
             checkout = ROOT if kind != "before" or before is None else before
             python = sys.executable if checkout is ROOT else str(checkout / ".venv/train/bin/python")
-            paths = os.pathsep.join(str(checkout / part) for part in ("training", "export", "runtime"))
+            folders = [str(checkout / part) for part in ("training", "export", "runtime")]
+            paths = os.pathsep.join([*folders, *filter(None, [os.environ.get("PYTHONPATH")])])
             with tempfile.TemporaryDirectory() as folder, Listener(f"{folder}/socket") as listener:
                 command = [python, "-c", _CHILD, str(checkout / "tools"), f"{folder}/socket"]
                 command += ["ort_qat" if kind == "before" else kind, size, str(threads)]

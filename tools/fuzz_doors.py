@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from fuzz_damage import copied, damage_folder
+from fuzz_requests import requests, rows
 from fuzz_texts import rows_as_csv, rows_as_json_lines, rows_as_tsv, task_as_toml
 
 from q8bert.data.readers import read_file, read_split
@@ -34,10 +35,12 @@ class Kind:
         prepare: Called with what was trained before, an empty folder and a generator; makes an input there and returns
             what opens it.
         share: Of all cases, this part.
+        has_files: Whether an error has to name the file that is at fault.
     """
 
     prepare: Callable[[Path, Path, Random], Callable[[], object]]
     share: float
+    has_files: bool = True
 
 
 def _task(rng: Random) -> Task:
@@ -130,6 +133,8 @@ KINDS: Mapping[str, Kind] = {
     "trained": Kind(_trained_run, 0.05),
     "source": Kind(_source, 0.06),
     "bundle": Kind(_bundle, 0.06),
+    "rows": Kind(rows, 0.1, has_files=False),
+    "requests": Kind(requests, 0.05, has_files=False),
 }
 
 

@@ -3,7 +3,8 @@
 Data files, task files, run folders, checkpoints, source models and bundles are written by a seeded generator, most of
 them damaged, and opened as commands open them. An input fails where it ends in another error than q8bert's own, in
 one whose message does not name the file, in a dead process, in no answer for ten seconds, or in more than four GiB of
-memory. Workers open the inputs; one that dies or hangs is replaced, and the next input is taken.
+memory. Rows and requests come to a classifier and to an asyncio service in the same way, and each has to get an answer
+or an error of its own. Workers open the inputs; one that dies or hangs is replaced, and the next input is taken.
 
 Prints how every kind of input ended, and what failed where. What failed is also written, a JSON object a line, with
 what replays it: ``--kinds … --only CASE`` opens one input again, keeps it, and shows the whole trace.
@@ -91,7 +92,9 @@ def opened(kind: str, seed: int, case: int, *, trained: Path, folder: Path) -> t
         use()
     except BaseException as error:  # noqa: BLE001 - Rust's panics are no Exception
         message = str(error)
-        named = any(name in message for name in [str(folder), *(path.name for path in folder.rglob("*.*"))])
+        named = not getattr(KINDS[kind], "has_files", True) or any(
+            name in message for name in [str(folder), *(path.name for path in folder.rglob("*.*"))]
+        )
         outcome = "traceback"
         if isinstance(error, MemoryError):
             outcome = "memory"

@@ -33,7 +33,7 @@ from gpu_checks.environment import check_environment
 from gpu_checks.findings import Findings, run_part
 from gpu_checks.gradients import check_gradients
 from gpu_checks.serving import check_serving
-from gpu_checks.setting import PRECISIONS, Setting, find_device, obstacle_to_ort
+from gpu_checks.setting import CONTENDERS, PRECISIONS, Setting, find_device, obstacle_to_ort
 from gpu_checks.speed import check_speed, timed_sizes
 from gpu_checks.tables import print_part, print_summary
 from gpu_checks.training import check_training
@@ -121,37 +121,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, default=Path("gpu_check.json"))
     parser.add_argument("--parts", default=",".join(PARTS), help=f"some of {','.join(PARTS)}")
     parser.add_argument("--device", default="cuda", help="cuda, cuda:N or cpu")
+    parser.add_argument("--contenders", default=",".join(CONTENDERS), help=f"of the speed part: {','.join(CONTENDERS)}")
     parser.add_argument("--quick", action="store_true", help="tiny models and few steps, to try the check itself")
     args = parser.parse_args(arguments)
     names = args.parts.split(",")
     if unknown := [name for name in names if name not in PARTS]:
         parser.error(f"unknown parts: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    contenders = tuple(args.contenders.split(","))
+    if unknown := [name for name in contenders if name not in CONTENDERS]:
+        parser.error(f"unknown contenders: {', '.join(unknown)}; there are {', '.join(CONTENDERS)}")
     if not args.output.parent.is_dir():
         parser.error(f"--output {args.output}: there is no folder {args.output.parent}")
     try:
         device = find_device(args.device)
     except ValueError as error:
         parser.error(str(error))
-    options = {"parts": names, "device": str(device), "quick": args.quick}
+    options = {"parts": names, "contenders": list(contenders), "device": str(device), "quick": args.quick}
     # a part that hangs cannot be stopped from inside: the process ends, with the place where it hung
     seconds = _LIMIT_SECONDS * (_QUICK_FACTOR if args.quick else 1)
     faulthandler.dump_traceback_later(seconds, exit=True, file=_STDERR)
     try:
-        return _check(names, device, args.output, options, quick=args.quick)
+        return _check(names, contenders, device, args.output, options, quick=args.quick)
     finally:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _check(names: Sequence[str], device: Any, output: Path, options: Mapping[str, object], *, quick: bool) -> int:
+def _check(
+    names: Sequence[str],
+    contenders: tuple[str, ...],
+    device: Any,
+    output: Path,
+    options: Mapping[str, object],
+    *,
+    quick: bool,
+) -> int:
     record = Record(output, options)
     without_ort = obstacle_to_ort(device)
     with tempfile.TemporaryDirectory(prefix="gpu-check-") as folder:
         setting = Setting(device, quick, Path(folder), without_ort)
         # the test of this check builds its few tiny programs where they are needed
-        is_ahead = "speed" in names and without_ort is None and not quick
+        is_ahead = "speed" in names and "ort_qat" in contenders and without_ort is None and not quick
         wanted = [(size, precision) for size in timed_sizes(setting) for precision in PRECISIONS] if is_ahead else []
         with closing(ProgramsAhead(wanted, setting.graphs)) as ahead:
-            waiting = Setting(device, quick, Path(folder), without_ort, ahead.wait)
+            waiting = Setting(device, quick, Path(folder), without_ort, ahead.wait, contenders)
             run_parts(names, waiting, record, PARTS)
     print_summary(record.parts)
     _say(f"written: {output}")

@@ -31,10 +31,9 @@ from q8bert.spec.bundle import Manifest
 from q8bert.tasks.glue import glue_task
 from q8bert.tasks.task import Task
 from q8bert.training.models.source import SourceModel, count_parameters, load_source_model
-from q8bert.training.quantization.calibration import channel_amax
+from q8bert.training.quantization.calibration import calibrate
 from q8bert.training.quantization.fake_quantize import WeightGrid
 from q8bert.training.quantization.sites import Site, find_sites
-from q8bert.training.quantization.smoothing import smooth, smoothed_amax
 from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
 from q8bert.training.versions import library_versions
 
@@ -59,17 +58,15 @@ def make_source(size: str, task: Task, *, seed: int) -> SourceModel:
 
 
 def observe(source: SourceModel) -> tuple[tuple[Site, ...], torch.Tensor]:
-    """Return the sites, smoothed, and the range of each, ``(n_sites,)``, after a float pass over random tokens."""
+    """Return the sites on their grids, and the range of each, ``(n_sites,)``, after a float pass over random tokens."""
     shape = (16, MAX_LENGTH)
     ids = torch.randint(1000, source.tokenizer.get_vocab_size(), shape)
     inputs = {
         "input_ids": ids, "attention_mask": torch.ones(shape, dtype=torch.int64), "token_type_ids": ids * 0
     }  # fmt: skip
     found = find_sites(source.model)
-    source.model.train(mode=False)
-    channels = channel_amax(source.model, found, inputs)
-    sites = smooth(found, channels)
-    return sites, smoothed_amax(sites, channels)
+    sites, ranges = calibrate(source.model, found, [[inputs]], decay=0.0, smoothing=True)
+    return sites, ranges.amax()
 
 
 def write_huggingface(target: Path, source: SourceModel) -> None:

@@ -27,9 +27,9 @@ from transformers import (
 from q8bert.export.graph.build import build_graph
 from q8bert.export.proofs.observed_codes import CodeObserver
 from q8bert.runtime.engines.session import Session
-from q8bert.training.quantization.calibration import channel_amax
+from q8bert.training.quantization.calibration import see_sites
+from q8bert.training.quantization.grid_choice import observed_ranges
 from q8bert.training.quantization.sites import find_sites
-from q8bert.training.quantization.smoothing import smoothed_amax
 from q8bert.training.quantization.weights import quantized_parameters
 
 SMALL: dict[str, Any] = {
@@ -65,13 +65,18 @@ def make(name: str, config: PretrainedConfig, target: Path, *, per_channel: bool
     inputs = {"input_ids": ids, "attention_mask": mask}
     if getattr(config, "type_vocab_size", 0) > 1:
         inputs["token_type_ids"] = torch.zeros_like(mask)
-    channels = channel_amax(model, find_sites(model), inputs)
-    # random models have no outliers: every other site is smoothed by chance
+    found = find_sites(model)
+    seen = see_sites(model, found, [[inputs]])
+    # random models have no outliers: every other site is smoothed by chance, and two of three have a zero point
     sites = tuple(
-        replace(site, smoothing=tuple(torch.randint(0, 4, amax.shape).tolist()) if index % 2 == 0 else ())
-        for index, (site, amax) in enumerate(zip(find_sites(model), channels, strict=True))
+        replace(
+            site,
+            smoothing=tuple(torch.randint(0, 4, of_site.rows.shape[1:]).tolist()) if index % 2 == 0 else (),
+            zero_point=(-20, 0, 44)[index % 3],
+        )
+        for index, (site, of_site) in enumerate(zip(found, seen, strict=True))
     )
-    amax = smoothed_amax(sites, channels)
+    amax = observed_ranges(sites, seen)[0]
     quantized = quantized_parameters(model, per_channel=per_channel)
     graph = build_graph(model, sites, amax, quantized, input_names=list(inputs))
     arrays = {key: tensor.numpy() for key, tensor in inputs.items()}

@@ -58,8 +58,8 @@ def reordered(weight: Tensor) -> Tensor:
 
 def ways(weight: Tensor, *, per_channel: bool) -> dict[str, Callable[[], tuple[Tensor, Tensor, Tensor]]]:
     """Return each way as a function that gives weight, codes and scale."""
-    plain = weight_scale(weight, WeightGrid(per_channel=per_channel, saturation_free=False))
-    pairs = weight_scale(weight, WeightGrid(per_channel=per_channel, saturation_free=True))
+    plain = weight_scale(weight, WeightGrid(0 if per_channel else None))
+    pairs = weight_scale(weight, WeightGrid(0 if per_channel else None, saturation_free=True))
 
     def best() -> tuple[Tensor, Tensor, Tensor]:
         scales = torch.stack([plain * factor for factor in FACTORS])

@@ -19,24 +19,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from held_out import hold_out
 
 from q8bert.spec.files import write_json
 from q8bert.tasks.glue import GLUE_TASKS, glue_task
-from q8bert.tasks.task import Task
 from q8bert.training import TrainConfig, train
-
-
-def hold_out(task: Task, data_dir: Path, target: Path, *, share: float, seed: int) -> None:
-    """Write ``train.tsv`` and ``dev.tsv``, both from the training file, into ``target``."""
-    lines = (data_dir / "train.tsv").read_bytes().split(b"\n")
-    header = [] if task.data.headerless_columns else [lines.pop(0)]
-    rows = [line for line in lines if line]
-    order = np.random.default_rng(seed).permutation(len(rows))
-    n_held_out = int(share * len(rows))
-    target.mkdir(parents=True, exist_ok=True)
-    for name, chosen in (("dev", order[:n_held_out]), ("train", order[n_held_out:])):
-        content = b"\n".join([*header, *(rows[index] for index in chosen)]) + b"\n"
-        (target / task.data.files.get(name, f"{name}.tsv")).write_bytes(content)
 
 
 @dataclass(frozen=True)
@@ -55,8 +42,8 @@ class Trial:
 
     @property
     def twin(self) -> "Trial":
-        """The float run of the same seed; it quantizes nothing, so the options of that are 0."""
-        return replace(self, precision="float32", range_decay=0.0, quantize_from=0.0, smoothing=False)
+        """The float run of the same seed that chooses among as many epochs; other options of quantization are 0."""
+        return replace(self, precision="float32", range_decay=0.0, smoothing=False)
 
     def options(self) -> dict[str, Any]:
         """Return what ``TrainConfig.from_options`` is given."""

@@ -209,3 +209,12 @@ def test_no_text_names_a_machine_or_a_registry() -> None:
         if (words := [word for word in forbidden if word.encode() in path.read_bytes()])
     }
     assert found == {}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=short)
+def test_onnx_runtime_is_imported_where_its_telemetry_is_left_out(path: Path) -> None:
+    if path.name in {"onnx_runtime.py", "baselines.py"}:  # the second imports parts of it after the first
+        return
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        assert "onnxruntime" not in names, "import ort from q8bert.machine.onnx_runtime"

@@ -56,9 +56,13 @@ class Exported:
         config = CONFIGS[family]
         self.model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
         found = find_sites(self.model)
-        # every other site is smoothed, the first one with several readers among them
+        # every other site is smoothed, the first one with several readers among them, and two of three are shifted
         self.sites = tuple(
-            replace(site, smoothing=self._exponents(site)) if index % 2 == 0 else site
+            replace(
+                site,
+                smoothing=self._exponents(site) if index % 2 == 0 else (),
+                zero_point=(-20, 0, 44)[index % 3],
+            )
             for index, site in enumerate(found)
         )
         self.amax = torch.linspace(2.0, 4.0, len(self.sites))

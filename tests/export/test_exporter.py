@@ -9,17 +9,19 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
+from onnx import numpy_helper
 from typer.testing import CliRunner
 
 from q8bert.export import assembly, export
 from q8bert.export.proofs.fusion import FusionReport, examine_fusion
 from q8bert.runtime import Classifier, evaluate
 from q8bert.runtime.cli import build_app
+from q8bert.spec.bundle import Bundle
 from q8bert.spec.errors import CheckpointError, ConfigError, ExportError
 from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train
 from q8bert.training.quantization import calibration
+from q8bert.training.quantization.seen_site import SeenSite
 from q8bert.training.quantization.sites import Site
 from q8bert.training.runs.run_folder import best_checkpoint
 
@@ -191,15 +193,16 @@ def test_layers_left_in_float_are_reported_with_what_they_cost(small: Any, tmp_p
 
 
 @pytest.mark.slow
-def test_a_smoothed_run_is_exported_smoothed(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def smooth(sites: tuple[Site, ...], channel_amax: list[torch.Tensor]) -> tuple[Site, ...]:
+def test_a_run_with_grids_of_its_own_is_exported_with_them(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def choose(site: Site, seen: SeenSite, readers: Any, **_: Any) -> Site:
         # the small model has no outliers
-        return tuple(
-            dataclasses.replace(site, smoothing=tuple(index % 4 for index in range(len(amax))))
-            for site, amax in zip(sites, channel_amax, strict=True)
+        return dataclasses.replace(
+            site, smoothing=tuple(index % 4 for index in range(seen.rows.shape[1])), zero_point=-20
         )
 
-    monkeypatch.setattr(calibration, "smooth", smooth)
+    monkeypatch.setattr(calibration, "choose_grid", choose)
     options = TrainConfig.from_options(
         task=glue_task("SST-2"), data_dir=str(small.data("SST-2")), model=str(small.model), output_dir=tmp_path / "run",
         engine="torch", max_steps=2, max_length=32, threads=1, quantize_from=0.0,
@@ -208,11 +211,25 @@ def test_a_smoothed_run_is_exported_smoothed(small: Any, tmp_path: Path, monkeyp
     bundle, report = export(tmp_path / "run", tmp_path / "bundle")
     sites = [site.name for site in best_checkpoint(tmp_path / "run").sites]
     assert bundle.manifest.quantization["smoothed_activations"] == sites
-    assert f"their weights up: {', '.join(sites)}" in (bundle.path / "README.md").read_text()
-    operators = [node.op_type for node in onnx.load(bundle.path / "model.onnx").graph.node]
-    assert operators.count("QuantizeLinear") == len(sites)
+    assert bundle.manifest.quantization["activation_zero_points"] == dict.fromkeys(sites, -20)
+    card = (bundle.path / "README.md").read_text()
+    assert f"their weights up: {', '.join(sites)}" in card
+    assert f"all others 0: {', '.join(f'{name} -20' for name in sites)}" in card
+    assert zero_points_of(bundle) == [-20] * len(sites)
     assert report.parity is not None
     assert report.parity.resolved.n_rows_differing == 0
+    symmetric, report = export(tmp_path / "run", tmp_path / "symmetric", symmetric=True)
+    assert zero_points_of(symmetric) == [0] * len(sites)
+    assert symmetric.manifest.quantization["symmetric"] is True
+    assert "as additions before it, zero points are 0" in (symmetric.path / "README.md").read_text()
+    assert report.parity is not None
+    assert report.parity.resolved.n_rows_differing == 0
+
+
+def zero_points_of(bundle: Bundle) -> list[int]:
+    graph = onnx.load(bundle.path / "model.onnx").graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    return [int(constants[node.input[2]]) for node in graph.node if node.op_type == "QuantizeLinear"]
 
 
 @pytest.mark.slow

@@ -46,7 +46,10 @@ def with_codes_given(path: Path, codes: Mapping[str, np.ndarray]) -> onnx.ModelP
         shape = codes[f"codes of {site}"].shape
         cut.graph.input.append(helper.make_tensor_value_info(f"codes of {site}", TensorProto.INT8, shape))
         cut.graph.node.insert(0, helper.make_node("Identity", [f"codes of {site}"], [node.output[0]]))
-        cut.graph.node.append(helper.make_node("Div", [node.input[0], node.input[1]], [f"steps of {site}"]))
+        cut.graph.node.append(helper.make_node("Div", [node.input[0], node.input[1]], [f"steps from 0 of {site}"]))
+        cut.graph.node.append(helper.make_node("Cast", [node.input[2]], [f"code of 0 of {site}"], to=TensorProto.FLOAT))
+        steps = [f"steps from 0 of {site}", f"code of 0 of {site}"]
+        cut.graph.node.append(helper.make_node("Add", steps, [f"steps of {site}"]))
         cut.graph.output.append(helper.make_tensor_value_info(f"steps of {site}", TensorProto.FLOAT, None))
     return cut
 

@@ -1,5 +1,6 @@
 """A bundle is read whole, or refused with the file and the remedy named."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -8,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from q8bert.spec.bundle import open_bundle
-from q8bert.spec.errors import BundleError
+from q8bert.spec.bundle import load_bundle, open_bundle
+from q8bert.spec.errors import BundleError, ConfigError
 from q8bert.tasks.glue import glue_task
 from q8bert.tasks.task import task_from_json
 
@@ -63,6 +64,19 @@ def edit(bundle: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path.write_text(json.dumps(manifest))
 
 
+@pytest.fixture
+def altered_files() -> Callable[..., None]:
+    """Write files into a bundle and have its manifest name them."""
+
+    def alter(bundle: Path, files: dict[str, bytes]) -> None:
+        for name, content in files.items():
+            (bundle / name).write_bytes(content)
+            record = {"size_bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+            edit(bundle, lambda manifest, name=name, record=record: manifest["files"].update({name: record}))  # type: ignore[misc]
+
+    return alter
+
+
 def test_a_whole_bundle_is_read(copy: Path) -> None:
     bundle = open_bundle(copy)
     assert bundle.manifest.precision == "int8"
@@ -77,7 +91,8 @@ def test_a_bundle_of_earlier_days_is_read(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").write_bytes(b"model")
     (tmp_path / "tokenizer.json").write_bytes(b"{}")
     bundle = open_bundle(tmp_path)
-    assert bundle.manifest.to_json() == json.loads(MANIFEST_JSON) | {"data": {}}
+    # its model was trained on texts whose special tokens were obeyed
+    assert bundle.manifest.to_json() == json.loads(MANIFEST_JSON) | {"data": {}, "obey_special_tokens": True}
     assert task_from_json(bundle.manifest.task, source="x") == glue_task("SST-2")
     assert bundle.model_size_bytes == 5
 
@@ -88,7 +103,7 @@ def test_a_bundle_of_earlier_days_is_read(tmp_path: Path) -> None:
         (lambda m: m.update(format_version=99), r"format_version is 99, this release reads 1\. Export the run again"),
         (lambda m: m.update(precision="int4"), "precision is 'int4', allowed are int8, float32"),
         (lambda m: m.update(max_length="long"), "max_length must be a whole number, got 'long'"),
-        (lambda m: m.update(max_length=1), "max_length is 1, must be at least 3"),
+        (lambda m: m.update(max_length=1), "max_length is 1, must be from 3 to 65536"),
         (lambda m: m.update(input_names=["pixels"]), r"input_names is \['pixels'\], allowed are input_ids"),
         (lambda m: m.update(input_names=["input_ids", "input_ids"]), "each once"),
         (
@@ -135,7 +150,83 @@ def test_what_is_no_bundle_is_refused(tmp_path: Path) -> None:
         open_bundle(tmp_path)
 
 
-def test_weights_in_an_unlisted_file_are_refused(copy: Path) -> None:
-    (copy / "model.onnx.data").write_bytes(b"x")
-    with pytest.raises(BundleError, match=r"model\.onnx\.data is there but not in the manifest"):
+def tensor_in(location: str) -> bytes:
+    """A model of one tensor whose weights are elsewhere, by the numbers of the fields in onnx.proto."""
+
+    def field(number: int, content: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(content)]) + content
+
+    entry = field(1, b"location") + field(2, location.encode())
+    return field(7, field(5, field(13, entry)))
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "../weights.bin", "/etc/passwd", "README.md/../weights.bin", ""])
+def test_weights_in_a_file_that_the_manifest_does_not_name_are_refused(
+    copy: Path, altered_files: Callable[..., None], location: str
+) -> None:
+    (copy / "weights.bin").write_bytes(b"x")
+    altered_files(copy, {"model.onnx": tensor_in(location)})
+    with pytest.raises(BundleError, match=r"takes weights from .*, which manifest\.json does not name"):
+        load_bundle(copy)
+
+
+def test_weights_in_a_file_that_the_manifest_names_are_read_with_it(
+    copy: Path, altered_files: Callable[..., None]
+) -> None:
+    altered_files(copy, {"model.onnx": tensor_in("weights.bin"), "weights.bin": b"some weights", "more.bin": b"x"})
+    bundle, contents = load_bundle(copy)
+    assert contents.keys() == {"model.onnx", "tokenizer.json", "weights.bin"}
+    assert contents["weights.bin"] == b"some weights"
+    assert bundle.model_size_bytes == len(tensor_in("weights.bin")) + len(b"some weights") + 1
+    (copy / "weights.bin").write_bytes(b"OTHER weight")
+    with pytest.raises(BundleError, match=r"weights\.bin has SHA-256"):
+        load_bundle(copy)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "parity.json", "README.md"])
+def test_converted_line_ends_are_named_as_such(copy: Path, name: str) -> None:
+    path = copy / name
+    path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
+    with pytest.raises(BundleError, match=f"the line ends of {name} were converted to those of Windows"):
         open_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("[" * 100_000, "brackets without end"),
+        ('{"a":' * 100_000, "brackets without end"),
+        ("1" * 5000, "not readable as JSON"),
+    ],
+)
+def test_a_manifest_without_end_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(BundleError, match=message):
+        open_bundle(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda manifest: manifest.update(max_length=10**30), "max_length is 1000000000000000000000000000000, must be"),
+        (lambda manifest: manifest.update(max_length=65_537), "max_length is 65537, must be from 3 to 65536"),
+        (lambda manifest: manifest["task"].update(labels=["good", "\ud800"]), "labels must be a list of texts"),
+        (lambda manifest: manifest["task"].update(name="\udfff"), "name must be a text"),
+        (lambda manifest: manifest["task"].update(files={"dev": "\ud800"}), "files must be"),
+        (lambda manifest: manifest["files"].update({"\ud800": manifest["files"]["README.md"]}), "no plain file name"),
+        (lambda manifest: manifest["files"].update({"a\0b": manifest["files"]["README.md"]}), "no plain file name"),
+        (lambda manifest: manifest["files"].update({"..": manifest["files"]["README.md"]}), "no plain file name"),
+        (lambda manifest: manifest["files"].update({"a\\b": manifest["files"]["README.md"]}), "no plain file name"),
+        (lambda manifest: manifest["files"]["README.md"].update(size_bytes=-1), "size_bytes"),
+        (lambda manifest: manifest["task"].update(files={"dev": "../../secret.tsv"}), "leaves the data folder"),
+        (lambda manifest: manifest["task"].update(files={"dev": "/etc/passwd"}), "leaves the data folder"),
+        (lambda manifest: manifest["task"].update(files={"dev": "a/../../b"}), "leaves the data folder"),
+        (lambda manifest: manifest["task"].update(files={"dev": "C:\\secret.tsv"}), "leaves the data folder"),
+        (lambda manifest: manifest["task"].update(files={"dev": "a\0b"}), "leaves the data folder"),
+    ],
+)
+def test_a_hostile_manifest_is_refused(copy: Path, change: Callable[[dict[str, Any]], object], message: str) -> None:
+    edit(copy, change)
+    with pytest.raises((BundleError, ConfigError), match=message) as caught:
+        task_from_json(open_bundle(copy).manifest.task, source="manifest")
+    str(caught.value).encode("utf-8")  # it can be printed

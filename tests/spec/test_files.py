@@ -222,7 +222,10 @@ def test_a_file_in_a_folder_that_takes_no_new_ones_is_written_over(
     mount(folder / "out", "--bind", outside)
     mount(folder, "-o", "remount,ro,bind")
     monkeypatch.setattr("tempfile.tempdir", str(temporary))
-    write_text(folder / "out", "new")
+    with new_file(folder / "out") as file:
+        (elsewhere,) = temporary.iterdir()
+        assert elsewhere.stat().st_mode & 0o777 == 0o600, "all users share that folder"
+        file.write(b"new")
     assert outside.read_text() == "new"
     assert names(temporary) == []
     with pytest.raises(OutputError, match=r"other cannot be written \(Read-only file system"):

@@ -1,7 +1,11 @@
 """Any text becomes ids, long ones are cut."""
 
+import random
+import threading
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -42,3 +46,38 @@ def test_a_file_that_is_no_tokenizer_is_named(tmp_path: Path) -> None:
     path.write_text("{}")
     with pytest.raises(InputError, match=r"tokenizer\.json is not a readable tokenizer"):
         TextTokenizer.load(path, max_length=8)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_change_nothing_but_how_many_texts_are_tokenized_at_once(
+    word_tokenizer: Tokenizer, threads: int
+) -> None:
+    word_tokenizer.no_padding()
+    texts = [" ".join(random.Random(number).choices("abcdefgh", k=number % 9)) for number in range(2500)]
+    copy = Tokenizer.from_str(word_tokenizer.to_str())
+    plain, counted = TextTokenizer(word_tokenizer, max_length=6), TextTokenizer(copy, max_length=6, threads=threads)
+    busy = most = 0
+    lock = threading.Lock()
+
+    class Watched:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(copy, name)
+
+        def encode_batch(self, rows: Any) -> Any:
+            nonlocal busy, most
+            assert len(rows) == 1, "the library shares a batch out to threads of its own"
+            with lock:
+                busy += 1
+                most = max(most, busy)
+            try:
+                return copy.encode_batch(rows)
+            finally:
+                with lock:
+                    busy -= 1
+
+    counted._tokenizer = Watched()  # type: ignore[assignment]
+    ours, expected = counted.encode(texts), plain.encode(texts)
+    np.testing.assert_array_equal(ours.input_ids.flat, expected.input_ids.flat)
+    np.testing.assert_array_equal(ours.input_ids.starts, expected.input_ids.starts)
+    assert ours.truncated == expected.truncated
+    assert 1 <= most <= threads

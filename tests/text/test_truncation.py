@@ -61,7 +61,9 @@ def test_a_long_row_loses_what_the_library_would_take(
     oracle.enable_truncation(max_length, strategy="longest_first", direction=direction)
     rows: Any = firsts if pairs is None else list(zip(firsts, pairs, strict=True))
     expected = oracle.encode_batch(rows)
-    ours = TextTokenizer(Tokenizer.from_str(oracle.to_str()), max_length=max_length).encode(firsts, pairs)
+    ours = TextTokenizer(Tokenizer.from_str(oracle.to_str()), max_length=max_length, obey_special_tokens=True).encode(
+        firsts, pairs
+    )
     assert [ids.tolist() for ids in ours.input_ids] == [encoding.ids for encoding in expected]
     assert [ids.tolist() for ids in ours.token_type_ids] == [encoding.type_ids for encoding in expected]
     assert ours.truncated == {row for row, encoding in enumerate(expected) if encoding.overflowing}

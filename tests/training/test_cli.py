@@ -41,7 +41,7 @@ def sections(command: str) -> dict[str, list[str]]:
 def test_help_stands_in_groups_with_the_ten_options_first_that_most_runs_are_given() -> None:
     found = sections("train")
     assert list(found) == [
-        "Main options", "Data", "Model", "Quantization", "Optimization", "Evaluation", "Output", "Hardware", "Options",
+        "Main options", "Data", "Model", "Quantization", "Distillation", "Optimization", "Evaluation", "Output", "Hardware", "Options",
     ]  # fmt: skip
     assert found["Main options"] == [
         "--task", "--task-file", "--data-dir", "--output-dir", "--model", "--max-length", "--quantize", "--epochs",

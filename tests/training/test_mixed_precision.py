@@ -133,6 +133,18 @@ def test_the_float16_program_holds_float16_weights_and_gradients(built: Callable
     assert {types["loss"], types["logits"], types["observations"], types["loss_scale"]} == {single}
 
 
+@pytest.mark.slow
+def test_a_bfloat16_program_compares_nothing_in_bfloat16(built: Callable[..., Programs]) -> None:
+    # ONNX Runtime's CUDA provider has no such kernels
+    model = onnx.shape_inference.infer_shapes(onnx.load_model_from_string(Case(built).programs("bfloat16").training))
+    graph = model.graph
+    types = {v.name: v.type.tensor_type.elem_type for v in (*graph.input, *graph.value_info, *graph.output)}
+    compared = [types[node.input[0]] for node in graph.node if node.op_type in {"ReduceMax", "ReduceMin"}]
+    assert len(compared) > 0
+    assert set(compared) == {onnx.TensorProto.FLOAT}
+    assert types["observations"] == onnx.TensorProto.FLOAT
+
+
 # ---- whole runs ----------------------------------------------------------------------------------
 
 

@@ -326,14 +326,18 @@ def kill_at_call(number: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "ort"])
-@pytest.mark.parametrize("save_every", [1, 5])
-def test_a_run_killed_at_any_moment_ends_as_one_never_interrupted(small: Any, engine: str, save_every: int) -> None:
+@pytest.mark.parametrize(
+    ("save_every", "more"), [(1, ()), (5, ()), (5, ("--teacher", "twin", "--average-weights", "0.3"))]
+)
+def test_a_run_killed_at_any_moment_ends_as_one_never_interrupted(
+    small: Any, engine: str, save_every: int, more: tuple[str, ...]
+) -> None:
     tool = Path(__file__).parents[2] / "tools" / "kill_and_resume.py"
     seed = random.randrange(10**6)
     done = subprocess.run(
         [
             sys.executable, tool, "--model", small.model, "--data-dir", small.data("SST-2"), "--engine", engine,
-            "--kills", "4", "--save-every", str(save_every), "--seed", str(seed),
+            "--kills", "4", "--save-every", str(save_every), "--seed", str(seed), *more,
         ],
         capture_output=True, text=True, check=False, timeout=300,
     )  # fmt: skip

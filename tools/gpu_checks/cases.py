@@ -176,10 +176,10 @@ class Case:
     def _distance_to_ties(self) -> float:
         distances: list[float] = []
 
-        def measure(x: Tensor, scale: Tensor, site: int, /) -> Tensor:
+        def measure(x: Tensor, scale: Tensor, zero_point: Tensor, site: int, /) -> Tensor:
             codes = x / scale
             distances.append(float((codes - codes.floor() - 0.5).abs().min()))
-            return quantize_activation(x, scale, site)
+            return quantize_activation(x, scale, zero_point, site)
 
         weights = prepare_weights(self._model, self._grids, self.sites)
         model = QuantizedModel(self._model, self.sites, measure).eval()

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-__all__ = ["PRECISIONS", "Setting", "find_device", "is_not_offered", "obstacle_to_ort"]
+__all__ = ["CONTENDERS", "PRECISIONS", "Setting", "find_device", "is_not_offered", "obstacle_to_ort"]
 
 PRECISIONS = ("float32", "float16", "bfloat16")
+CONTENDERS = ("ort_qat", "torch_qat", "torch_float", "torch_compiled")
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class Setting:
         without_ort: Why ONNX Runtime cannot run on the device; None where it can.
         wait_for_programs: Called before anything is timed: waits for other processes, which build training programs,
             and returns what went wrong in them.
+        contenders: Names of those that are timed.
     """
 
     device: torch.device
@@ -31,6 +33,7 @@ class Setting:
     folder: Path
     without_ort: str | None
     wait_for_programs: Callable[[], Sequence[str]] = tuple
+    contenders: tuple[str, ...] = CONTENDERS
 
     @property
     def graphs(self) -> Path:

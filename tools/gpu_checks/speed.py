@@ -37,7 +37,8 @@ def check_speed(setting: Setting, findings: Findings) -> None:
         findings.note(f"a training program could not be built ahead: {said.strip().splitlines()[-1]}")
     findings.note("float32 means float32: TF32 is off for all")
     for size, kind, precision in _order(setting):
-        _row(setting, findings, size, kind, precision)
+        if kind in setting.contenders:
+            _row(setting, findings, size, kind, precision)
 
 
 def timed_sizes(setting: Setting) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from q8bert.export.proofs.observed_codes import CodeObserver
 from q8bert.export.proofs.parity import Simulation, compare
 from q8bert.export.proofs.parity_report import ParityReport
 from q8bert.export.proofs.saturation import SaturationReport, prove_saturation_free, what_it_took
+from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.session import Session
 from q8bert.spec.errors import ExportError
 from q8bert.spec.kinds import at_least
@@ -49,6 +50,7 @@ def assemble(
     *,
     report: Callable[[str], None],
     rewrite: Callable[[onnx.ModelProto], onnx.ModelProto] | None = None,
+    symmetric: bool = False,
 ) -> Assembled:
     """Build a model's graph and prove what can be proven without rows.
 
@@ -56,6 +58,7 @@ def assemble(
         model: With grids, or a float one.
         report: Called with a sentence at every stage.
         rewrite: Another's quantization of a float model's graph.
+        symmetric: Whether the graph takes the form for runtimes without zero points.
 
     Returns:
         The graph.
@@ -71,6 +74,7 @@ def assemble(
         model.weights.quantized,
         input_names=model.source.input_names,
         target_scale=model.target_scale,
+        symmetric=symmetric,
     )
     n_proven = prove_saturation_free(graph)
     if rewrite is not None:
@@ -118,7 +122,7 @@ def compare_with_simulation(
     return compare(
         Simulation(model.source.model, model.sites, model.weights, model.amax),
         prepare_weights(model.source.model, {}, ()),
-        Session(graph.SerializeToString(), threads=threads),
+        Session(graph.SerializeToString(), options=RuntimeOptions.batch(threads=threads)),
         CodeObserver(graph, model.sites, threads=threads) if model.sites else None,
         split=rows,
         split_name=split,

@@ -17,7 +17,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+
+# isort: off
+from q8bert.machine.onnx_runtime import ort  # noqa: F401 - it has to be the first to import ONNX Runtime
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_dynamic, quantize_static
+# isort: on
 
 __all__ = ["quantize_after_training_dynamic", "quantize_after_training_static"]
 

@@ -48,6 +48,14 @@ def export_command(
     parity_rows: Annotated[
         int, typer.Option(min=0, help="Dev rows that are compared, evenly over the split; 0 for all.")
     ] = 512,
+    symmetric: Annotated[
+        bool,
+        typer.Option(
+            "--symmetric",
+            help="Write zero points as additions and scales of tables as products, for runtimes that want zero point 0 "
+            "(TensorRT). The same model, somewhat slower.",
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, the rest on stderr.")] = False,
 ) -> None:
     """Turn a run's best checkpoint into a bundle: INT8 QDQ ONNX, tokenizer, labels, model card, manifest."""
@@ -58,7 +66,7 @@ def export_command(
         with progress_bar(speaker, "comparing") as show:
             bundle, report = export(
                 run, output_dir, quantization=quantization, data_dir=data_dir, check_parity=parity,
-                parity_rows=parity_rows, report=speaker.say, show_progress=show,
+                parity_rows=parity_rows, symmetric=symmetric, report=speaker.say, show_progress=show,
             )  # fmt: skip
         table = _table(report)
         speaker.result(report, lambda console: console.print(table))

@@ -72,6 +72,7 @@ def export(
     data_dir: Path | str | None = None,
     check_parity: bool = True,
     parity_rows: ParityRows = PARITY_ROWS,
+    symmetric: bool = False,
     report: Callable[[str], None] = lambda _: None,
     show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Bundle, ExportReport]:
@@ -86,6 +87,8 @@ def export(
             default the run's own.
         check_parity: False leaves the comparison with the simulation out.
         parity_rows: Dev rows that are compared, evenly over the split; 0 for all.
+        symmetric: For runtimes that take zero point 0 alone, and scales by axis of constants alone, as TensorRT does:
+            zero points become additions, scales of tables products. The model is the same, and somewhat slower.
         report: Called with a sentence at every stage.
         show_progress: Called with rows compared and rows in all.
 
@@ -111,7 +114,7 @@ def export(
         )
     model, config = trained.model, trained.config
     rewrite = _other_quantization(method, trained, data_dir, report) if method in {"dynamic", "static"} else None
-    assembled = assemble(model, report=report, rewrite=rewrite)
+    assembled = assemble(model, report=report, rewrite=rewrite, symmetric=symmetric)
     parity = None
     if check_parity and rewrite is None:
         parity = compare_with_simulation(
@@ -129,7 +132,9 @@ def export(
         Path(output_dir),
         graph=assembled.graph,
         tokenizer=model.tokenizer(),
-        manifest=make_manifest(model, method, fusion=assembled.fusion, saturation=assembled.saturation),
+        manifest=make_manifest(
+            model, method, fusion=assembled.fusion, saturation=assembled.saturation, symmetric=symmetric
+        ),
         parity=parity,
     )
     return bundle, ExportReport(

@@ -43,11 +43,13 @@ class ModelToExport:
         source: The float classifier, its tokenizer and the names of its inputs.
         task: What its outputs mean, and which columns its rows have.
         max_length: Longest row in tokens.
+        obey_special_tokens: Whether special tokens that a text spells out are what they say.
         target_scale: Between scores and what the classifier computes.
         sites: Where activations are quantized, and how they are smoothed; empty for a float model.
         amax: Ranges, float32 ``(n_sites,)``; None for a float model.
         weights: The weights, quantized on grids without saturation.
         granularity: ``per_channel`` or ``per_tensor``, of the scales of Linear weights.
+        table_granularity: ``per_column`` or ``per_tensor``, of the scales of embedding tables.
         float_layers: Layers left in float on request.
         origin: How it came to be.
     """
@@ -55,11 +57,13 @@ class ModelToExport:
     source: SourceModel
     task: Task
     max_length: int
+    obey_special_tokens: bool
     target_scale: TargetScale
     sites: tuple[Site, ...]
     amax: Tensor | None
     weights: TrainableWeights
     granularity: str
+    table_granularity: str
     float_layers: tuple[str, ...]
     origin: Origin
 
@@ -86,7 +90,12 @@ class ModelToExport:
         Raises:
             InputError: If labels are wanted and a row has none.
         """
-        tokenizer = TextTokenizer(self.tokenizer(), max_length=self.max_length)
+        tokenizer = TextTokenizer(
+            self.tokenizer(),
+            max_length=self.max_length,
+            obey_special_tokens=self.obey_special_tokens,
+            pad_token_id=self.source.pad_token_id,
+        )
         return EncodedRows(
             encoded=tokenizer.encode(*split.columns()),
             labels=tuple(split.labels()) if labelled else None,

@@ -106,7 +106,9 @@ def load_trained_run(run: Path) -> TrainedRun:
     float_layers = matching_layers(source.model, options.keep_float)
     # on grids without saturation, whether or not they were trained on them
     quantized = (
-        quantized_parameters(source.model, per_channel=options.per_channel, keep_float=float_layers)
+        quantized_parameters(
+            source.model, per_channel=options.per_channel, per_column=options.per_column, keep_float=float_layers
+        )
         if options.quantize
         else {}
     )
@@ -114,11 +116,13 @@ def load_trained_run(run: Path) -> TrainedRun:
         source=source,
         task=config.task,
         max_length=config.max_length,
+        obey_special_tokens=checkpoint.obey_special_tokens,
         target_scale=checkpoint.target_scale,
         sites=checkpoint.sites,
         amax=checkpoint.ranges.amax() if checkpoint.sites else None,
         weights=prepare_weights(source.model, quantized, checkpoint.sites),
         granularity=options.granularity,
+        table_granularity=options.table_granularity,
         float_layers=float_layers,
         origin=Origin(
             model={"source": config.model, "seed": config.seed, "checkpoint_step": checkpoint.progress.step},

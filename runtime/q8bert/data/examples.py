@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from q8bert.spec.errors import InputError
 from q8bert.tasks.task import Task
@@ -107,7 +108,19 @@ class CellError(Exception):
         self.column = column
         self.value = repr(value)[:80]
         self.reason = reason
-        super().__init__(reason)
+        super().__init__(column, self.value, reason)
+
+    def __str__(self) -> str:
+        return self.reason
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _cell_error, self.args
+
+
+def _cell_error(column: str, value: str, reason: str) -> CellError:
+    error = CellError(column, None, reason)
+    error.value, error.args = value, (column, value, reason)
+    return error
 
 
 def example_from_cells(task: Task, cells: Mapping[str, object], *, labelled: bool) -> Example:

@@ -35,7 +35,7 @@ Providers = Annotated[
     ),
 ]
 Threads = Annotated[
-    int, typer.Option(min=0, help="CPU threads; 0 leaves the choice to ONNX Runtime.", rich_help_panel=_HARDWARE)
+    int, typer.Option(min=0, help="CPU threads; 0: the cores that this process may use.", rich_help_panel=_HARDWARE)
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows a batch.", rich_help_panel=_HARDWARE)]
 FileFormat = Annotated[
@@ -106,7 +106,7 @@ def evaluate_command(
                 show_progress=show,
             )
         _say_left_out(speaker, report.skipped, report.n_truncated)
-        table = _score_table(f"{report.task} {report.split}, {report.n_rows} rows, {report.precision}")
+        table = _score_table(f"{report.task} {report.split}, {report.n_rows} rows, {report.kernels}")
         for name, value in report.metrics.items():
             table.add_row(name, f"{100 * value:.2f}")
         speaker.say(report.precision_note)
@@ -199,7 +199,7 @@ def verify_command(
                 "bundle",
                 "change",
                 "limit",
-                title=escape(f"{report.task} {report.split}, {report.n_rows} rows"),
+                title=escape(f"{report.task} {report.split}, {report.n_rows} rows, {report.kernels}"),
             )
             for name, value in report.metrics.items():
                 base = report.reference_metrics[name]

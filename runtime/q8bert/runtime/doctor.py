@@ -124,8 +124,8 @@ def _gpu_problems(
 
 
 def _providers() -> tuple[str, ...]:
-    import onnxruntime  # noqa: PLC0415 - an environment without it is examined too
+    from q8bert.machine.onnx_runtime import ort  # noqa: PLC0415 - an environment without it is examined too
 
-    if hasattr(onnxruntime, "preload_dlls"):
-        onnxruntime.preload_dlls()
-    return tuple(onnxruntime.get_available_providers())
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    return tuple(ort.get_available_providers())

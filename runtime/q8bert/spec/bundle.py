@@ -1,7 +1,7 @@
 """The bundle: the folder that export writes and the runtime reads.
 
 ======================  =========================================================
-``model.onnx``          the graph; beside it ``model.onnx.data`` if weights are external
+``model.onnx``          the graph; weights in files of their own if it says so, which the manifest then names
 ``tokenizer.json``      text → ids, in the format of the ``tokenizers`` library; says on which side long texts are cut
 ``manifest.json``       this module's :class:`Manifest`, with a SHA-256 of every other file
 ``README.md``           the model card, for people
@@ -11,17 +11,20 @@
 The reader owns the format: what is checked here is what the writer has to give.
 """
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from q8bert.spec.bundle_files import FileRecord, read_files
 from q8bert.spec.checked import checked
 from q8bert.spec.decode import decode
 from q8bert.spec.errors import BundleError, ConfigError
-from q8bert.spec.files import read_json, sha256_of
+from q8bert.spec.files import read_json
+from q8bert.spec.onnx_file import external_files
 
 __all__ = [
-    "EXTERNAL_DATA_FILE",
     "FORMAT_VERSION",
     "MANIFEST_FILE",
     "MODEL_CARD_FILE",
@@ -31,32 +34,24 @@ __all__ = [
     "Bundle",
     "FileRecord",
     "Manifest",
+    "load_bundle",
     "open_bundle",
 ]
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
-EXTERNAL_DATA_FILE = "model.onnx.data"
 TOKENIZER_FILE = "tokenizer.json"
 MODEL_CARD_FILE = "README.md"
 PARITY_FILE = "parity.json"
 
+_FOR_PEOPLE = frozenset({MODEL_CARD_FILE, PARITY_FILE})
+_NO_MODEL = _FOR_PEOPLE | {TOKENIZER_FILE}
+# longer than any row that attention, whose cost grows with its square, is computed for
+_LONGEST = 65_536
+
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _PRECISIONS = ("int8", "float32")
-
-
-@dataclass(frozen=True)
-class FileRecord:
-    """Size and checksum of one file of the bundle.
-
-    Attributes:
-        size_bytes: Length of the file.
-        sha256: SHA-256 of its bytes, hexadecimal.
-    """
-
-    size_bytes: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -79,6 +74,9 @@ class Manifest:
         data: Rows of both splits, and what of them was lost in training; empty where that was not counted.
         versions: Versions of what made the bundle.
         model: Where the model came from: architecture, family, source.
+        obey_special_tokens: Whether special tokens that a text spells out are what they say; otherwise they are text.
+            Bundles of earlier releases do not say it: their models were trained on texts that were obeyed, and still
+            are.
     """
 
     precision: str
@@ -92,6 +90,12 @@ class Manifest:
     data: Mapping[str, object] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, object] = field(default_factory=dict)
+    obey_special_tokens: bool = True
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that the manifest says, checksums of files included; hexadecimal."""
+        return hashlib.sha256(json.dumps(self.to_json(), sort_keys=True).encode()).hexdigest()
 
     def to_json(self) -> dict[str, object]:
         """Return the manifest as a JSON object."""
@@ -122,9 +126,9 @@ class Bundle:
 
     @property
     def model_size_bytes(self) -> int:
-        """Bytes of the ONNX file and its external data; tokenizer and texts do not count."""
+        """Bytes of the model: every file but the tokenizer's and those for people."""
         files = self.manifest.files
-        return sum(files[name].size_bytes for name in (MODEL_FILE, EXTERNAL_DATA_FILE) if name in files)
+        return sum(record.size_bytes for name, record in files.items() if name not in _NO_MODEL)
 
 
 @checked
@@ -142,17 +146,53 @@ def open_bundle(path: Path | str) -> Bundle:
             version, or if a file is missing or altered.
         ConfigError: If ``path`` is no path.
     """
-    folder = Path(path)
-    manifest_path = folder / MANIFEST_FILE
-    if not manifest_path.is_file():
+    bundle = Bundle(Path(path), _read_manifest(Path(path)))
+    read_files(bundle.path, bundle.manifest.files, kept=())
+    return bundle
+
+
+@checked
+def load_bundle(path: Path | str) -> tuple[Bundle, Mapping[str, bytes]]:
+    """Read and check a bundle, and return the bytes that were checked, so that nothing else can be loaded.
+
+    Args:
+        path: The bundle's folder.
+
+    Returns:
+        The bundle, and by name the content of its model, of the files that hold the model's weights, and of its
+        tokenizer.
+
+    Raises:
+        BundleError: As :func:`open_bundle` does, and if the model takes weights from a file that the manifest does not
+            name.
+        ConfigError: If ``path`` is no path.
+    """
+    bundle = Bundle(Path(path), _read_manifest(Path(path)))
+    files = bundle.manifest.files
+    contents = read_files(bundle.path, files, kept=files.keys() - _FOR_PEOPLE)
+    try:
+        others = external_files(contents[MODEL_FILE])
+    except ValueError as error:
+        raise BundleError(f"{bundle.path / MODEL_FILE} is no ONNX file: {error}. Export the bundle again") from error
+    if unlisted := sorted(others - files.keys()):
+        raise BundleError(
+            f"{bundle.path}: {MODEL_FILE} takes weights from {', '.join(map(repr, unlisted))}, which "
+            f"{MANIFEST_FILE} does not name. Export the bundle again"
+        )
+    return bundle, {
+        name: content for name, content in contents.items() if name in {MODEL_FILE, TOKENIZER_FILE, *others}
+    }
+
+
+def _read_manifest(folder: Path) -> Manifest:
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
         raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST_FILE}. Make one with `q8bert export`")
     try:
-        content = read_json(manifest_path)
-    except ValueError as error:
-        raise BundleError(f"{manifest_path} is not readable as JSON: {error}") from error
-    manifest = _parse(content, source=manifest_path)
-    _check_files(folder, manifest)
-    return Bundle(folder, manifest)
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{path} is not readable as JSON: {error}") from error
+    return _parse(content, source=path)
 
 
 def _parse(content: Mapping[str, object], *, source: Path) -> Manifest:
@@ -175,29 +215,19 @@ def _value_faults(manifest: Manifest) -> list[str]:
     faults = []
     if manifest.precision not in _PRECISIONS:
         faults.append(f"precision is {manifest.precision!r}, allowed are {', '.join(_PRECISIONS)}")
-    if manifest.max_length < 3:
-        faults.append(f"max_length is {manifest.max_length}, must be at least 3")
+    if not 3 <= manifest.max_length <= _LONGEST:
+        faults.append(f"max_length is {manifest.max_length}, must be from 3 to {_LONGEST}")
     if manifest.pad_token_id < 0:
         faults.append(f"pad_token_id is {manifest.pad_token_id}, must be at least 0")
     names = manifest.input_names
     if "input_ids" not in names or len(set(names)) < len(names) or not set(names) <= set(_MODEL_INPUTS):
         faults.append(f"input_names is {list(names)!r}, allowed are {', '.join(_MODEL_INPUTS)}, each once")
-    faults += [f"files: {name!r} is no plain file name" for name in manifest.files if Path(name).name != name]
+    faults += [f"files: {name!r} is no plain file name" for name in manifest.files if not _is_plain(name)]
+    faults += [f"files: {name!r}: size_bytes is below 0" for name, one in manifest.files.items() if one.size_bytes < 0]
     faults += [f"files: {name} is not listed" for name in (MODEL_FILE, TOKENIZER_FILE) if name not in manifest.files]
     return faults
 
 
-def _check_files(folder: Path, manifest: Manifest) -> None:
-    faults = []
-    for name, record in manifest.files.items():
-        path = folder / name
-        if not path.is_file():
-            faults.append(f"{name} is missing")
-        elif (size := path.stat().st_size) != record.size_bytes:
-            faults.append(f"{name} has {size} bytes, the manifest says {record.size_bytes}")
-        elif (digest := sha256_of(path)) != record.sha256:
-            faults.append(f"{name} has SHA-256 {digest[:12]}…, the manifest says {record.sha256[:12]}…")
-    if (folder / EXTERNAL_DATA_FILE).exists() and EXTERNAL_DATA_FILE not in manifest.files:
-        faults.append(f"{EXTERNAL_DATA_FILE} is there but not in the manifest")
-    if faults:
-        raise BundleError(f"{folder}: " + "; ".join(faults) + ". Copy the bundle again, or export it again")
+def _is_plain(name: str) -> bool:
+    # on every system: a backslash and a colon are part of a name on one and lead elsewhere on another
+    return name.isprintable() and name not in {"", ".", ".."} and not {"/", "\\", ":"} & set(name)

@@ -7,6 +7,8 @@ gate that failed, and every other one into exit code 2.
 """
 
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 __all__ = [
     "BundleError",
@@ -16,6 +18,7 @@ __all__ = [
     "ConfigError",
     "DeadlineError",
     "ExportError",
+    "ForkedError",
     "InputError",
     "JobError",
     "MissingExtraError",
@@ -26,6 +29,7 @@ __all__ = [
     "ProviderError",
     "Q8BertError",
     "QueueFullError",
+    "WorkerError",
 ]
 
 
@@ -39,6 +43,9 @@ class ConfigError(Q8BertError, ValueError):
     def __init__(self, faults: Sequence[str]) -> None:
         self.faults = tuple(faults)
         super().__init__("\n".join(self.faults))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.faults,)
 
 
 class InputError(Q8BertError, ValueError):
@@ -77,6 +84,9 @@ class ParityError(ExportError):
         self.atol = atol
         super().__init__(message)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), max_abs_diff=self.max_abs_diff, atol=self.atol), self.args
+
 
 class BundleError(Q8BertError, ValueError):
     """A bundle whose files, schema or checksums are not as its manifest says."""
@@ -94,6 +104,10 @@ class MissingExtraError(Q8BertError, ImportError):
     """A package that belongs to an extra which is not installed."""
 
 
+class ForkedError(Q8BertError, RuntimeError):
+    """Something loaded that a forked process cannot use, because the threads of it stayed behind."""
+
+
 class QueueFullError(Q8BertError, RuntimeError):
     """A request that found the queue of a service full; the caller may come again later."""
 
@@ -104,3 +118,7 @@ class DeadlineError(Q8BertError, TimeoutError):
 
 class ClosedError(Q8BertError, RuntimeError):
     """A request to a service that is not open, or is closing."""
+
+
+class WorkerError(Q8BertError, RuntimeError):
+    """A request that a service could not compute because something unforeseen happened; its cause says what."""

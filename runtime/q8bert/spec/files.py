@@ -240,7 +240,9 @@ def _open_partial(target: Path) -> tuple[Path, BinaryIO]:
         if not (target.is_file() and os.access(target, os.W_OK)):
             raise
     elsewhere = Path(tempfile.gettempdir(), partial_name(target))
-    return elsewhere, elsewhere.open("xb")
+    # all users share that folder, and nobody else may read it
+    handle = os.open(elsewhere, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o600)
+    return elsewhere, os.fdopen(handle, "wb")
 
 
 def _renamed(partial: Path, target: Path) -> bool:

@@ -15,6 +15,7 @@ import os
 import types
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePath
 from typing import Annotated, Any, NoReturn, Union, get_args, get_origin
 
@@ -56,6 +57,9 @@ class MisfitError(ValueError):
     def __init__(self, must_be: str, *, is_of_type: bool = False) -> None:
         self.must_be, self.is_of_type = must_be, is_of_type
         super().__init__(must_be)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(type(self), is_of_type=self.is_of_type), self.args
 
 
 def at_least(smallest: float) -> Check:

@@ -1,9 +1,9 @@
-"""Symmetric INT8 quantization in numpy: the formula everything else is compared with.
+"""INT8 quantization in numpy: the formula everything else is compared with.
 
-``scale`` is ONNX's: real units per integer step, so ``real = code * scale``. Zero points
-are always 0. Activations use the codes −128…127, as ONNX ``QuantizeLinear`` to int8 does;
-weights use −127…127, so that a weight and its negative are both representable. Rounding is
-half to even, again as in ONNX.
+``scale`` and ``zero_point`` are ONNX's: real units per integer step, and the code of 0, so
+``real = (code - zero_point) * scale``. Zero points of weights are always 0. Activations use the
+codes −128…127, as ONNX ``QuantizeLinear`` to int8 does; weights use −127…127, so that a weight and
+its negative are both representable. Rounding is half to even, again as in ONNX.
 
 Q8BERT (Zafrir et al. 2019, arXiv 1910.06188) writes the same with the inverse scale
 ``S = 127 / max|x|``; here ``scale = max|x| / 127``.
@@ -52,14 +52,17 @@ def scale_from_amax(amax: NDArray[np.float32] | float) -> NDArray[np.float32]:
     return (np.maximum(values, np.float32(MIN_AMAX)) / np.float32(WEIGHT_QMAX)).astype(np.float32)
 
 
-def quantize(x: NDArray[np.float32], scale: NDArray[np.float32] | float, *, qmin: int, qmax: int) -> NDArray[np.int8]:
-    """Return the integer codes of ``x``: ``clip(round_half_even(x / scale), qmin, qmax)``.
+def quantize(
+    x: NDArray[np.float32], scale: NDArray[np.float32] | float, *, qmin: int, qmax: int, zero_point: int = 0
+) -> NDArray[np.int8]:
+    """Return the integer codes of ``x``: ``clip(round_half_even(x / scale) + zero_point, qmin, qmax)``.
 
     Args:
         x: Weights or activations, real units, any shape.
         scale: Real units per integer step, > 0; broadcast against ``x``.
         qmin: Smallest code, inclusive.
         qmax: Largest code, inclusive.
+        zero_point: Code of 0.
 
     Returns:
         Int8 array of the shape of ``x``.
@@ -70,25 +73,28 @@ def quantize(x: NDArray[np.float32], scale: NDArray[np.float32] | float, *, qmin
     step = np.asarray(scale, dtype=np.float32)
     if not np.all(np.isfinite(step)) or np.any(step <= 0):
         raise CalibrationError(f"scale must be finite and > 0, got {step.tolist()}")
-    codes: NDArray[np.int8] = np.clip(np.rint(x.astype(np.float32) / step), qmin, qmax).astype(np.int8)
+    codes: NDArray[np.int8] = np.clip(np.rint(x.astype(np.float32) / step) + zero_point, qmin, qmax).astype(np.int8)
     return codes
 
 
-def dequantize(codes: NDArray[np.int8], scale: NDArray[np.float32] | float) -> NDArray[np.float32]:
-    """Return the real values of integer codes, ``codes * scale``.
+def dequantize(
+    codes: NDArray[np.int8], scale: NDArray[np.float32] | float, *, zero_point: int = 0
+) -> NDArray[np.float32]:
+    """Return the real values of integer codes, ``(codes - zero_point) * scale``.
 
     Args:
         codes: Int8 array, any shape.
         scale: Real units per integer step; broadcast against ``codes``.
+        zero_point: Code of 0.
 
     Returns:
         Float32 array of the shape of ``codes``.
     """
-    return codes.astype(np.float32) * np.asarray(scale, dtype=np.float32)
+    return (codes.astype(np.float32) - np.float32(zero_point)) * np.asarray(scale, dtype=np.float32)
 
 
 def fake_quantize(
-    x: NDArray[np.float32], scale: NDArray[np.float32] | float, *, qmin: int, qmax: int
+    x: NDArray[np.float32], scale: NDArray[np.float32] | float, *, qmin: int, qmax: int, zero_point: int = 0
 ) -> NDArray[np.float32]:
     """Round ``x`` to the integer grid and return it in real units.
 
@@ -99,8 +105,9 @@ def fake_quantize(
         scale: Real units per integer step, > 0; broadcast against ``x``.
         qmin: Smallest code, inclusive.
         qmax: Largest code, inclusive.
+        zero_point: Code of 0.
 
     Returns:
         Float32 array of the shape of ``x``, each element a multiple of its ``scale``.
     """
-    return dequantize(quantize(x, scale, qmin=qmin, qmax=qmax), scale)
+    return dequantize(quantize(x, scale, qmin=qmin, qmax=qmax, zero_point=zero_point), scale, zero_point=zero_point)

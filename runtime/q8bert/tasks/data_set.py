@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import PureWindowsPath
 
 __all__ = ["FORMATS", "METRICS", "REGRESSION_METRICS", "DataSet"]
 
@@ -64,6 +65,11 @@ class DataSet:
             faults.append(f"text_pair_column {self.text_column!r} is text_column too; leave it out for one text a row")
         if self.format is not None and self.format not in FORMATS:
             faults.append(f"format must be one of {', '.join(FORMATS)}, got {self.format!r}")
+        faults += [
+            f"files: {split!r} is {name!r}, which leaves the data folder or is no file name; name a file in it"
+            for split, name in self.files.items()
+            if not _is_inside(name)
+        ]
         faults += self._column_faults()
         if not self.metrics or not set(self.metrics) <= set(METRICS):
             faults.append(f"metrics must be from {', '.join(METRICS)}, got {list(self.metrics)}")
@@ -76,3 +82,9 @@ class DataSet:
         needed = (self.text_column, self.text_pair_column, self.label_column)
         missing = [name for name in needed if name is not None and there.count(name) != 1]
         return [f"headerless_columns must name {name} once, got {list(there)}" for name in missing]
+
+
+def _is_inside(name: str) -> bool:
+    # by the rules of both kinds of systems: a task may have been described on another one
+    parts = PureWindowsPath(name).parts
+    return bool(parts) and name.isprintable() and ".." not in parts and not PureWindowsPath(name).anchor

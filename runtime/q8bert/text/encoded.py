@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Encoded", "Rows"]
+__all__ = ["Encoded", "Rows", "longest_row"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,16 @@ class Encoded:
     token_type_ids: Rows
     truncated: frozenset[int] = frozenset()
 
+    @classmethod
+    def joined(cls, parts: Sequence["Encoded"]) -> "Encoded":
+        """Put the rows of one part behind those of the other."""
+        starts = itertools.accumulate(map(len, parts), initial=0)
+        return cls(
+            Rows.joined([part.input_ids for part in parts]),
+            Rows.joined([part.token_type_ids for part in parts]),
+            frozenset(start + row for start, part in zip(starts, parts, strict=False) for row in part.truncated),
+        )
+
     def __len__(self) -> int:
         return len(self.input_ids)
 
@@ -87,3 +97,21 @@ class Encoded:
             Rows.of([self.token_type_ids[row] for row in rows]),
             frozenset(at for at, row in enumerate(rows) if row in self.truncated),
         )
+
+
+def longest_row(row: Encoded, length: int, *, fill: int) -> Encoded:
+    """Return a row drawn out to a length.
+
+    Args:
+        row: One row, no longer than that.
+        length: Tokens wanted.
+        fill: Id of the tokens that are added.
+
+    Returns:
+        One row.
+    """
+    n_more = length - len(row.input_ids[0])
+    return Encoded(
+        Rows.of([np.append(row.input_ids[0], np.full(n_more, fill, dtype=np.int32))]),
+        Rows.of([np.pad(row.token_type_ids[0], (0, n_more), mode="edge")]),
+    )

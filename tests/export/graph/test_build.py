@@ -12,6 +12,8 @@ from q8bert.export.graph import build as graph_module
 from q8bert.export.graph.build import build_graph
 from q8bert.export.graph.inference_model import InferenceModel
 from q8bert.export.proofs.fusion import examine_fusion
+from q8bert.export.proofs.saturation import prove_saturation_free
+from q8bert.spec import quant
 from q8bert.spec.errors import ExportError
 from q8bert.training.engines.torch_engine import TorchEngine
 from q8bert.training.objectives.objective import Classification
@@ -48,25 +50,79 @@ def test_every_site_and_every_weight_is_quantized_once(bert: Any) -> None:
     assert counts["Gemm"] == counts["Erf"] == 0
 
 
-def test_zero_points_are_explicit_and_zero_and_no_two_pairs_share_constants(bert: Any) -> None:
+def test_all_but_weights_name_zero_points_and_no_two_pairs_share_constants(bert: Any) -> None:
     constants = bert.initializers()
+    producers = {name: node.op_type for node in bert.graph.graph.node for name in node.output}
+    zero_points = {site.name: site.zero_point for site in bert.sites}
+    assert len(set(zero_points.values())) == 3
     used: list[str] = []
     for node in bert.graph.graph.node:
         if node.op_type in {"QuantizeLinear", "DequantizeLinear"}:
-            assert constants[node.input[2]].dtype == np.int8
-            assert not constants[node.input[2]].any()
+            is_of_activation = "QuantizeLinear" in {node.op_type, producers.get(node.input[0])}
+            assert (len(node.input) == 2) == node.input[0].endswith(
+                "weight_codes"
+            )  # without one it is 0, for int8 codes
+            if is_of_activation:
+                assert constants[node.input[2]].dtype == np.int8
+                assert constants[node.input[2]] == zero_points[node.input[2].rpartition(".")[0]]
             assert (constants[node.input[1]] > 0).all()
-            used += node.input[1:3]
+            used += node.input[1:]
     assert len(used) == len(set(used))
 
 
-def test_the_rules_of_tensorrt_are_kept(bert: Any) -> None:
-    constants = bert.initializers()
-    assert {array.dtype for array in constants.values()} <= {np.dtype(t) for t in (np.int8, np.float32, np.int64)}
-    producers = {name: node.op_type for node in bert.graph.graph.node for name in node.output}
+def test_tables_have_a_scale_a_column_and_rows_are_dequantized_after_they_were_gathered(bert: Any) -> None:
+    constants, nodes = bert.initializers(), {name: node for node in bert.graph.graph.node for name in node.output}
+    tables = {}
     for node in bert.graph.graph.node:
+        gather = nodes.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        if gather is not None and gather.op_type == "Gather":
+            assert [(item.name, item.i) for item in node.attribute] == [("axis", 2)]
+            tables[gather.input[0]] = constants[gather.input[0]], constants[node.input[1]]
+    assert len(tables) == 3
+    for name, (codes, scale) in tables.items():
+        table = bert.model.get_parameter(name.replace("table_codes", "weight")).detach().numpy()
+        expected = quant.scale_from_amax(np.abs(table).max(axis=0))
+        np.testing.assert_array_equal(scale, expected)
+        np.testing.assert_array_equal(codes, quant.quantize(table, expected, qmin=-127, qmax=127))
+
+
+@pytest.fixture(scope="module")
+def symmetric(bert: Any) -> Any:
+    """The same model in its symmetric form."""
+    names = list(bert.batch.inputs)
+    return build_graph(bert.model, bert.sites, bert.amax, bert.quantized, input_names=names, symmetric=True)
+
+
+def constants_of(graph: Any) -> dict[str, Any]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+
+
+def test_the_symmetric_form_is_the_same_model_in_integers_too(bert: Any, symmetric: Any) -> None:
+    report = bert.parity(graph=symmetric)  # raises where a code differs and there is no tie
+    assert report.resolved.max_abs_diff < 1e-4 < report.quantization_effect
+    fusion = examine_fusion(symmetric)
+    assert (fusion.n_integer, fusion.n_float) == (len(bert.sites), 0)
+    assert prove_saturation_free(symmetric) == len(bert.sites)
+    shifted = [site for site in bert.sites if site.zero_point]
+    added = Counter(node.op_type for node in symmetric.graph.node) - Counter(
+        node.op_type for node in bert.graph.graph.node
+    )
+    assert added == {"Add": len(shifted), "Mul": 3}
+    constants = constants_of(symmetric)
+    for site in shifted:
+        step = bert.initializers()[f"{site.name}.quantize_scale"]
+        assert constants[f"{site.name}.shift"] == np.float32(site.zero_point * step)
+
+
+def test_the_rules_of_tensorrt_are_kept_in_the_symmetric_form(symmetric: Any) -> None:
+    constants = constants_of(symmetric)
+    assert {array.dtype for array in constants.values()} <= {np.dtype(t) for t in (np.int8, np.float32, np.int64)}
+    producers = {name: node.op_type for node in symmetric.graph.node for name in node.output}
+    for node in symmetric.graph.node:
         if node.op_type == "QuantizeLinear":  # activations by tensor
             assert constants[node.input[1]].ndim == 0
+        if node.op_type in {"QuantizeLinear", "DequantizeLinear"} and len(node.input) == 3:
+            assert not constants[node.input[2]].any()
         if node.op_type == "DequantizeLinear" and constants[node.input[1]].ndim:  # weights by output channel
             codes, scale = constants[node.input[0]], constants[node.input[1]]
             assert [(item.name, item.i) for item in node.attribute] == [("axis", 1)]
@@ -143,11 +199,13 @@ def test_rows_do_not_depend_on_their_batch(bert: Any, run_graph: Any) -> None:
         np.testing.assert_allclose(run_graph(bert.graph, alone)[0], logits[row], rtol=0, atol=2e-2)
 
 
-def test_the_rebuilt_model_computes_the_simulation_in_torch(bert: Any) -> None:
+@pytest.mark.parametrize("form", ["zero points", "symmetric"])
+def test_the_rebuilt_model_computes_the_simulation_in_torch(bert: Any, form: str) -> None:
     weights = prepare_weights(bert.model, bert.quantized, bert.sites)
     engine = TorchEngine(bert.model, bert.sites, weights, Classification())
     simulated = engine.outputs(bert.batch.inputs, bert.amax)["logits"]
-    rebuilt = InferenceModel(bert.model, bert.sites, bert.amax, bert.quantized).eval()
+    is_symmetric = form == "symmetric"
+    rebuilt = InferenceModel(bert.model, bert.sites, bert.amax, bert.quantized, symmetric=is_symmetric).eval()
     with torch.no_grad():
         torch.testing.assert_close(rebuilt(**bert.batch.inputs), simulated, rtol=0, atol=1e-4)
 

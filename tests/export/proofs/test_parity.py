@@ -41,7 +41,9 @@ class OtherSideOfATie:
         self.distance = 1.0
         is_padding = bert.batch.inputs["attention_mask"] == 0
         for site, steps in self.steps.items():
-            distances = (steps - steps.floor() - 0.5).abs().where(steps.abs() < 127, 1.0)
+            distances = (
+                (steps - steps.floor() - 0.5).abs().where(steps.abs() < 64, 1.0)
+            )  # not clamped, with any zero point
             if distances.ndim == 3:
                 distances[is_padding] = 1.0
             if distances.min() < self.distance:
@@ -49,13 +51,13 @@ class OtherSideOfATie:
                 self.row = int(distances.flatten(1).min(dim=1).values.argmin())
                 self.site, self.value = site, float(steps.flatten()[distances.argmin()])
 
-    def quantize(self, x: torch.Tensor, scale: torch.Tensor, site: int, /) -> torch.Tensor:
+    def quantize(self, x: torch.Tensor, scale: torch.Tensor, zero_point: torch.Tensor, site: int, /) -> torch.Tensor:
         self.steps[site] = steps = x / scale
-        codes = torch.round(steps).clamp(-128, 127)
+        codes = torch.round(steps).clamp(-128 - zero_point, 127 - zero_point)
         if site == self.site:
             # found by its value: batches put it elsewhere
             codes = torch.where((steps - self.value).abs() < 1e-5, 2 * np.floor(self.value) + 1 - codes, codes)
-        self.codes[site] = codes
+        self.codes[site] = codes + zero_point
         return codes * scale
 
     def run(self, inputs: Any) -> Any:

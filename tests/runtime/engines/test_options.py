@@ -1,5 +1,9 @@
 """Options are checked once, all faults together, and reach ONNX Runtime."""
 
+import ast
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +31,31 @@ def test_a_service_takes_one_thread_that_does_not_spin(small: Any) -> None:
     assert inside(RuntimeOptions.service(threads=2), small).intra_op_num_threads == 2
 
 
-def test_a_batch_job_takes_all_cores_and_spins(small: Any) -> None:
+@pytest.mark.parametrize(("quota", "does_spin"), [(None, True), (1.5, False)])
+def test_a_batch_job_takes_all_cores_and_spins_where_no_quota_counts_it(
+    small: Any, monkeypatch: pytest.MonkeyPatch, quota: float | None, does_spin: bool
+) -> None:
+    monkeypatch.setattr("q8bert.runtime.engines.options.available_cores", lambda: 3)
+    monkeypatch.setattr("q8bert.runtime.engines.options.cpu_quota", lambda: quota)
     options = inside(RuntimeOptions.batch(), small)
-    assert (options.intra_op_num_threads, spins(options)) == (0, True)  # 0: ONNX Runtime takes every core
+    assert (options.intra_op_num_threads, spins(options)) == (3, does_spin)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinity masks")
+def test_no_thread_leaves_the_mask_of_the_process(small: Any) -> None:
+    code = f"""
+import os
+os.sched_setaffinity(0, {{max(os.sched_getaffinity(0))}})
+from q8bert.runtime import Classifier
+before = set(os.listdir("/proc/self/task"))
+classifier = Classifier.load({str(small.bundle("SST-2", "int8"))!r})
+new = set(os.listdir("/proc/self/task")) - before
+print(classifier.threads, [os.sched_getaffinity(int(thread)) - os.sched_getaffinity(0) for thread in new])
+"""
+    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    threads, outside = printed.split(maxsplit=1)
+    assert threads == "1"
+    assert set(ast.literal_eval(outside.replace("set()", "0"))) <= {0}
 
 
 @pytest.mark.parametrize("on", [False, True])

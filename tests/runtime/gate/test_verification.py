@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from typer.testing import Result
 
-from q8bert.runtime import Classifier, evaluate, verify
+from q8bert.runtime import Classifier, RuntimeOptions, evaluate, verify
+from q8bert.runtime.engines.kernels import Products
 from q8bert.spec.errors import ConfigError, InputError
 
 
@@ -75,29 +76,104 @@ def test_the_limits_themselves_pass_and_the_next_number_does_not(pair: tuple[Pat
     assert ["relative loss" in failure for failure in too_bad.failures] == [True]
 
 
-def test_a_gain_is_a_negative_loss_and_passes(pair: tuple[Path, Path, Path], broken: Path) -> None:
-    int8, _, data = pair
+def test_a_gain_is_a_negative_loss_and_passes(
+    pair: tuple[Path, Path, Path], altered: Callable[..., Path], edit_weights: Callable[..., bytes]
+) -> None:
+    int8, float32, data = pair
+    rng = np.random.default_rng(0)
+    model = edit_weights(
+        (float32 / "model.onnx").read_bytes(), 4 * 32 * 64,
+        lambda weights: rng.permutation(np.frombuffer(weights, dtype=np.float32)).tobytes(),
+    )  # fmt: skip
+    broken = altered(float32, files={"model.onnx": model})
     report = verify(int8, broken, data, min_size_ratio=1, max_relative_loss=0, threads=1)
     assert report.relative_loss < 0
     assert report.passed
 
 
-def test_external_data_counts_as_size_of_the_model(pair: tuple[Path, Path, Path], altered: Callable[..., Path]) -> None:
+def test_every_file_but_text_counts_as_size_of_the_model(
+    pair: tuple[Path, Path, Path], altered: Callable[..., Path]
+) -> None:
     int8, float32, data = pair
-    heavier = altered(float32, files={"model.onnx.data": bytes(1_000_000)})
+    files = {"weights.bin": bytes(1_000_000), "README.md": bytes(50_000), "parity.json": bytes(70_000)}
+    heavier = altered(float32, files=files)
     report = verify(int8, heavier, data, max_relative_loss=1, threads=1)
     assert report.size_ratio == pytest.approx((model_size(float32) + 1_000_000) / model_size(int8))
     assert report.passed
 
 
-def test_a_float_model_fails_against_itself(pair: tuple[Path, Path, Path], command: Callable[..., Result]) -> None:
-    _, float32, data = pair
-    report = verify(float32, float32, data, threads=1)
-    assert (report.passed, report.size_ratio, report.relative_loss) == (False, 1.0, 0.0)
-    assert report.failures == ("size ratio 1.000 is below 3.9",)
-    result = command("verify", float32, "--reference", float32, "--data-dir", data, "--threads", 1)
+def test_a_model_that_is_too_large_fails(pair: tuple[Path, Path, Path], command: Callable[..., Result]) -> None:
+    int8, float32, data = pair
+    report = verify(int8, float32, data, min_size_ratio=100, max_relative_loss=1, threads=1)
+    assert report.failures == (f"size ratio {report.size_ratio:.3f} is below 100",)
+    limits = ("--min-size-ratio", 100, "--max-relative-loss", 1, "--threads", 1)
+    result = command("verify", int8, "--reference", float32, "--data-dir", data, *limits)
     assert result.exit_code == 1
-    assert "FAILED: size ratio 1.000 is below 3.9" in result.stdout
+    assert f"FAILED: size ratio {report.size_ratio:.3f} is below 100" in result.stdout
+
+
+def test_a_bundle_whose_products_run_in_float_fails(
+    pair: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    int8, float32, data = pair
+    limits: dict[str, Any] = {"min_size_ratio": 0, "max_relative_loss": 1, "threads": 1}
+    with monkeypatch.context() as patch:
+        patch.setattr(RuntimeOptions, "batch", lambda threads: RuntimeOptions(threads=threads, optimization="basic"))
+        report = verify(int8, float32, data, **limits)
+        assert (report.passed, report.precision) == (False, "float32")
+        assert report.failures == (
+            "10 products ran in float, 0 were left in float on request: float32 (0 of 10 products)",
+        )
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.tempdir", "/nowhere")
+        (failure,) = verify(int8, float32, data, **limits).failures
+        assert "it is unknown whether the products ran in INT8" in failure
+
+
+def test_products_left_in_float_on_request_are_no_failure(
+    pair: tuple[Path, Path, Path], altered: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def say(manifest: dict[str, Any]) -> None:
+        manifest["quantization"]["products"]["n_float"] = 2
+
+    monkeypatch.setattr(Classifier, "products", Products(8, 2))
+    int8, float32, data = pair
+    limits: dict[str, Any] = {"min_size_ratio": 0, "max_relative_loss": 1, "threads": 1}
+    assert not verify(int8, float32, data, **limits).passed
+    assert verify(altered(int8, change=say), float32, data, **limits).passed
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda manifest: manifest.update(max_length=31), r"max_length is 32 in .* and 31 in the reference"),
+        (lambda manifest: manifest["model"].update(n_parameters=5), r"n_parameters is .* and 5 in the reference"),
+        (lambda manifest: manifest["model"].update(family="roberta"), r"family is bert in .* and roberta in"),
+        (lambda manifest: manifest["task"].update(label_column="other"), "of SST-2, defined otherwise"),
+        (lambda manifest: manifest.update(precision="int8"), r"the reference .* is a int8 bundle, not a float32 one"),
+        (lambda manifest: manifest["model"].update(source="/moved"), None),
+    ],
+)
+def test_only_twins_are_compared(
+    pair: tuple[Path, Path, Path], altered: Callable[..., Path], change: Any, message: str | None
+) -> None:
+    int8, float32, data = pair
+    other = altered(float32, change=change)
+    if message is None:
+        assert verify(int8, other, data, min_size_ratio=0, max_relative_loss=1, threads=1).passed
+        return
+    with pytest.raises(ConfigError, match=message):
+        verify(int8, other, data, threads=1)
+
+
+def test_twins_have_one_tokenizer(pair: tuple[Path, Path, Path], altered: Callable[..., Path]) -> None:
+    int8, float32, data = pair
+    content = json.loads((float32 / "tokenizer.json").read_text(encoding="utf-8"))
+    same = altered(float32, files={"tokenizer.json": json.dumps(content).encode()})
+    assert verify(int8, same, data, min_size_ratio=0, max_relative_loss=1, threads=1).passed
+    content["normalizer"]["lowercase"] = False
+    with pytest.raises(ConfigError, match="have different tokenizers"):
+        verify(int8, altered(float32, files={"tokenizer.json": json.dumps(content).encode()}), data, threads=1)
 
 
 def test_shuffled_weights_fail(pair: tuple[Path, Path, Path], broken: Path, command: Callable[..., Result]) -> None:

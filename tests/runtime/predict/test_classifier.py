@@ -16,10 +16,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from q8bert.data.readers import read_split
 from q8bert.machine.builds import installed_ort_build
-from q8bert.runtime import Classifier
+from q8bert.runtime import Classifier, RuntimeOptions
 from q8bert.runtime.engines.session import Session
 from q8bert.spec.bundle import open_bundle
 from q8bert.spec.errors import BundleError, ConfigError, InputError
@@ -29,8 +30,10 @@ from q8bert.tasks.glue import glue_task
 def with_logits(bundle: Path, compute: Callable[[Mapping[str, Any]], NDArray[np.float32]]) -> Classifier:
     """Return a classifier whose model is a function."""
     opened = open_bundle(bundle)
-    session: Any = SimpleNamespace(input_names=opened.manifest.input_names, run=compute)
-    return Classifier(opened, session)
+    session: Any = SimpleNamespace(
+        input_names=opened.manifest.input_names, run=compute, options=RuntimeOptions(threads=1)
+    )
+    return Classifier(opened, session, tokenizer=opened.tokenizer_path.read_text(encoding="utf-8"))
 
 
 def ids_of(bundle: Path, tokens: str) -> list[int]:
@@ -147,6 +150,22 @@ def test_a_text_becomes_the_ids_of_its_words_between_cls_and_sep(small: Any, pre
     np.testing.assert_array_equal(Classifier.load(bundle, threads=1).logits(["Good film."]), by_hand)
 
 
+def test_special_tokens_in_a_text_are_text(small: Any, altered: Callable[..., Path]) -> None:
+    bundle = small.bundle("SST-2", "int8")
+    text = "good [SEP] bad [PAD]"
+    as_text = ids_of(bundle, "[CLS] good [UNK] [UNK] [UNK] bad [UNK] [UNK] [UNK] [SEP]")
+    assert received(bundle, text)["input_ids"] == as_text
+    assert received(small.bundle("STS-B", "int8"), (text, "[CLS]"))["input_ids"] == [
+        *as_text, *ids_of(bundle, "[UNK] [UNK] [UNK] [SEP]")
+    ]  # fmt: skip
+    obeyed = ids_of(bundle, "[CLS] good [SEP] bad [PAD] [SEP]")
+    for change in (
+        lambda manifest: manifest.update(obey_special_tokens=True),
+        lambda manifest: manifest.pop("obey_special_tokens"),
+    ):
+        assert received(altered(bundle, change=change), text)["input_ids"] == obeyed
+
+
 def test_a_pair_becomes_two_segments(small: Any) -> None:
     bundle = small.bundle("STS-B", "int8")
     assert received(bundle, ("good film", "dull")) == {
@@ -161,6 +180,26 @@ def test_pairs_are_tuples_or_two_lists(similarity: Classifier) -> None:
     as_lists = similarity(first, second)
     assert similarity(list(zip(first, second, strict=True))) == as_lists
     assert as_lists != similarity(second, first), "the two columns must not be interchangeable"
+
+
+def test_pairs_are_lists_too_as_json_has_them_and_rows_may_come_from_an_iterator(
+    sentiment: Classifier, similarity: Classifier
+) -> None:
+    pairs = [("a good film", "a great plot"), ("bad", "")]
+    expected = similarity(pairs)
+    assert similarity(json.loads(json.dumps(pairs))) == similarity(iter(pairs)) == expected
+    assert similarity((first for first, _ in pairs), (second for _, second in pairs)) == expected
+    texts = ["a good film", "bad"]
+    assert sentiment(iter(texts)) == sentiment(np.array(texts)) == sentiment(texts)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("texts", [{"a": "b"}, {"a"}, frozenset({"a"}), {"a": 1}.keys(), b"a", 5, None, np.array("a")])
+def test_texts_without_an_order_are_refused(sentiment: Classifier, similarity: Classifier, texts: Any) -> None:
+    with pytest.raises(InputError, match="give "):
+        sentiment(texts)
+    if texts is not None:
+        with pytest.raises(InputError, match="give "):
+            similarity(["a"], texts)
 
 
 def test_no_texts_give_no_predictions(sentiment: Classifier, similarity: Classifier) -> None:
@@ -354,8 +393,10 @@ def test_a_corrupt_model_with_fitting_checksums_is_a_bundle_error(small: Any, al
     source = small.bundle("SST-2", "int8")
     half = (source / "model.onnx").read_bytes()[:20_000]
     for content in (b"not a model", half):
-        with pytest.raises(BundleError, match=r"could not load .*model\.onnx"):
+        with pytest.raises(BundleError, match=r"model\.onnx is no ONNX file"):
             Classifier.load(altered(source, files={"model.onnx": content}))
+    with pytest.raises(BundleError, match=r"could not load .*model\.onnx"):  # a message without a graph
+        Classifier.load(altered(source, files={"model.onnx": b"\x08\x0a"}))
 
 
 def test_a_model_with_other_inputs_than_the_manifest_says_is_a_bundle_error(
@@ -382,9 +423,54 @@ def test_a_model_with_other_outputs_than_the_task_has_labels_is_a_bundle_error(
     def relabel(manifest: dict[str, Any]) -> None:
         manifest["task"] |= {"labels": labels, "label_codes": [], "metrics": [metric]}
 
-    row: Any = "a film" if task == "SST-2" else ("a film", "a plot")
     with pytest.raises(BundleError, match="output"):
-        Classifier.load(altered(small.bundle(task, "int8"), change=relabel), threads=1)([row])
+        Classifier.load(altered(small.bundle(task, "int8"), change=relabel), threads=1)
+
+
+def test_a_maximum_length_beyond_the_models_positions_is_seen_when_it_is_loaded(
+    small: Any, altered: Callable[..., Path]
+) -> None:
+    source = small.bundle("SST-2", "int8")
+    # the small model has 64 positions
+    Classifier.load(altered(source, change=lambda manifest: manifest.update(max_length=64)), threads=1)
+    with pytest.raises(BundleError, match=r"cannot run a row of 65 tokens (.|\n)*Export the bundle again"):
+        Classifier.load(altered(source, change=lambda manifest: manifest.update(max_length=65)), threads=1)
+
+
+@pytest.mark.parametrize("task", ["SST-2", "STS-B"])
+def test_a_token_beyond_the_models_table_is_seen_when_it_is_loaded(
+    small: Any, altered: Callable[..., Path], task: str
+) -> None:
+    source = small.bundle(task, "int8")
+    tokenizer = Tokenizer.from_file(str(source / "tokenizer.json"))
+    beyond = tokenizer.get_vocab_size()
+    tokenizer.add_tokens(["beyond"])
+    with pytest.raises(BundleError, match=f"cannot run a row of 32 tokens with ids up to {beyond}"):
+        Classifier.load(altered(source, files={"tokenizer.json": tokenizer.to_str().encode()}), threads=1)
+
+
+def test_a_model_whose_output_has_another_name_is_seen_when_it_is_loaded(
+    small: Any, altered: Callable[..., Path]
+) -> None:
+    source = small.bundle("SST-2", "int8")
+    model = (source / "model.onnx").read_bytes()
+    assert model.count(b"logits") >= 2
+    with pytest.raises(BundleError, match="logits"):
+        Classifier.load(altered(source, files={"model.onnx": model.replace(b"logits", b"scores")}), threads=1)
+
+
+def test_loading_runs_one_shortest_and_one_longest_row(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[tuple[int, ...]] = []
+    whole = Session.run
+
+    def noted(self: Session, inputs: Any) -> Any:
+        shapes.append(inputs["input_ids"].shape)
+        return whole(self, inputs)
+
+    monkeypatch.setattr(Session, "run", noted)
+    Classifier.load(small.bundle("SST-2", "int8"), threads=1)
+    Classifier.load(small.bundle("STS-B", "int8"), threads=1)
+    assert shapes == [(1, 32), (1, 2), (1, 32), (1, 3)]
 
 
 def test_an_unreadable_tokenizer_with_fitting_checksums_is_a_bundle_error(
@@ -405,6 +491,23 @@ def test_a_padding_token_that_the_tokenizer_does_not_have_is_a_bundle_error(
 def test_an_impossible_task_in_the_manifest_is_a_bundle_error(small: Any, altered: Callable[..., Path]) -> None:
     with pytest.raises(BundleError, match="name must be a text"):
         Classifier.load(altered(small.bundle("SST-2", "int8"), change=lambda manifest: manifest["task"].pop("name")))
+
+
+def test_what_was_hashed_is_what_is_loaded(
+    small: Any, altered: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both files are exchanged between the check and whatever comes after it."""
+    bundle = altered(small.bundle("SST-2", "int8"))
+    expected = Classifier.load(bundle, threads=1).logits(["a good film"])
+    whole = Session.__init__
+
+    def exchange(self: Session, *arguments: Any, **options: Any) -> None:
+        (bundle / "model.onnx").write_bytes((small.bundle("SST-2", "float32") / "model.onnx").read_bytes())
+        (bundle / "tokenizer.json").write_text("{}")
+        whole(self, *arguments, **options)
+
+    monkeypatch.setattr(Session, "__init__", exchange)
+    np.testing.assert_array_equal(Classifier.load(bundle, threads=1).logits(["a good film"]), expected)
 
 
 # ---- what is imported ---------------------------------------------------------------------------

@@ -77,19 +77,20 @@ class Case:
         for parameter in self.model.parameters():
             if parameter.dim() == 1:  # LayerNorm and biases start at 1 and 0, where mistakes can hide
                 torch.nn.init.normal_(parameter.data, float(parameter.data.mean()), 0.1)
-        self.sites: tuple[Site, ...] = self._some_smoothed(find_sites(self.model)) if quantize else ()
+        self.sites: tuple[Site, ...] = self._on_many_grids(find_sites(self.model)) if quantize else ()
         self.quantized = quantized_parameters(self.model, per_channel=per_channel) if quantize else {}
         self.batch = self.make_batch(
             3, 9, pad_token_id=config.pad_token_id, types=getattr(config, "type_vocab_size", 0)
         )
         self.amax = torch.linspace(1.5, 3.0, len(self.sites)) if quantize else None
 
-    def _some_smoothed(self, sites: tuple[Site, ...]) -> tuple[Site, ...]:
-        """Smooth every other site, the first one with several readers among them."""
+    def _on_many_grids(self, sites: tuple[Site, ...]) -> tuple[Site, ...]:
+        """Smooth every other site, the first one with several readers among them, and give two of three zero points."""
         widths = [self.model.get_parameter(f"{site.linears[0]}.weight").shape[1] for site in sites]
         exponents = [tuple(torch.randint(0, 4, (width,)).tolist()) for width in widths]
         return tuple(
-            replace(site, smoothing=exponents[index] if index % 2 == 0 else ()) for index, site in enumerate(sites)
+            replace(site, smoothing=exponents[index] if index % 2 == 0 else (), zero_point=(-40, 0, 22)[index % 3])
+            for index, site in enumerate(sites)
         )
 
     def make_batch(self, n_rows: int, length: int, *, pad_token_id: int, types: int) -> Batch:
@@ -106,10 +107,10 @@ class Case:
     def _distance_to_ties(self) -> float:
         distances: list[float] = []
 
-        def measure(x: Tensor, scale: Tensor, site: int, /) -> Tensor:
+        def measure(x: Tensor, scale: Tensor, zero_point: Tensor, site: int, /) -> Tensor:
             codes = x / scale
             distances.append(float((codes - codes.floor() - 0.5).abs().min()))
-            return quantize_activation(x, scale, site)
+            return quantize_activation(x, scale, zero_point, site)
 
         weights = self.weights()
         model = QuantizedModel(self.model, self.sites, measure).eval()
@@ -293,7 +294,7 @@ def test_dropout_follows_from_the_seed_alone(
 def test_hooks_are_gone_after_a_forward_pass_that_failed() -> None:
     case = Case("bert", regression=False, per_channel=True)
 
-    def fail(x: Tensor, scale: Tensor, site: int, /) -> Tensor:
+    def fail(x: Tensor, scale: Tensor, zero_point: Tensor, site: int, /) -> Tensor:
         raise RuntimeError("stop")
 
     with pytest.raises(RuntimeError, match="stop"):

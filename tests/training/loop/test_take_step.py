@@ -61,7 +61,7 @@ class Loop:
 
     def __init__(self, gradients: Sequence[Mapping[str, Tensor]], *, scale: LossScale, seen: float = 2.0) -> None:
         self.model = model()
-        self.weights = prepare_weights(self.model, {"dense.weight": WeightGrid(True, True)}, ())
+        self.weights = prepare_weights(self.model, {"dense.weight": WeightGrid(0, saturation_free=True)}, ())
         self.engine: Any = Told(self.weights, gradients, seen)
         self.optimizer = adamw(self.weights.masters, weight_decay=0.1)
         site = Site("dense.input", ("dense",))

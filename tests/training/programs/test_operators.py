@@ -29,13 +29,15 @@ def drawn(*shape: int, seed: int = 0) -> Tensor:
 # ---- what each computes, in torch ----------------------------------------------------------------
 
 
+@pytest.mark.parametrize("zero_point", [0, -124, 62])
 @pytest.mark.parametrize("amax", [0.01, 1.0, 37.3])
-def test_fake_quantization_equals_the_numpy_oracle_bit_for_bit(amax: float) -> None:
+def test_fake_quantization_equals_the_numpy_oracle_bit_for_bit(amax: float, zero_point: int) -> None:
     scale = quant.scale_from_amax(amax)
-    halves = np.arange(-140, 141, dtype=np.float32) * scale / 2
+    halves = np.arange(-600, 601, dtype=np.float32) * scale / 2
     x = np.concatenate([halves, drawn(10_000).numpy() * np.float32(amax)])
-    ours = operators.fake_quantize(torch.from_numpy(x), torch.tensor(scale))
-    np.testing.assert_array_equal(ours.numpy(), quant.fake_quantize(x, scale, qmin=-128, qmax=127))
+    ours = operators.fake_quantize(torch.from_numpy(x), torch.tensor(scale), torch.tensor(float(zero_point)))
+    expected = quant.fake_quantize(x, scale, qmin=-128, qmax=127, zero_point=zero_point)
+    np.testing.assert_array_equal(ours.numpy(), expected)
 
 
 SCALE = 0.125  # a power of two, so that torch's multiplication by 1 / scale rounds as a division does
@@ -47,16 +49,25 @@ CODES = [
 ]  # fmt: skip
 
 
-def test_its_gradient_is_torchs_straight_through_to_the_borders_of_the_clamp() -> None:
-    x = torch.tensor(np.array(CODES, dtype=np.float32) * np.float32(SCALE), requires_grad=True)
+@pytest.mark.parametrize("zero_point", [0, 2, -124])
+def test_its_gradient_is_torchs_straight_through_to_the_borders_of_the_clamp(zero_point: int) -> None:
+    x = borders(zero_point).requires_grad_()
     dy = torch.arange(1.0, len(CODES) + 1)
-    (operators.fake_quantize(x, torch.tensor(SCALE)) * dy).sum().backward()
+    (operators.fake_quantize(x, torch.tensor(SCALE), torch.tensor(float(zero_point))) * dy).sum().backward()
     ours, x.grad = x.grad, None
-    (torch.fake_quantize_per_tensor_affine(x, SCALE, 0, -128, 127) * dy).sum().backward()
+    (torch.fake_quantize_per_tensor_affine(x, SCALE, zero_point, -128, 127) * dy).sum().backward()
     torch.testing.assert_close(ours, x.grad, rtol=0, atol=0)
     assert ours is not None
     # half goes to even: -128.5 to -128, which is inside, and 127.5 to 128, which is not
     assert (ours != 0).tolist() == [False, False, *[True] * 8, False, False, False]
+
+
+def borders(zero_point: int) -> Tensor:
+    """The values that have these codes: neighbours of the border itself, where a zero point takes digits away."""
+    codes = np.array(CODES, dtype=np.float32) - np.float32(zero_point)
+    for index, (code, towards) in {1: (-128.5, -999), 3: (-128.5, 999), 9: (127.5, -999), 11: (127.5, 999)}.items():
+        codes[index] = np.nextafter(np.float32(code - zero_point), np.float32(towards))
+    return torch.tensor(codes * np.float32(SCALE))
 
 
 @pytest.mark.parametrize("shape", [(5, 4), (2, 3, 4)], ids=["2-D", "3-D"])
@@ -80,8 +91,17 @@ def test_the_largest_of_the_tokens_leaves_padding_out(sign: float) -> None:
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]])
     x[1, 2, 0], x[2, 4, 3] = 90.0, -99.0  # padding
     x[1, 1, 2] = sign * 7.0
-    assert float(largest(x, mask)) == 7.0
-    assert float(largest(x[:, 0], mask)) == float(x[:, 0].abs().max())  # a row a text: no padding
+    assert float(largest(x, mask, torch.tensor(0.0))) == 7.0
+    assert float(largest(x[:, 0], mask, torch.tensor(0.0))) == float(x[:, 0].abs().max())  # a row a text: no padding
+
+
+@pytest.mark.parametrize("zero_point", [-124, -62, 44])
+def test_with_a_zero_point_the_range_is_what_the_grid_needs(zero_point: int) -> None:
+    x, mask = drawn(3, 5, 4), torch.tensor([[1, 1, 1, 1, 1], [1, 1, 0, 0, 0], [1, 0, 0, 0, 0]])
+    tokens = x[mask.bool()].numpy()
+    expected = max(tokens.max() * 127 / (127 - zero_point), -tokens.min() * 127 / (127 + zero_point))
+    x[1, 2, 0], x[2, 4, 3] = 90.0, -99.0  # padding
+    assert float(largest(x, mask, torch.tensor(float(zero_point)))) == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_dropout_is_a_product_with_a_mask_only_where_something_is_dropped() -> None:
@@ -112,14 +132,14 @@ MASK = torch.tensor([[1, 1, 1], [1, 0, 0]])
 
 def own_samples() -> Iterator[Any]:
     x, weight, bias, dy = drawn(2, 3, 4), drawn(6, 4, seed=1), drawn(6, seed=2), drawn(2, 3, 6, seed=3)
-    scale = torch.tensor(0.3)
-    yield pytest.param(OWN.fake_quantize.default, (x.clone().requires_grad_(), scale), id="fake_quantize")
-    yield pytest.param(OWN.fake_quantize_backward.default, (x, x * 50, scale), id="fake_quantize_backward")
+    grid = torch.tensor(0.3), torch.tensor(-20.0)
+    yield pytest.param(OWN.fake_quantize.default, (x.clone().requires_grad_(), *grid), id="fake_quantize")
+    yield pytest.param(OWN.fake_quantize_backward.default, (x, x * 50, *grid), id="fake_quantize_backward")
     leaves = tuple(leaf.clone().requires_grad_() for leaf in (x, weight, bias))
     yield pytest.param(OWN.linear.default, leaves, id="linear")
     yield pytest.param(OWN.linear.default, (*leaves[:2], None), id="linear-without-bias")
     yield pytest.param(OWN.linear_backward.default, (dy, x, weight), id="linear_backward")
-    yield pytest.param(OWN.largest.default, (x, MASK), id="largest")
+    yield pytest.param(OWN.largest.default, (x, MASK, grid[1]), id="largest")
     yield pytest.param(OWN.dropout_mask.default, (x, 0.25), id="dropout_mask")
 
 
@@ -132,7 +152,6 @@ def test_shapes_types_and_gradients_are_registered_as_torch_wants_them(operator:
 
 Sample = tuple[Callable[..., Any], tuple[Any, ...]]
 IDS = torch.tensor([[1, 1, 4], [0, 1, 6]])
-BORDERS = torch.tensor(np.array(CODES, dtype=np.float32) * np.float32(SCALE))
 
 
 def gelu_by_tanh(x: Tensor) -> Tensor:
@@ -142,11 +161,16 @@ def gelu_by_tanh(x: Tensor) -> Tensor:
 def of_rounding() -> dict[str, Sample]:
     """What runs in float32 whatever the program's precision."""
     dy = torch.arange(1.0, len(CODES) + 1)
-    return {
-        "fake_quantize": (OWN.fake_quantize.default, (drawn(3, 4) * 100, torch.tensor(0.3))),
-        "fake_quantize at the borders": (OWN.fake_quantize.default, (BORDERS, torch.tensor(SCALE))),
-        "fake_quantize_backward": (OWN.fake_quantize_backward.default, (dy, BORDERS, torch.tensor(SCALE))),
-    }
+    samples: dict[str, Sample] = {}
+    for zero_point in (0, -124, 62):
+        code = torch.tensor(float(zero_point))
+        at, grid = borders(zero_point), (torch.tensor(SCALE), code)
+        samples |= {
+            f"fake_quantize {zero_point}": (OWN.fake_quantize.default, (drawn(3, 4) * 100, torch.tensor(0.3), code)),
+            f"fake_quantize at the borders {zero_point}": (OWN.fake_quantize.default, (at, *grid)),
+            f"fake_quantize_backward {zero_point}": (OWN.fake_quantize_backward.default, (dy, at, *grid)),
+        }
+    return samples
 
 
 def of_floats(dtype: torch.dtype) -> dict[str, Sample]:
@@ -157,15 +181,17 @@ def of_floats(dtype: torch.dtype) -> dict[str, Sample]:
     inv_std = torch.rsqrt(normal.float().var(-1, unbiased=False, keepdim=True) + 1e-5)
     moments, wanted = (mean.to(dtype), inv_std.to(dtype)), [True, True, True]
     steep = x3 * torch.tensor([1.0, -50.0, 90.0], dtype=dtype)[:, None]
+    none, most = torch.tensor(0.0), torch.tensor(-124.0)
     return {
         "linear of rows": (OWN.linear.default, (x2, weight, bias)),
         "linear": (OWN.linear.default, (x3, weight, bias)),
         "linear without bias": (OWN.linear.default, (x3, weight, None)),
         "linear_backward of rows": (OWN.linear_backward.default, (dy6[0], x3[0], weight)),
         "linear_backward": (OWN.linear_backward.default, (dy6, x3, weight)),
-        "largest of rows": (OWN.largest.default, (x2, MASK)),
-        "largest with padding": (OWN.largest.default, (steep, MASK)),
-        "largest of what is below zero": (OWN.largest.default, (-steep.abs(), MASK)),
+        "largest of rows": (OWN.largest.default, (x2, MASK, none)),
+        "largest with padding": (OWN.largest.default, (steep, MASK, none)),
+        "largest with a zero point": (OWN.largest.default, (steep, MASK, most)),
+        "largest of what is below zero": (OWN.largest.default, (-steep.abs(), MASK, none)),
         "dropout": (dropout_to_mask, (x3, 0.25)),
         "gelu": (ATEN.gelu.default, (x3 * 3,)),
         "gelu by tanh": (gelu_by_tanh, (x3 * 3,)),
@@ -277,7 +303,8 @@ def test_in_half_precision_backward_formulas_are_computed_in_float32() -> None:
     found, _ = translated(samples)
     for name, sample in samples.items():
         for ours, expected in zip(found[name], by_torch(sample), strict=False):
-            assert ours.dtype == np.float16, name
+            # ranges are float32 whatever they are of
+            assert ours.dtype == (np.float32 if name.startswith("largest") else np.float16), name
             # what goes in and what comes out is rounded to 2**-11 of its size
             largest_there = float(expected.abs().max())
             np.testing.assert_allclose(ours, expected, rtol=2**-10, atol=2**-10 * largest_there, err_msg=name)

@@ -21,9 +21,10 @@ from q8bert.training.engines.engine import Batch
 from q8bert.training.engines.torch_engine import TorchEngine
 from q8bert.training.objectives.objective import Classification
 from q8bert.training.quantization import calibration
-from q8bert.training.quantization.calibration import channel_amax
+from q8bert.training.quantization.calibration import calibrate, see_sites
+from q8bert.training.quantization.seen_site import SeenSite
 from q8bert.training.quantization.sites import Site, find_sites
-from q8bert.training.quantization.smoothing import smooth, smoothing_exponents
+from q8bert.training.quantization.smoothing import exponent_candidates
 from q8bert.training.quantization.weights import TrainableWeights, prepare_weights, quantized_parameters
 from q8bert.training.runs.checkpoint import checkpoint_folders, load_checkpoint
 
@@ -54,40 +55,45 @@ def outlying() -> Outlying:
     return Outlying()
 
 
-def exponents_by_hand(amax: list[float]) -> tuple[int, ...]:
+def outliers_by_hand(amax: list[float]) -> list[int]:
     threshold = sorted(amax, reverse=True)[int(0.02 * len(amax))]
-    if threshold == 0 or max(amax) <= 4 * threshold:
-        return ()
     exponents = []
     for value in amax:
         exponent = 0
         while value > threshold * 2**exponent:
             exponent += 1
         exponents.append(exponent)
-    return tuple(exponents)
+    return exponents
 
 
-@given(st.lists(st.floats(0, 100, width=16), min_size=1, max_size=150), st.integers(0, 8))
-def test_exponents_follow_the_formula(values: list[float], blow_up: int) -> None:
+@given(st.lists(st.floats(0.0625, 100, width=16), min_size=1, max_size=150), st.integers(0, 8))
+def test_exponents_of_outliers_follow_the_formula(values: list[float], blow_up: int) -> None:
     values = [*values, 100.0 * 2**blow_up]
-    assert smoothing_exponents(torch.tensor(values)) == exponents_by_hand(values)
+    found = exponent_candidates(torch.tensor(values), torch.ones(len(values)))
+    assert found[0].tolist() == outliers_by_hand(values)
 
 
-def test_outliers_of_four_thresholds_are_left_alone_and_of_more_are_not() -> None:
-    values = torch.ones(100)
-    values[:2] = 4.0
-    assert smoothing_exponents(values) == ()
-    values[0] = 4.01
-    assert smoothing_exponents(values) == (3, 2, *[0] * 98)
+@given(
+    st.lists(st.tuples(st.integers(-6, 8), st.integers(-6, 8)), min_size=1, max_size=99), st.sampled_from([0.5, 0.75])
+)
+def test_balanced_exponents_follow_smoothquants_formula(logarithms: list[tuple[int, int]], alpha: float) -> None:
+    channels, weights = (2.0 ** torch.tensor(of, dtype=torch.float32) for of in zip(*logarithms, strict=True))
+    found = exponent_candidates(channels, weights)[1 if alpha == 0.5 else 2].numpy()
+    exact = np.array([alpha * of_channel - (1 - alpha) * of_weight for of_channel, of_weight in logarithms])
+    rounded = np.rint(exact)
+    np.testing.assert_array_equal(found, np.clip(rounded - np.sort(rounded)[(len(rounded) - 1) // 2], -12, 12))
 
 
-@pytest.mark.parametrize("value", [math.inf, math.nan])
-def test_a_model_that_diverged_is_not_smoothed_but_refused(value: float) -> None:
-    assert smoothing_exponents(torch.tensor([*[1.0] * 60, value])) == ()
+def test_what_is_always_0_is_not_smoothed() -> None:
+    assert exponent_candidates(torch.zeros(8), torch.ones(8)) == []
+    dead = torch.tensor([0.0, 1.0, 1.0, 0.0])
+    for exponents in exponent_candidates(dead, torch.tensor([1.0, 0.0, 1.0, 0.0])):
+        assert exponents.abs().max() <= 12
 
 
-def test_the_largest_of_each_channel_leaves_padding_out(outlying: Outlying) -> None:
-    seen: dict[str, torch.Tensor] = {}
+def rows_by_hand(outlying: Outlying) -> list[np.ndarray]:
+    """The rows of each site that are neither padding nor read by nobody, by hooks of our own."""
+    seen: dict[str, np.ndarray] = {}
     names = [site.linears[0] for site in outlying.sites]
     handles = [
         outlying.model.get_submodule(name).register_forward_hook(
@@ -95,28 +101,36 @@ def test_the_largest_of_each_channel_leaves_padding_out(outlying: Outlying) -> N
         )
         for name in names
     ]
-    found = channel_amax(outlying.model, outlying.sites, outlying.batch.inputs)
+    outlying.model.eval()(**outlying.batch.inputs)
     for handle in handles:
         handle.remove()
     mask = outlying.batch.inputs["attention_mask"].numpy().astype(bool)
-    assert [name for name, site in zip(names, outlying.sites, strict=True) if site.first_token_only] == [
+    x = [seen[name] for name in names]
+    return [
+        rows if rows.ndim == 2 else rows[:, 0] if site.first_token_only else rows[mask]
+        for site, rows in zip(outlying.sites, x, strict=True)
+    ]
+
+
+def test_what_calibration_sees_leaves_padding_out(outlying: Outlying) -> None:
+    found = see_sites(outlying.model, outlying.sites, [[outlying.batch.inputs]])
+    assert [site.linears[0] for site in outlying.sites if site.first_token_only] == [
         f"bert.encoder.layer.{len(outlying.model.bert.encoder.layer) - 1}.{part}.dense"
         for part in ("attention.output", "intermediate", "output")
     ]
-    for site, name, ours in zip(outlying.sites, names, found, strict=True):
-        x = seen[name]
-        rows = x if x.ndim == 2 else x[:, 0] if site.first_token_only else x[mask]
-        np.testing.assert_array_equal(ours.numpy(), np.abs(rows).max(axis=0))
+    for rows, seen in zip(rows_by_hand(outlying), found, strict=True):
+        np.testing.assert_array_equal(seen.rows.numpy(), rows)
+        np.testing.assert_array_equal(seen.lowest.numpy()[0], np.minimum(rows.min(axis=0), 0))
+        np.testing.assert_array_equal(seen.highest.numpy()[0], np.maximum(rows.max(axis=0), 0))
 
 
 def test_the_outlier_is_found_where_it_is(outlying: Outlying) -> None:
-    sites = smooth(outlying.sites, channel_amax(outlying.model, outlying.sites, outlying.batch.inputs))
+    sites, _ = calibrate(outlying.model, outlying.sites, [[outlying.batch.inputs]], decay=0.9, smoothing=True)
     smoothing = {site.linears[0]: site.smoothing for site in sites}
-    after, before = "bert.encoder.layer.0.intermediate.dense", "bert.encoder.layer.0.attention.self.query"
+    after = "bert.encoder.layer.0.intermediate.dense"
     assert np.argmax(smoothing[after]) == OUTLIER
     assert max(smoothing[after]) >= 3
-    assert smoothing[before] == ()  # what it reads, LayerNorm has not blown up yet
-    assert tuple(replace(site, smoothing=()) for site in sites) == outlying.sites
+    assert tuple(replace(site, smoothing=(), zero_point=0) for site in sites) == outlying.sites
 
 
 @pytest.mark.parametrize("shared", [False, True])
@@ -151,9 +165,9 @@ def test_a_range_is_that_of_the_smoothed_activation(outlying: Outlying) -> None:
     sites = every_site_smoothed(outlying)
     engine = TorchEngine(outlying.model, sites, smoothed_but_float(outlying, sites), Classification())
     observed = engine.step(outlying.batch, None, seed=0).observations
-    channels = channel_amax(outlying.model, outlying.sites, outlying.batch.inputs)
     expected = [
-        (amax.numpy() / 2.0 ** np.array(site.smoothing)).max() for amax, site in zip(channels, sites, strict=True)
+        np.abs(rows / 2.0 ** np.array(site.smoothing)).max()
+        for rows, site in zip(rows_by_hand(outlying), sites, strict=True)
     ]
     np.testing.assert_allclose(observed.numpy(), expected, rtol=1e-6)
 
@@ -168,12 +182,10 @@ def every_site_smoothed(outlying: Outlying) -> tuple[Site, ...]:
 # ---- whole runs ----------------------------------------------------------------------------------
 
 
-def smooth_everything(sites: tuple[Site, ...], channel_amax: list[torch.Tensor]) -> tuple[Site, ...]:
+def choose_everywhere(site: Site, seen: SeenSite, readers: Any, **_: Any) -> Site:
     # the small model has no outliers; where one Linear reads, gradients stay the same to the bit
-    return tuple(
-        replace(site, smoothing=tuple(index % 3 for index in range(len(amax)))) if len(site.linears) == 1 else site
-        for site, amax in zip(sites, channel_amax, strict=True)
-    )
+    exponents = tuple(index % 3 for index in range(seen.rows.shape[1]))
+    return replace(site, smoothing=exponents, zero_point=-20) if len(site.linears) == 1 else site
 
 
 def config(small: Any, output_dir: Path, **options: Any) -> TrainConfig:
@@ -192,7 +204,7 @@ def weights_of(run: Path, step: int) -> dict[str, torch.Tensor]:
 def test_a_smoothed_run_is_its_float_twin_until_quantization_starts(
     small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, engine: str
 ) -> None:
-    monkeypatch.setattr(calibration, "smooth", smooth_everything)
+    monkeypatch.setattr(calibration, "choose_grid", choose_everywhere)
     train(config(small, tmp_path / "int8", engine=engine))
     train(config(small, tmp_path / "float32", engine=engine, quantize=False))
     ours, twin = (weights_of(tmp_path / name, 4) for name in ("int8", "float32"))
@@ -211,7 +223,7 @@ def test_smoothing_is_kept_and_a_resumed_run_goes_on_with_it(
         if step == 7:
             raise StoppedError
 
-    monkeypatch.setattr(calibration, "smooth", smooth_everything)
+    monkeypatch.setattr(calibration, "choose_grid", choose_everywhere)
     train(config(small, tmp_path / "whole", engine="torch", save_every=6))
     with pytest.raises(StoppedError):
         train(config(small, tmp_path / "cut", engine="torch", save_every=6), show_step=stop)
@@ -220,7 +232,9 @@ def test_smoothing_is_kept_and_a_resumed_run_goes_on_with_it(
     for name, value in weights_of(tmp_path / "whole", 8).items():
         assert torch.equal(value, weights_of(tmp_path / "cut", 8)[name]), name
     checkpoint = load_checkpoint(checkpoint_folders(tmp_path / "cut")[8])
-    assert {(len(site.linears), site.smoothing[:4]) for site in checkpoint.sites} == {(3, ()), (1, (0, 1, 2, 0))}
+    assert {(len(site.linears), site.smoothing[:4], site.zero_point) for site in checkpoint.sites} == {
+        (3, (), 0), (1, (0, 1, 2, 0), -20),
+    }  # fmt: skip
     state = json.loads((checkpoint.path / "state.json").read_text())
     assert state["sites"][1]["smoothing"][:4] == [0, 1, 2, 0]
     state["sites"][1]["smoothing"].pop()
@@ -229,18 +243,23 @@ def test_smoothing_is_kept_and_a_resumed_run_goes_on_with_it(
         train(config(small, tmp_path / "cut", engine="torch", save_every=6))
 
 
-def test_no_smoothing_means_none(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration, "smooth", smooth_everything)
-    train(config(small, tmp_path / "run", engine="torch", smoothing=False))
-    checkpoint = load_checkpoint(checkpoint_folders(tmp_path / "run")[8])
-    assert {site.smoothing for site in checkpoint.sites} == {()}
+@pytest.mark.parametrize(("smoothing", "zero_points"), [(False, True), (True, False), (False, False)])
+def test_what_is_switched_off_is_at_no_site(small: Any, tmp_path: Path, smoothing: bool, zero_points: bool) -> None:
+    train(config(small, tmp_path / "run", engine="torch", smoothing=smoothing, zero_points=zero_points))
+    sites = load_checkpoint(checkpoint_folders(tmp_path / "run")[8]).sites
+    assert any(site.smoothing for site in sites) is smoothing
+    assert any(site.zero_point for site in sites) is zero_points
+    options = json.loads((tmp_path / "run" / "run.json").read_text())["options"]
+    assert (options["smoothing"], options["zero_points"]) == (smoothing, zero_points)
 
 
-def test_calibration_refuses_a_model_that_diverged(small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def channel_amax(model: torch.nn.Module, sites: tuple[Site, ...], inputs: Any) -> list[torch.Tensor]:
-        widths = [model.get_parameter(f"{site.linears[0]}.weight").shape[1] for site in sites]
-        return [torch.full((width,), math.inf) for width in widths]
-
-    monkeypatch.setattr(calibration, "channel_amax", channel_amax)
+@pytest.mark.parametrize("value", [math.inf, math.nan])
+def test_calibration_refuses_a_model_that_diverged(outlying: Outlying, value: float) -> None:
+    bias = outlying.model.bert.encoder.layer[0].attention.output.LayerNorm.bias
+    before = bias.detach().clone()
+    with torch.no_grad():
+        bias[3] = value
     with pytest.raises(CalibrationError, match="not finite"):
-        train(config(small, tmp_path / "run", engine="torch"))
+        calibrate(outlying.model, outlying.sites, [[outlying.batch.inputs]], decay=0.9, smoothing=True)
+    with torch.no_grad():
+        bias.copy_(before)

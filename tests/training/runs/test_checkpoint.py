@@ -1,5 +1,6 @@
 """Checkpoints of earlier days are read."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,23 @@ def test_a_checkpoint_of_earlier_days_is_read(folder: Path) -> None:
     assert (checkpoint.ranges.count, checkpoint.ranges.decay) == (122, 0.99)
     assert checkpoint.ranges.average.tolist() == [2.0, 3.0]
     assert (checkpoint.input_names, checkpoint.pad_token_id) == (("input_ids", "attention_mask"), 0)
+
+
+@pytest.mark.parametrize("zero_point", [-126, 0, 44])
+def test_zero_points_are_read(folder: Path, zero_point: int) -> None:
+    state = json.loads(STATE_JSON) | {"checkpoint_version": 4}
+    state["sites"][1]["zero_point"] = zero_point
+    (folder / "state.json").write_text(json.dumps(state))
+    assert [site.zero_point for site in load_checkpoint(folder).sites] == [0, zero_point]
+
+
+@pytest.mark.parametrize("zero_point", [-128, 3, 500])
+def test_zero_points_that_no_grid_has_are_damage(folder: Path, zero_point: int) -> None:
+    state = json.loads(STATE_JSON) | {"checkpoint_version": 4}
+    state["sites"][1]["zero_point"] = zero_point
+    (folder / "state.json").write_text(json.dumps(state))
+    with pytest.raises(CheckpointError, match=rf"zero points are \[{zero_point}\], not even numbers from -126 to 126"):
+        load_checkpoint(folder)
 
 
 def test_the_units_of_scores_are_read_and_refused_where_they_are_damaged(folder: Path) -> None:

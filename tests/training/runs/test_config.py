@@ -51,14 +51,22 @@ def test_a_run_of_earlier_days_is_read_and_new_options_have_their_defaults_there
     assert read == TrainConfig(
         task=glue_task("SST-2"), data_dir="/data/SST-2", output_dir=tmp_path, model="/data/model", max_length=32,
         dropout=0.1, seed=12, skip_malformed=True,
+        obey_special_tokens=True,  # there was no other way
         quantization=QuantizationConfig(
-            granularity="per_tensor", smoothing=False, keep_float=("classifier",), quantize_from=0.25
+            granularity="per_tensor", table_granularity="per_tensor", smoothing=False, zero_points=False,
+            keep_float=("classifier",), quantize_from=0.25,
         ),
         optimization=OptimizationConfig(gradient_accumulation=3, learning_rate=0.003),
         evaluation=EvaluationConfig(eval_every=7),
         execution=ExecutionConfig(engine="torch", precision="bfloat16"),
     )  # fmt: skip
-    assert read.identity() == json.loads(RUN_JSON)["options"] | {"gradients": "torch", "format": None, "revision": None}
+    new = {
+        "gradients": "torch", "format": None, "revision": None, "quantized_learning_rate": None,
+        "quantized_warmup_ratio": 0.1, "average_weights": 0.0, "candidates": 0, "teacher": None,
+        "teacher_revision": None, "teacher_temperature": 2.0, "teacher_weight": 0.5, "obey_special_tokens": True,
+        "table_granularity": "per_tensor", "zero_points": False,
+    }  # fmt: skip
+    assert read.identity() == json.loads(RUN_JSON)["options"] | new
 
 
 def test_a_run_of_earlier_days_is_gone_on_with_by_the_options_it_had(tmp_path: Path) -> None:
@@ -67,6 +75,20 @@ def test_a_run_of_earlier_days_is_gone_on_with_by_the_options_it_had(tmp_path: P
     assert there.differences(RunRecord.of(asked, {}, n_processes=1)) == []
     other = RunRecord.of(replace(asked, seed=13, data_dir="/elsewhere"), {}, n_processes=2)
     assert there.differences(other) == ["other options (processes 1 there, 2 asked; seed 12 there, 13 asked)"]
+
+
+def test_a_run_of_earlier_days_keeps_its_grids_and_says_which_options_they_are(tmp_path: Path) -> None:
+    content = json.loads(RUN_JSON)
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    there = read_record(tmp_path)
+    quantization = replace(there.config(tmp_path).quantization, table_granularity="per_column", zero_points=True)
+    asked = replace(there.config(tmp_path), quantization=quantization)
+    assert there.differences(RunRecord.of(asked, {}, n_processes=1)) == [
+        "other options (table_granularity 'per_tensor' there, 'per_column' asked; zero_points False there, True asked)"
+    ]
+    content["options"] |= {"quantize": False, "keep_float": []}  # a float twin has no grids: its defaults are today's
+    (tmp_path / "run.json").write_text(json.dumps(content))
+    assert read_run(tmp_path).quantization.table_granularity == "per_column"
 
 
 def test_a_run_with_an_option_that_is_unknown_here_was_made_by_another_release(tmp_path: Path) -> None:
@@ -223,6 +245,32 @@ def test_every_option_refuses_what_is_of_no_type_at_all() -> None:
             TrainConfig.from_options(
                 **({"task": glue_task("SST-2"), "data_dir": "x", "output_dir": "y"} | {field.name: object()})
             )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"quantized_warmup_ratio": 0.2},
+            "quantized_warmup_ratio (0.2) is of quantized_learning_rate, which is not given",
+        ),
+        (
+            {"quantized_learning_rate": 1e-6, "end_learning_rate": 1e-5},
+            "end_learning_rate (1e-05) is above quantized_learning_rate (1e-06)",
+        ),
+        ({"average_weights": 0.2, "patience": 2}, "average_weights (0.2) is of the last steps that are planned"),
+        ({"average_weights": 0.6}, "average_weights (0.6) begins before quantization starts (quantize_from 0.5)"),
+    ],
+)
+def test_a_budget_that_contradicts_itself_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        flat(**options)
+    assert message in str(caught.value)
+
+
+def test_a_float_run_has_no_quantization_that_a_mean_may_not_reach_back_over() -> None:
+    assert flat(average_weights=0.6, quantize=False).optimization.average_weights == 0.6
+    assert flat(average_weights=0.1, quantize_from=0.9).optimization.average_weights == 0.1
 
 
 def test_rows_of_the_hub_have_no_format() -> None:

@@ -196,6 +196,18 @@ def test_of_a_run_of_an_earlier_release_is_said_that_nothing_can_be_compared(sto
     assert read_record(stopped.run).inputs == {}, "what is unknown is not made up"
 
 
+def test_a_run_of_an_earlier_release_goes_on_obeying_special_tokens(stopped: Stopped) -> None:
+    path = stopped.run / "run.json"
+    record = json.loads(path.read_text())
+    assert record["options"].pop("obey_special_tokens") is False
+    path.write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="obey_special_tokens True there, False asked"):
+        stopped.go_on()
+    stopped.go_on(obey_special_tokens=True)
+    states = [json.loads((folder / "state.json").read_text()) for folder in checkpoint_folders(stopped.run).values()]
+    assert [state["obey_special_tokens"] for state in states] == [False, True]
+
+
 def test_every_process_of_a_job_has_the_same_number_for_the_same_run(stopped: Stopped) -> None:
     from dataclasses import replace
 
@@ -334,7 +346,7 @@ def test_of_two_processes_that_start_together_one_trains_and_the_other_is_refuse
         (lambda path: path.write_bytes(b"\xff\xfe"), r"run\.json is damaged"),
         (lambda path: path.write_text("[" * 100_000), r"run\.json is damaged .*brackets without end"),
         (lambda path: (path.unlink(), path.mkdir()), r"run\.json is damaged .*Is a directory"),
-        (lambda path: path.write_text('{"run_version": 99}'), r"of version 99; this release reads 4 and 5"),
+        (lambda path: path.write_text('{"run_version": 99}'), r"of version 99; this release reads 4, 5, 6"),
         (
             lambda path: edit_run(path.parent, lambda content: content.update(inputs={"train": 5}, processes="two")),
             r"processes must be a whole number, got 'two'; inputs: train must be an object with sha256, size",

@@ -21,7 +21,17 @@ __all__ = ["register"]
 
 
 # in the order of the command line's help
-_PANELS = (MAIN_PANEL, "Data", "Model", "Quantization", "Optimization", "Evaluation", "Output", "Hardware")
+_PANELS = (
+    MAIN_PANEL,
+    "Data",
+    "Model",
+    "Quantization",
+    "Distillation",
+    "Optimization",
+    "Evaluation",
+    "Output",
+    "Hardware",
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -48,10 +58,10 @@ def train_command(**given: Any) -> None:
             speaker.say(f"{len(result.skipped)} malformed rows left out")
         if result.n_skipped_steps:
             speaker.say(f"{result.n_skipped_steps} steps were left out: a float16 gradient overflowed")
-        title = escape(f"{config.task.name} dev, best checkpoint (step {result.best_step})")
-        table = Table("metric", "points", title=title)
+        columns = (f"best checkpoint (step {result.best_step})", f"last (step {result.n_steps})")
+        table = Table("metric", *columns, title=escape(f"{config.task.name} dev, points"))
         for name, value in result.metrics.items():
-            table.add_row(name, f"{100 * value:.2f}")
+            table.add_row(name, f"{100 * value:.2f}", f"{100 * result.last_metrics[name]:.2f}")
         speaker.result(result, lambda console: console.print(table))
         speaker.next_command("export", result.path, "--output-dir", Path("bundles") / result.path.name)
 

@@ -7,36 +7,35 @@ the same optimizer on a program with fake quantization.
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 
 import torch
-from transformers import PreTrainedModel
 
 from q8bert.spec.checked import checked
+from q8bert.spec.errors import ConfigError
 from q8bert.training.engines.device import resolve_device
-from q8bert.training.loop.batches import passes_of_steps
+from q8bert.training.loop.averaging import WeightAverage
 from q8bert.training.loop.loss_scale import LossScale
 from q8bert.training.loop.optimization import adamw
 from q8bert.training.loop.processes import Processes, default_threads, joined_processes
 from q8bert.training.loop.progress import Progress
 from q8bert.training.loop.schedule import Schedule, make_schedule
 from q8bert.training.loop.step import TrainingState
-from q8bert.training.loop.trainer import Parts, train_steps
-from q8bert.training.quantization.calibration import calibrate
-from q8bert.training.quantization.fake_quantize import WeightGrid
+from q8bert.training.phases import Setting, train_phases
 from q8bert.training.quantization.ranges import RangeState
-from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
 from q8bert.training.runs.checkpoint import prune_checkpoints, save_checkpoint
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.data_report import write_data_report
-from q8bert.training.runs.engine_choice import choose_engine
 from q8bert.training.runs.preparation import Preparation, prepare
-from q8bert.training.runs.resume import restore
+from q8bert.training.runs.resume import restore, restore_average
 from q8bert.training.runs.run_folder import best_checkpoint, newest_checkpoint, prepare_folder
 from q8bert.training.runs.run_lock import run_lock
 from q8bert.training.runs.run_log import RunLog
 from q8bert.training.runs.run_record import RUN_FILE, RunRecord
 from q8bert.training.runs.run_result import RunResult
+from q8bert.training.teachers.finished import load_teacher
+from q8bert.training.teachers.teacher import Teacher
 
 __all__ = ["train"]
 
@@ -89,8 +88,29 @@ def train(
                 seed=config.seed,
                 n_processes=processes.count,
             )
+            _refuse_ignorant_twin(config, given, schedule)
+            given, teacher = _with_teacher(config, given, device, report)
             _agree(config, given, processes, report, overwrite=overwrite)
-            return _Run(config, given, schedule, device, processes, threads, report, show_step).train()
+            return _train(Setting(config, given, schedule, device, processes, threads, report, show_step, teacher))
+
+
+def _refuse_ignorant_twin(config: TrainConfig, given: Preparation, schedule: Schedule) -> None:
+    is_new = given.source.head_units is None
+    if config.distillation.learns_from_twin and schedule.quantize_from == 0 and is_new:
+        raise ConfigError([
+            "teacher twin is the float model where quantization starts, at step 0, where its head is new and knows "
+            "nothing; give a later quantize_from, or a model that was fine-tuned on the task"
+        ])  # fmt: skip
+
+
+def _with_teacher(
+    config: TrainConfig, given: Preparation, device: torch.device, report: Report
+) -> tuple[Preparation, Teacher | None]:
+    """Load the finished teacher, if there is one, after the model, whose new parameters are drawn as without."""
+    if given.texts is None:
+        return given, None
+    found = load_teacher(config, given.texts, device, report)
+    return replace(given, inputs={**given.inputs, **found.inputs}, texts=None), found.teacher
 
 
 def _agree(config: TrainConfig, given: Preparation, processes: Processes, report: Report, *, overwrite: bool) -> None:
@@ -108,187 +128,122 @@ def _agree(config: TrainConfig, given: Preparation, processes: Processes, report
     )
 
 
-@dataclass(frozen=True)
-class _Run:
-    """One run: what it works with, and how."""
-
-    config: TrainConfig
-    given: Preparation
-    schedule: Schedule
-    device: torch.device
-    processes: Processes
-    threads: int
-    report: Report
-    show_step: ShowStep
-
-    @property
-    def model(self) -> PreTrainedModel:
-        return self.given.source.model
-
-    def train(self) -> RunResult:
-        config, schedule = self.config, self.schedule
-        masters = dict(self.model.named_parameters())
-        for master in masters.values():
-            self.processes.take_first_(master.data)  # a new head is drawn otherwise on another kind of CPU
-        optimizer = adamw(masters, weight_decay=config.optimization.weight_decay)
-        state = self._first_state(optimizer)
-        if not schedule.is_over(state.progress):
-            is_first = self.processes.is_first
-            with RunLog(config.output_dir, resume_step=state.progress.step) if is_first else nullcontext() as log:
-                if log is not None and state.progress.step == 0:
-                    # of the first step: a run that is killed before it was saved says it again, and not twice
-                    log.write("source", step=1, **self.given.source.report.values())
-                state = self._train_phases(optimizer, state, log)
-        self.processes.wait()  # the last checkpoint is written
-        best = best_checkpoint(config.output_dir)
-        if self.processes.is_first:  # a kill may have come between the last checkpoint and this
-            prune_checkpoints(config.output_dir, keep=config.record.keep_checkpoints, best_step=best.progress.step)
-        if not best.progress.has_learned:
-            self.report(
-                f"warning: {config.task.data.main_metric} never rose above 0 on the dev split: the model is of no use. "
-                "Train longer or with another learning rate, and look whether the labels are right"
-            )
-        return RunResult(
-            path=config.output_dir,
-            best_step=best.progress.step,
-            metrics=best.progress.metrics,
-            n_steps=state.progress.step,
-            data=self.given.data,
-            skipped=self.given.skipped,
-            float_layers=self.given.float_layers,
-            n_skipped_steps=state.loss_scale.n_skipped,
+def _train(setting: Setting) -> RunResult:
+    config, schedule, is_first = setting.config, setting.schedule, setting.processes.is_first
+    masters = dict(setting.model.named_parameters())
+    for master in masters.values():
+        setting.processes.take_first_(master.data)  # a new head is drawn otherwise on another kind of CPU
+    optimizer = adamw(masters, weight_decay=config.optimization.weight_decay)
+    average = WeightAverage.of(masters) if schedule.average_from is not None else None
+    state = _first_state(setting, optimizer, average)
+    if not schedule.is_over(state.progress):
+        with RunLog(config.output_dir, resume_step=state.progress.step) if is_first else nullcontext() as log:
+            if log is not None and state.progress.step == 0:
+                # of the first step: a run that is killed before it was saved says it again, and not twice
+                log.write("source", step=1, **setting.given.source.report.values())
+            save = partial(_save, setting, optimizer, average)
+            state = train_phases(setting, optimizer, average, state, log=log, save=save)
+    setting.processes.wait()  # the last checkpoint is written
+    best = best_checkpoint(config.output_dir)
+    if is_first:  # a kill may have come between the last checkpoint and this
+        prune_checkpoints(config.output_dir, keep=config.record.keep_checkpoints, best_step=best.progress.step)
+    if not best.progress.has_learned:
+        setting.report(
+            f"warning: {config.task.data.main_metric} never rose above 0 on the dev split: the model is of no use. "
+            "Train longer or with another learning rate, and look whether the labels are right"
         )
+    return RunResult(
+        path=config.output_dir,
+        best_step=best.progress.step,
+        metrics=best.progress.metrics,
+        last_metrics=state.progress.metrics,
+        n_steps=state.progress.step,
+        data=setting.given.data,
+        skipped=setting.given.skipped,
+        float_layers=setting.given.float_layers,
+        n_skipped_steps=state.loss_scale.n_skipped,
+    )
 
-    def _first_state(self, optimizer: torch.optim.Optimizer) -> TrainingState:
-        resume = newest_checkpoint(self.config.output_dir, self.model, self.given.sites)
-        step = 0 if resume is None else resume.progress.step
-        self.processes.agree(step, on=f"the step to go on from (here {step})")
-        no_ranges = RangeState.empty(0, decay=self.config.quantization.range_decay)
-        if resume is None:
-            return TrainingState((), no_ranges, Progress(), self._first_loss_scale(), self.given.target_scale)
-        restore(self.model, optimizer, resume)
-        self.report(f"going on from step {step}")
-        if not self.schedule.is_quantized(step):
-            return TrainingState((), no_ranges, resume.progress, resume.loss_scale, resume.target_scale)
-        sites = tuple(
-            replace(site, smoothing=before.smoothing)
-            for site, before in zip(self.given.sites, resume.sites, strict=False)
-        )  # no sites before quantization starts
-        ranges = resume.ranges.to(self.device)
-        return TrainingState(sites, ranges, resume.progress, resume.loss_scale, resume.target_scale)
 
-    def _first_loss_scale(self) -> LossScale:
-        options = self.config.execution
-        if options.precision != "float16":
-            return LossScale()
-        return LossScale(options.loss_scale, options.loss_scale_factor, options.loss_scale_window)
-
-    def _train_phases(
-        self, optimizer: torch.optim.Optimizer, state: TrainingState, log: RunLog | None
-    ) -> TrainingState:
-        for until in (self.schedule.quantize_from, self.schedule.n_steps):
-            if state.progress.step < until and not self.schedule.is_over(state.progress):
-                state = self._train_phase(optimizer, state, log, until=until)
+def _first_state(setting: Setting, optimizer: torch.optim.Optimizer, average: WeightAverage | None) -> TrainingState:
+    config, given, schedule = setting.config, setting.given, setting.schedule
+    resume = newest_checkpoint(config.output_dir, setting.model, given.sites)
+    step = 0 if resume is None else resume.progress.step
+    setting.processes.agree(step, on=f"the step to go on from (here {step})")
+    no_ranges = RangeState.empty(0, decay=config.quantization.range_decay)
+    if resume is None:
+        return TrainingState((), no_ranges, Progress(), _first_loss_scale(config), given.target_scale)
+    restore(setting.model, optimizer, resume)
+    if average is not None and not schedule.is_over(resume.progress):
+        restore_average(average, resume, is_begun=schedule.is_averaged(step))
+    setting.report(f"going on from step {step}")
+    state = TrainingState(
+        (), no_ranges, resume.progress, resume.loss_scale, resume.target_scale, teacher=resume.teacher
+    )
+    if not schedule.is_quantized(step):
         return state
+    sites = tuple(
+        replace(site, smoothing=before.smoothing, zero_point=before.zero_point)
+        for site, before in zip(given.sites, resume.sites, strict=False)
+    )  # no sites before quantization starts
+    return replace(state, sites=sites, ranges=resume.ranges.to(setting.device))
 
-    def _train_phase(
-        self, optimizer: torch.optim.Optimizer, state: TrainingState, log: RunLog | None, *, until: int
-    ) -> TrainingState:
-        if self.given.sites and not state.sites and self.schedule.is_quantized(state.progress.step):
-            state = self._calibrated(state)
-        weights = prepare_weights(self.model, self._quantized_parameters(state), state.sites)
-        parts = Parts(
-            engine=choose_engine(
-                self.model,
-                state.sites,
-                weights,
-                self.given.objective,
-                input_names=self.given.source.input_names,
-                execution=self.config.execution,
-                threads=self.threads,
-                processes=self.processes,
-                report=self.report,
-            ),
-            optimizer=optimizer,
-            weights=weights,
-            task=self.config.task,
-            train=replace(self.given.train, target_scale=state.target_scale),
-            dev=replace(self.given.dev, target_scale=state.target_scale),
-            processes=self.processes,
-        )
-        return train_steps(
-            parts,
-            state,
-            self.schedule,
-            until=until,
-            log=log.write if log is not None else lambda *_, **__: None,
-            save=lambda state, *, is_evaluated: self._save(state, optimizer, is_evaluated=is_evaluated),
-            show_step=self.show_step,
-        )
 
-    def _calibrated(self, state: TrainingState) -> TrainingState:
-        options, optimization = self.config.quantization, self.config.optimization
-        self.report(f"quantization starts: {options.calibration_batches} float batches are observed for the ranges")
-        sites, ranges = calibrate(
-            self.model,
-            self.given.sites,
-            passes_of_steps(
-                self.given.train,
-                n_steps=options.calibration_batches,
-                rows_per_step=self.schedule.rows_per_step,
-                batch_size=optimization.batch_size,
-                seed=self.config.seed,
-                rank=self.processes.rank,
-                n_processes=self.processes.count,
-                start=state.progress.step,
-            ),
-            decay=options.range_decay,
-            smoothing=options.smoothing,
-            take_largest=self.processes.max_,
-        )
-        n_smoothed = sum(bool(site.smoothing) for site in sites)
-        self.report(f"outliers are smoothed at {n_smoothed} of {len(sites)} activations")
-        return replace(state, sites=sites, ranges=ranges.to(self.device))
+def _first_loss_scale(config: TrainConfig) -> LossScale:
+    options = config.execution
+    if options.precision != "float16":
+        return LossScale()
+    return LossScale(options.loss_scale, options.loss_scale_factor, options.loss_scale_window)
 
-    def _quantized_parameters(self, state: TrainingState) -> dict[str, WeightGrid]:
-        options = self.config.quantization
-        if not state.sites:
-            return {}
-        return quantized_parameters(
-            self.model,
-            per_channel=options.per_channel,
-            saturation_free=options.saturation_free,
-            keep_float=self.given.float_layers,
-        )
 
-    def _save(self, state: TrainingState, optimizer: torch.optim.Optimizer, *, is_evaluated: bool) -> None:
-        progress, schedule = state.progress, self.schedule
-        if is_evaluated:
-            scores = ", ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
-            mark = ""
-            if not schedule.counts(progress.step):
-                mark = f" (float; quantization starts at step {schedule.quantize_from})"
-            elif progress.best_step == progress.step:
-                mark = " (best so far)" if progress.has_learned else " (best so far, and no better than chance)"
-            epoch = progress.step / schedule.steps_per_epoch
-            self.report(f"step {progress.step}/{schedule.n_steps}, epoch {epoch:.4g}, dev: {scores}{mark}")
-        self.processes.refuse_drift(self.model.parameters())
-        if not self.processes.is_first:
-            return
-        save_checkpoint(
-            self.config.output_dir,
-            model=self.model,
-            tokenizer=self.given.source.tokenizer,
-            optimizer=optimizer,
-            ranges=state.ranges.to(torch.device("cpu")),
-            sites=state.sites,
-            progress=progress,
-            loss_scale=state.loss_scale,
-            target_scale=state.target_scale,
-            input_names=self.given.source.input_names,
-            pad_token_id=self.given.source.pad_token_id,
-            is_last=schedule.is_over(progress),
-        )
-        prune_checkpoints(
-            self.config.output_dir, keep=self.config.record.keep_checkpoints, best_step=progress.best_step
-        )
+def _save(
+    setting: Setting,
+    optimizer: torch.optim.Optimizer,
+    average: WeightAverage | None,
+    state: TrainingState,
+    *,
+    is_evaluated: bool,
+) -> None:
+    progress, schedule, run = state.progress, setting.schedule, setting.config.output_dir
+    is_last = schedule.is_over(progress)
+    if is_evaluated:
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in progress.metrics.items())
+        epoch = progress.step / schedule.steps_per_epoch
+        mark = _mark(progress, schedule)
+        setting.report(f"step {progress.step}/{schedule.n_steps}, epoch {epoch:.4g}, dev: {scores}{mark}")
+    setting.processes.refuse_drift(setting.model.parameters())
+    if not setting.processes.is_first:
+        return
+    save_checkpoint(
+        run,
+        model=setting.model,
+        tokenizer=setting.given.source.tokenizer,
+        optimizer=optimizer,
+        ranges=state.ranges.to(torch.device("cpu")),
+        sites=state.sites,
+        progress=progress,
+        loss_scale=state.loss_scale,
+        target_scale=state.target_scale,
+        input_names=setting.given.source.input_names,
+        teacher=state.teacher,
+        pad_token_id=setting.given.source.pad_token_id,
+        obey_special_tokens=setting.config.obey_special_tokens,
+        average=average.means if average is not None and schedule.is_averaged(progress.step) and not is_last else None,
+        is_last=is_last,
+    )
+    prune_checkpoints(run, keep=setting.config.record.keep_checkpoints, best_step=progress.best_step)
+
+
+def _mark(progress: Progress, schedule: Schedule) -> str:
+    """Say what a score is worth."""
+    step = progress.step
+    marks = []
+    if step == schedule.n_steps and schedule.average_from is not None:
+        marks.append(f"mean of the weights of {step - schedule.average_from} steps")
+    if schedule.quantizes and step <= schedule.quantize_from:
+        marks.append(f"float; quantization starts at step {schedule.quantize_from}")
+    elif not schedule.counts(step):
+        marks.append(f"the best is chosen after step {schedule.candidates_from}")
+    elif progress.best_step == step:
+        marks.append("best so far" if progress.has_learned else "best so far, and no better than chance")
+    return f" ({'; '.join(marks)})" if marks else ""

@@ -22,6 +22,7 @@ def make_manifest(
     fusion: FusionReport,
     saturation: SaturationReport | None,
     comparison: FloatComparison | None = None,
+    symmetric: bool = False,
 ) -> Manifest:
     """Describe an export.
 
@@ -31,6 +32,7 @@ def make_manifest(
         fusion: Which products ONNX Runtime runs in integers.
         saturation: What it took to be free of it; None but for ``ptq`` and ``qat``.
         comparison: What quantization changed, where that was measured on the exported model.
+        symmetric: Whether the graph has the form for runtimes without zero points.
 
     Returns:
         The manifest, but for ``files``.
@@ -43,11 +45,12 @@ def make_manifest(
         pad_token_id=source.pad_token_id,
         input_names=source.input_names,
         files={},
-        quantization=_quantization(model, method, fusion, saturation)
+        quantization=_quantization(model, method, fusion, saturation, symmetric=symmetric)
         | ({} if comparison is None else {"comparison": asdict(comparison)}),
         # what was quantized after training was not scored by it
         metrics=origin.metrics if method in {"none", "qat"} else {},
         data=origin.data,
+        obey_special_tokens=model.obey_special_tokens,
         versions=library_versions() | {"opset": str(OPSET)},
         model={
             "source": origin.model["source"],
@@ -60,7 +63,7 @@ def make_manifest(
 
 
 def _quantization(
-    model: ModelToExport, method: str, fusion: FusionReport, saturation: SaturationReport | None
+    model: ModelToExport, method: str, fusion: FusionReport, saturation: SaturationReport | None, *, symmetric: bool
 ) -> dict[str, object]:
     if method == "none":
         return {}
@@ -73,8 +76,11 @@ def _quantization(
         **model.origin.quantization,
         "saturation": asdict(saturation),
         "weight_granularity": model.granularity,
+        "table_granularity": model.table_granularity,
         "float_layers": list(model.float_layers),
         "smoothed_activations": [site.name for site in sites if site.smoothing],
+        "activation_zero_points": {site.name: site.zero_point for site in sites if site.zero_point},
+        "symmetric": symmetric,
         "activation_scales": {site.name: scale for site, scale in zip(sites, scales, strict=True)},
         "weight_scales": {
             name: weight_scale(weights.smoothed(name), grid).flatten().tolist()

@@ -124,6 +124,10 @@ def _quantization_lines(quantization: Mapping[str, Any]) -> list[str]:
         "({n_unsafe_before:,} could have)".format_map(quantization["saturation"]),
         fused,
     ]
+    if shifted := quantization.get("activation_zero_points"):
+        texts = ", ".join(f"{name} {zero_point}" for name, zero_point in shifted.items())
+        how = "as additions before it, zero points are 0" if quantization.get("symmetric") else "all others 0"
+        lines.append(f"- Zero points of activations, {how}: {texts}")
     if smoothed := quantization.get("smoothed_activations"):
         lines.append(f"- Outlier channels scaled down before quantization, and their weights up: {', '.join(smoothed)}")
     if float_layers := quantization["float_layers"]:

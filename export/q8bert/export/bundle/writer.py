@@ -11,7 +11,6 @@ from tokenizers import Tokenizer
 from q8bert.export.bundle.model_card import model_card
 from q8bert.export.proofs.parity_report import ParityReport
 from q8bert.spec.bundle import (
-    EXTERNAL_DATA_FILE,
     MANIFEST_FILE,
     MODEL_CARD_FILE,
     MODEL_FILE,
@@ -29,7 +28,7 @@ from q8bert.text.tokenizer import truncation_side
 
 __all__ = ["check_target", "write_bundle"]
 
-_BUNDLE_FILES = {MANIFEST_FILE, MODEL_FILE, EXTERNAL_DATA_FILE, TOKENIZER_FILE, MODEL_CARD_FILE, PARITY_FILE}
+_BUNDLE_FILES = {MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE, MODEL_CARD_FILE, PARITY_FILE}
 
 
 def write_bundle(

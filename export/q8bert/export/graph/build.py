@@ -37,6 +37,7 @@ def build_graph(
     *,
     input_names: Sequence[str],
     target_scale: TargetScale = UNSCALED,
+    symmetric: bool = False,
 ) -> onnx.ModelProto:
     """Export a trained classifier.
 
@@ -47,6 +48,8 @@ def build_graph(
         quantized: Names of quantized weights → their grid; empty for a float graph.
         input_names: Inputs of the graph, int64 ``(batch, seq)`` each.
         target_scale: Between scores and what the classifier computes.
+        symmetric: Whether zero points and scales of tables take the form for runtimes that know neither; see
+            :mod:`~q8bert.export.graph.inference_model`.
 
     Returns:
         The graph, with the one output ``logits``, float32 ``(batch, n_outputs)``, scores in the user's units.
@@ -54,7 +57,7 @@ def build_graph(
     Raises:
         ExportError: If the graph is not valid ONNX or holds anything but standard operators.
     """
-    module = InferenceModel(model, sites, amax, quantized, target_scale).eval()
+    module = InferenceModel(model, sites, amax, quantized, target_scale, symmetric=symmetric).eval()
     graph = to_onnx(
         module,
         {name: torch.ones(2, 4, dtype=torch.int64) for name in input_names},

@@ -6,25 +6,34 @@ construction and needs no pattern matching afterwards:
 - Linear → ``MatMul(x, DequantizeLinear(codes, scale))`` + bias, the codes already transposed to
   ``(in_features, out_features)``, for a Transpose between the pair and the MatMul keeps ONNX Runtime
   from fusing them;
-- Embedding → ``DequantizeLinear(Gather(codes, ids), scale)``, which dequantizes only the rows that occur;
-- a site's activation → ``QuantizeLinear`` → ``DequantizeLinear`` with zero point 0, after a ``Mul`` where the site is
-  smoothed; the codes are then those of the smoothed weight;
+- Embedding → ``DequantizeLinear(Gather(codes, ids), scale)``, a scale a column, which dequantizes only the rows that
+  occur;
+- a site's activation → ``QuantizeLinear`` → ``DequantizeLinear`` with the site's zero point, after a ``Mul`` where it
+  is smoothed; the codes are then those of the smoothed weight;
 - scores that were learned in units of their own → ``Mul`` and ``Add`` at the end, which bring them to the user's.
 
+Some runtimes take zero point 0 alone, and scales by axis of constants alone. For them the same model has a *symmetric*
+form. A zero point becomes an ``Add`` before the site, and a bias that takes it back, for with a step ``s``
+
+    x W + b = (x + z s) W + (b − z s Σ W),
+
+and ``x + z s`` has the codes on the grid with zero point 0 that ``x`` has on its own. A table's rows are dequantized
+with scale 1, and a ``Mul`` scales their columns.
+
 Biases stay float32: added after the MatMul, they cost nothing, and TensorRT refuses int32
-``DequantizeLinear``. Every pair has scales and zero points of its own, because ONNX Runtime's
-``x64quantprecision`` option fails on shared ones.
+``DequantizeLinear``. Weights name no zero point, which means 0. Tables do, for ONNX Runtime 1.19.2 carries their scale
+past a Transpose (of MPNet's table of relative positions) and fails where it finds none. Every pair of an activation has
+scales and zero points of its own, because ONNX Runtime's ``x64quantprecision`` option fails on shared ones.
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from q8bert.training.engines.torch_engine import quantize_activation
 from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
-from q8bert.training.quantization.fake_quantize import TABLE_GRID, WeightGrid, quantize_weight, scale_from_amax
+from q8bert.training.quantization.fake_quantize import WeightGrid, fake_quantize, quantize_weight, scale_from_amax
 from q8bert.training.quantization.quantized_model import QuantizedModel
 from q8bert.training.quantization.sites import Site, column_factors
 
@@ -40,6 +49,7 @@ class InferenceModel(nn.Module):
         amax: Float32 ``(n_sites,)``, learned ranges; ignored without sites.
         quantized: Names of quantized weights → their grid; empty for a float model.
         target_scale: Between scores and what the classifier computes.
+        symmetric: Whether zero points and scales of tables take their symmetric form.
     """
 
     target_mean: Tensor | None
@@ -52,10 +62,23 @@ class InferenceModel(nn.Module):
         amax: Tensor,
         quantized: Mapping[str, WeightGrid],
         target_scale: TargetScale = UNSCALED,
+        *,
+        symmetric: bool = False,
     ) -> None:
         super().__init__()
-        replaced = _replace_layers(copy.deepcopy(model).eval(), quantized, column_factors(sites))
-        self.pairs = nn.ModuleList(_QdqPair(scale) for scale in scale_from_amax(amax))
+        scales = scale_from_amax(amax)
+        shifts = {
+            linear: site.zero_point * scale
+            for site, scale in zip(sites, scales, strict=False)  # a float model has no sites
+            for linear in site.linears
+            if symmetric and site.zero_point
+        }
+        copied = copy.deepcopy(model).eval()
+        replaced = _replace_layers(copied, quantized, column_factors(sites), shifts, symmetric=symmetric)
+        self.pairs = nn.ModuleList(
+            _QdqPair(scale, 0 if symmetric else site.zero_point, shifts.get(site.linears[0]))
+            for site, scale in zip(sites, scales, strict=False)
+        )
         self.register_buffer("_amax", amax if sites else None, persistent=False)
         self._quantized = QuantizedModel(replaced, sites, self._quantize)
         is_scaled = target_scale != UNSCALED
@@ -78,27 +101,31 @@ class InferenceModel(nn.Module):
             return logits
         return logits * self.target_std + self.target_mean
 
-    def _quantize(self, x: Tensor, scale: Tensor, site: int, /) -> Tensor:
-        if torch.onnx.is_in_onnx_export():
-            return self.pairs[site](x)  # type: ignore[no-any-return]
-        return quantize_activation(x, scale, site)
+    def _quantize(self, x: Tensor, scale: Tensor, zero_point: Tensor, site: int, /) -> Tensor:  # noqa: ARG002
+        y: Tensor = self.pairs[site](x)  # which has scale and zero point as constants
+        return y
 
 
 class _QdqPair(nn.Module):
-    """``QuantizeLinear`` → ``DequantizeLinear`` of one activation, int8, zero point 0."""
+    """``QuantizeLinear`` → ``DequantizeLinear`` of one activation, int8; an ``Add`` before them if it is shifted."""
 
     quantize_scale: Tensor
     quantize_zero_point: Tensor
     dequantize_scale: Tensor
     dequantize_zero_point: Tensor
+    shift: Tensor | None
 
-    def __init__(self, scale: Tensor) -> None:
+    def __init__(self, scale: Tensor, zero_point: int, shift: Tensor | None) -> None:
         super().__init__()
         for name in ("quantize", "dequantize"):
             self.register_buffer(f"{name}_scale", scale.clone())
-            self.register_buffer(f"{name}_zero_point", torch.zeros((), dtype=torch.int8))
+            self.register_buffer(f"{name}_zero_point", torch.tensor(zero_point, dtype=torch.int8))
+        self.register_buffer("shift", shift)
 
     def forward(self, x: Tensor) -> Tensor:
+        x = x if self.shift is None else x + self.shift
+        if not torch.onnx.is_in_onnx_export():
+            return fake_quantize(x, self.quantize_scale, self.quantize_zero_point.float())
         codes = torch.onnx.ops.symbolic(
             "QuantizeLinear",
             (x, self.quantize_scale, self.quantize_zero_point),
@@ -113,19 +140,21 @@ class _QuantizedLinear(nn.Module):
 
     weight_codes: Tensor
     weight_scale: Tensor
-    weight_zero_point: Tensor
 
-    def __init__(self, linear: nn.Linear, grid: WeightGrid, smoothing: Tensor | None) -> None:
+    def __init__(self, linear: nn.Linear, grid: WeightGrid, smoothing: Tensor | None, shift: Tensor | None) -> None:
         super().__init__()
         codes, scale = quantize_weight(linear.weight if smoothing is None else linear.weight * smoothing, grid)
         self.register_buffer("weight_codes", codes.t().contiguous())
-        self.register_buffer("weight_scale", scale.flatten() if grid.per_channel else scale.reshape(()))
-        self.register_buffer("weight_zero_point", torch.zeros_like(self.weight_scale, dtype=torch.int8))
+        self.register_buffer("weight_scale", scale.flatten() if grid.axis == 0 else scale.reshape(()))
         self.bias = linear.bias
+        if shift is not None:
+            taken_back = -float(shift) * (codes.double().sum(dim=1) * scale.double().flatten())
+            bias = taken_back if linear.bias is None else linear.bias.detach().double() + taken_back
+            self.bias = nn.Parameter(bias.float(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.onnx.is_in_onnx_export():
-            weight = _dequantize(self.weight_codes, self.weight_scale, self.weight_zero_point, axis=1)
+            weight = _dequantize(self.weight_codes, self.weight_scale, axis=1)
         else:
             weight = self.weight_codes.float() * self.weight_scale
         return _matmul(x, weight, self.bias)
@@ -151,19 +180,26 @@ class _QuantizedEmbedding(nn.Module):
     table_codes: Tensor
     table_scale: Tensor
     table_zero_point: Tensor
+    column_scale: Tensor | None
 
-    def __init__(self, embedding: nn.Embedding) -> None:
+    def __init__(self, embedding: nn.Embedding, grid: WeightGrid, *, symmetric: bool) -> None:
         super().__init__()
-        codes, scale = quantize_weight(embedding.weight, TABLE_GRID)
+        codes, scale = quantize_weight(embedding.weight, grid)
         self.register_buffer("table_codes", codes)
-        self.register_buffer("table_scale", scale.reshape(()))
-        self.register_buffer("table_zero_point", torch.zeros((), dtype=torch.int8))
+        # in the symmetric form, one step is 1 and a product scales the columns
+        is_apart = symmetric and grid.axis == 1
+        self.register_buffer("column_scale", scale.flatten() if is_apart else None)
+        scale = torch.ones(()) if is_apart else scale.flatten() if grid.axis == 1 else scale.reshape(())
+        self.register_buffer("table_scale", scale)
+        self.register_buffer("table_zero_point", torch.zeros_like(scale, dtype=torch.int8))
 
     def forward(self, ids: Tensor) -> Tensor:
         codes = nn.functional.embedding(ids, self.table_codes)
         if torch.onnx.is_in_onnx_export():
-            return _dequantize(codes, self.table_scale, self.table_zero_point)
-        return codes.float() * self.table_scale
+            rows = _dequantize(codes, self.table_scale, self.table_zero_point, axis=codes.dim() - 1)
+        else:
+            rows = codes.float() * self.table_scale
+        return rows if self.column_scale is None else rows * self.column_scale
 
 
 def _matmul(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -175,10 +211,10 @@ def _matmul(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return y.squeeze(1) if flat else y
 
 
-def _dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor, *, axis: int = 0) -> Tensor:
+def _dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor | None = None, *, axis: int = 0) -> Tensor:
     return torch.onnx.ops.symbolic(
         "DequantizeLinear",
-        (codes, scale, zero_point),
+        (codes, scale) if zero_point is None else (codes, scale, zero_point),
         {"axis": axis} if scale.dim() else None,  # one scale for all has no axis
         dtype=torch.float32,
         shape=codes.shape,
@@ -186,20 +222,26 @@ def _dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor, *, axis: int =
 
 
 def _replace_layers(
-    model: nn.Module, quantized: Mapping[str, WeightGrid], smoothing: Mapping[str, Tensor]
+    model: nn.Module,
+    quantized: Mapping[str, WeightGrid],
+    smoothing: Mapping[str, Tensor],
+    shifts: Mapping[str, Tensor],
+    *,
+    symmetric: bool,
 ) -> nn.Module:
-    makers: dict[str, Callable[[], nn.Module]] = {}
-    for name, module in model.named_modules():
-        weight = f"{name}.weight"
+    for name, module in list(model.named_modules()):
+        grid = quantized.get(f"{name}.weight")
+        new: nn.Module
         if isinstance(module, nn.Linear):
-            makers[name] = lambda module=module, name=name, weight=weight: (
-                _QuantizedLinear(module, quantized[weight], smoothing.get(name))
-                if weight in quantized
-                else _FloatLinear(module)
-            )  # type: ignore[misc]
-        elif isinstance(module, nn.Embedding) and weight in quantized:
-            makers[name] = lambda module=module: _QuantizedEmbedding(module)  # type: ignore[misc]
-    for name, make in makers.items():
+            new = (
+                _FloatLinear(module)
+                if grid is None
+                else _QuantizedLinear(module, grid, smoothing.get(name), shifts.get(name))
+            )
+        elif isinstance(module, nn.Embedding) and grid is not None:
+            new = _QuantizedEmbedding(module, grid, symmetric=symmetric)
+        else:
+            continue
         parent, _, attribute = name.rpartition(".")
-        setattr(model.get_submodule(parent), attribute, make())
+        setattr(model.get_submodule(parent), attribute, new)
     return model

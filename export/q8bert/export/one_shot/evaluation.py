@@ -14,6 +14,7 @@ from q8bert.export.proofs.float_comparison import FloatComparison, compare_logit
 from q8bert.export.sensitivity.measurement import BATCH_SIZE, Yardstick, layer_parts
 from q8bert.export.sensitivity.proposal import Proposal, propose
 from q8bert.export.sensitivity.simulation import PartlyQuantized, simulate
+from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.session import Session
 from q8bert.spec.errors import ConfigError
 from q8bert.tasks.metrics import refuse_undefined
@@ -88,7 +89,7 @@ def compare_with_float(
     Raises:
         ConfigError: If the float model scores zero or less, of which no relative loss can be formed.
     """
-    session, total = Session(graph.SerializeToString(), threads=threads), 2 * len(rows)
+    session, total = Session(graph.SerializeToString(), options=RuntimeOptions.batch(threads=threads)), 2 * len(rows)
     logits = logits_of(
         session.run, rows, n_outputs=model.task.head.n_outputs, batch_size=batch_size,
         show_progress=lambda done, _: show_progress(done, total),

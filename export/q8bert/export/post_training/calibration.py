@@ -54,14 +54,15 @@ def calibrated(
     """
     network = model.source.model
     float_layers = matching_layers(network, keep_float)
+    quantized = quantized_parameters(network, per_channel=granularity == "per_channel", keep_float=float_layers)
     sites, ranges = calibrate(
         network,
         find_sites(network, keep_float=float_layers),
         _observations(rows, rows_per_observation, seed, show_progress),
         decay=_DECAY,
         smoothing=smoothing,
+        quantized=quantized,
     )
-    quantized = quantized_parameters(network, per_channel=granularity == "per_channel", keep_float=float_layers)
     return replace(
         model,
         sites=sites,

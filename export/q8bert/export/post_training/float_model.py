@@ -14,7 +14,7 @@ from q8bert.training.models.model_folder import find_model
 from q8bert.training.models.own_head import read_own_head
 from q8bert.training.models.source import load_source_model, position_limit
 from q8bert.training.objectives.target_scale import UNSCALED
-from q8bert.training.quantization.config import GRANULARITIES
+from q8bert.training.quantization.config import GRANULARITIES, TABLE_GRANULARITIES
 from q8bert.training.quantization.weights import prepare_weights
 from q8bert.training.runs.run_record import RUN_FILE
 
@@ -92,11 +92,13 @@ def load_fine_tuned_model(
         source=source,
         task=task,
         max_length=max_length or min(position_limit(source.model), _length_of_tokenizer(folder.path)),
+        obey_special_tokens=False,  # the rows of a service are its users': text is text
         target_scale=source.head_units or UNSCALED,
         sites=(),
         amax=None,
         weights=prepare_weights(source.model, {}, ()),
         granularity=GRANULARITIES[0],
+        table_granularity=TABLE_GRANULARITIES[0],
         float_layers=(),
         origin=Origin(model={"source": name, "revision": folder.revision}, quantization={}, metrics={}, data={}),
     )

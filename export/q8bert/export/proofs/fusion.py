@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
-import onnxruntime as ort
 
 from q8bert.export.proofs.optimized import optimized_graph
+from q8bert.machine.onnx_runtime import ort
 
 __all__ = ["FusionReport", "examine_fusion"]
 

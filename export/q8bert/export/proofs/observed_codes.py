@@ -6,13 +6,14 @@ observed. So the graph is observed *after* optimization: ONNX Runtime writes wha
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 from q8bert.export.proofs.optimized import CPU_ONLY, optimized_graph
+from q8bert.machine.onnx_runtime import ort
 from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.session_options import session_options
 from q8bert.spec.errors import ExportError
@@ -27,7 +28,7 @@ class CodeObserver:
     Args:
         model: As exported.
         sites: Where activations are quantized.
-        threads: CPU threads; 0 leaves the choice to ONNX Runtime.
+        threads: CPU threads; 0 for the cores that this process may use.
 
     Raises:
         ExportError: If a site cannot be found in what ONNX Runtime made of the model.
@@ -41,7 +42,7 @@ class CodeObserver:
             raise ExportError(f"ONNX Runtime {ort.__version__} does not quantize {', '.join(missing)} any more")
         self._names = [outputs[site.name] for site in sites]
         optimized.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._names)
-        options = session_options(RuntimeOptions(threads=threads, optimization="none"))
+        options = session_options(replace(RuntimeOptions.batch(threads=threads), optimization="none"))
         self._session = ort.InferenceSession(optimized.SerializeToString(), options, providers=CPU_ONLY)
 
     def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> tuple[NDArray[np.float32], list[NDArray[np.float32]]]:

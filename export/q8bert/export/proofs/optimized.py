@@ -4,8 +4,8 @@ import tempfile
 from pathlib import Path
 
 import onnx
-import onnxruntime as ort
 
+from q8bert.machine.onnx_runtime import ort
 from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.session_options import session_options
 
@@ -19,7 +19,7 @@ def optimized_graph(model: onnx.ModelProto, *, threads: int = 0) -> onnx.ModelPr
 
     Args:
         model: As exported.
-        threads: CPU threads; 0 leaves the choice to ONNX Runtime.
+        threads: CPU threads; 0 for the cores that this process may use.
 
     Returns:
         The optimized graph; run without optimization, it computes what the model does.

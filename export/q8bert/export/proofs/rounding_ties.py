@@ -54,19 +54,20 @@ class TieResolver:
         self.codes, self.rows = codes, [RowTies() for _ in range(len(attention_mask))]
         self._mask = attention_mask.bool()
 
-    def __call__(self, x: Tensor, scale: Tensor, site: int, /) -> Tensor:
+    def __call__(self, x: Tensor, scale: Tensor, zero_point: Tensor, site: int, /) -> Tensor:
         """Return what the exported model's codes of a site stand for, in place of ``x`` rounded by plain rules.
 
         Args:
             x: Float32 activations of the shape of the site's codes, real units.
             scale: Float32 scalar, real units per step.
+            zero_point: Float32 scalar, code of 0.
             site: Number of the site.
 
         Returns:
             Float32 of the shape of ``x``, real units.
         """
-        steps, theirs = x / scale, self.codes[site]
-        other = torch.round(steps).clamp(ACTIVATION_QMIN, ACTIVATION_QMAX) != theirs
+        steps, theirs = x / scale, self.codes[site] - zero_point
+        other = torch.round(steps).clamp(ACTIVATION_QMIN - zero_point, ACTIVATION_QMAX - zero_point) != theirs
         self.n_codes += theirs.numel()
         if bool(other.any()):
             distances = torch.where(other, (steps - theirs).abs() - 0.5, 0.0).nan_to_num(nan=math.inf)

@@ -62,8 +62,8 @@ def simulate(
     sites = _read_by_others(model.sites, parts.keep_float)
     amax = _ranges(model, sites)
 
-    def quantize(x: Tensor, scale: Tensor, site: int, /) -> Tensor:
-        return quantize_activation(x, scale, site) if sites[site].name in parts.activations else x
+    def quantize(x: Tensor, scale: Tensor, zero_point: Tensor, site: int, /) -> Tensor:
+        return quantize_activation(x, scale, zero_point, site) if sites[site].name in parts.activations else x
 
     network = QuantizedModel(model.source.model, sites, quantize).eval()
     weights = {f"model.{name}": tensor for name, tensor in _weights(model, parts).items()}

@@ -3,7 +3,8 @@
 An entry fits one model, one build of ONNX Runtime, one choice of providers and options, and one kind of CPU, since
 optimized graphs hold layouts and kernels of the hardware. Its file name is a hash of all these and the SHA-256 of the
 file itself, ``KEY-CONTENT.onnx``: one rename puts an entry and its checksum there together, and an entry that was
-altered no longer fits its name.
+altered no longer fits its name. Whoever may write into the folder could still forge one, so the folder has to be the
+user's alone. Entries that were not used for a month are deleted.
 
 What it saves is the optimization alone. The model's and the entry's bytes are hashed at every start, so for a small
 model the gain is little.
@@ -18,18 +19,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import onnxruntime as ort
-
 from q8bert.machine.builds import installed_ort_build
 from q8bert.machine.cpu import cpu_description
+from q8bert.machine.onnx_runtime import ort
 from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.provider_table import facts_of
 from q8bert.runtime.engines.providers import NamedProviders
-from q8bert.spec.bundle import EXTERNAL_DATA_FILE
 from q8bert.spec.errors import ConfigError
-from q8bert.spec.files import sha256_of
+from q8bert.spec.files import PARTIAL, sha256_of
+from q8bert.spec.private_folders import make_private, prune, refuse_shared
 
 __all__ = ["discard_entry", "entry_key", "find_entry", "new_entry"]
+
+_DAYS_KEPT = 30
 
 
 def entry_key(model: Path | bytes, *, providers: NamedProviders, options: RuntimeOptions) -> str:
@@ -51,9 +53,6 @@ def entry_key(model: Path | bytes, *, providers: NamedProviders, options: Runtim
         for name, _ in providers
         if not facts_of(name).is_savable
     ]
-    if isinstance(model, Path) and (model.parent / EXTERNAL_DATA_FILE).exists():
-        # ONNX Runtime writes a graph that looks for the data beside itself
-        faults.append(f"cache_dir cannot be used with a model whose weights are in {EXTERNAL_DATA_FILE}")
     if faults:
         raise ConfigError([f"{fault}. Leave cache_dir out" for fault in faults])
     build = installed_ort_build()
@@ -67,15 +66,29 @@ def entry_key(model: Path | bytes, *, providers: NamedProviders, options: Runtim
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def find_entry(folder: Path, key: str) -> Path | None:
-    """Return the entry of a key, its bytes checked; altered ones are deleted with a warning."""
+def find_entry(folder: Path, key: str) -> tuple[Path, bytes] | None:
+    """Return the entry of a key and its bytes, which were checked; altered ones are deleted with a warning.
+
+    Args:
+        folder: The cache.
+        key: As :func:`entry_key` gives it.
+
+    Returns:
+        Path and content; None where there is no such entry.
+
+    Raises:
+        ConfigError: If the folder is not the user's alone.
+    """
+    refuse_shared(folder, option="cache_dir")
     for path in sorted(folder.glob(f"{key}-*.onnx")):
         try:
-            digest = sha256_of(path)
+            content = path.read_bytes()
         except FileNotFoundError:  # another process discarded it meanwhile
             continue
-        if digest == path.stem.partition("-")[2]:
-            return path
+        if hashlib.sha256(content).hexdigest() == path.stem.partition("-")[2]:
+            with suppress(OSError):  # the cache may be read only
+                os.utime(path)
+            return path, content
         discard_entry(path, reason="its bytes are not those that its name says")
     return None
 
@@ -101,11 +114,14 @@ def new_entry(folder: Path, key: str) -> Iterator[Path]:
         A path beside the entries, on the same file system.
 
     Raises:
-        ConfigError: If the folder cannot be made or written.
+        ConfigError: If the folder cannot be made or written, or is not the user's alone.
     """
+    make_private(folder, option="cache_dir")
+    prune([*folder.glob("*-*.onnx"), *folder.glob(f"*{PARTIAL}")], days=_DAYS_KEPT)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        beside = tempfile.TemporaryDirectory(dir=folder, prefix=f"{key}.", suffix=".partial")
+        beside = tempfile.TemporaryDirectory(
+            dir=folder, prefix=f"{key}.", suffix=PARTIAL
+        )  # made exclusively, mode 0700
     except OSError as error:
         raise ConfigError([
             f"cache_dir {folder} cannot be written: {error}. Give another folder, or leave it out"
@@ -113,6 +129,6 @@ def new_entry(folder: Path, key: str) -> Iterator[Path]:
     with beside:
         path = Path(beside.name) / "model.onnx"
         yield path
-        with path.open("rb") as file:
+        with path.open("r+b") as file:  # Windows flushes only what may be written
             os.fsync(file.fileno())
         path.replace(folder / f"{key}-{sha256_of(path)}.onnx")

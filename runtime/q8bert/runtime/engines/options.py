@@ -3,12 +3,16 @@
 Two presets. A *service* answers small requests and shares its machine: one thread a call, and no thread that burns a
 core while it waits. A *batch* job has the machine to itself: every core, and threads that spin between operators,
 which saves the time of waking them.
+
+ONNX Runtime's own choice of threads is not used: it counts the cores of the machine, whatever affinity mask and quota
+say, and pins its threads to them.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from q8bert.machine.cores import available_cores, cpu_quota
 from q8bert.spec.checked import fit_fields
 from q8bert.spec.kinds import at_least, one_of
 
@@ -22,14 +26,17 @@ class RuntimeOptions:
     """Options of a session; checked once, every fault reported.
 
     Attributes:
-        threads: CPU threads that share one operator; 0 leaves the choice to ONNX Runtime: one a core.
-        spinning: Whether threads wait for work actively. Faster on an idle machine, several times slower on a busy one.
+        threads: CPU threads that share one operator; 0 for as many as there are cores that this process may use, by
+            affinity mask and CPU quota.
+        spinning: Whether threads wait for work actively. Faster on an idle machine, several times slower on a busy one,
+            and against a CPU quota the waiting counts as work.
         optimization: What ONNX Runtime may change in the graph: ``none``, ``basic``, ``extended`` or ``all``. INT8
             kernels need ``extended``.
-        memory_arena: Whether memory of the largest batch so far is kept for the next ones. Off, it goes back to the
-            system after each run, at up to a tenth more time.
+        memory_arena: Whether memory of the largest batch so far is kept for the next ones. Off, some of it goes back to
+            the system after each run, but the peak is higher and a run takes longer (``tools/arena_memory.py``).
         cache_dir: Folder that keeps models as ONNX Runtime optimized them, so that the next start need not; see
-            :mod:`q8bert.runtime.engines.optimized_cache`. Only this program should be able to write there.
+            :mod:`q8bert.runtime.engines.optimized_cache`. Made for its owner alone; one that others may write to is
+            refused.
 
     Raises:
         ConfigError: If a value is of the wrong kind or out of range.
@@ -40,7 +47,7 @@ class RuntimeOptions:
     """
 
     threads: Annotated[int, at_least(0)] = 0
-    spinning: bool = True
+    spinning: bool = False
     optimization: Annotated[str, one_of(OPTIMIZATION_LEVELS)] = "all"
     memory_arena: bool = True
     cache_dir: Path | str | None = None
@@ -49,6 +56,11 @@ class RuntimeOptions:
         """Check every value."""
         fit_fields(self)
 
+    @property
+    def n_threads(self) -> int:
+        """CPU threads that share one operator, at least 1."""
+        return self.threads or available_cores()
+
     @classmethod
     def service(cls, *, threads: int = 1, cache_dir: Path | str | None = None) -> "RuntimeOptions":
         """Return options for a service: few threads, none of which spins."""
@@ -56,5 +68,5 @@ class RuntimeOptions:
 
     @classmethod
     def batch(cls, *, threads: int = 0, cache_dir: Path | str | None = None) -> "RuntimeOptions":
-        """Return options for a batch job that has the machine to itself: all cores, spinning."""
-        return cls(threads=threads, spinning=True, cache_dir=cache_dir)
+        """Return options for a batch job that has the machine to itself: all cores; spinning, but under a CPU quota."""
+        return cls(threads=threads, spinning=cpu_quota() is None, cache_dir=cache_dir)

@@ -1,11 +1,13 @@
-"""In which precision a bundle's products really run: by what the provider does with a quantized graph."""
+"""In which precision a bundle's products really run, in words; and how providers are made to take a quantized graph."""
 
 from collections.abc import Sequence
 
+from q8bert.machine.onnx_runtime import ort
+from q8bert.runtime.engines.kernels import Products
 from q8bert.runtime.engines.provider_table import facts_of
 from q8bert.runtime.engines.providers import NamedProviders, Provider, named_providers
 
-__all__ = ["running_precision", "with_int8_enabled"]
+__all__ = ["precision_note", "with_int8_enabled"]
 
 
 def with_int8_enabled(providers: Sequence[Provider]) -> NamedProviders:
@@ -16,28 +18,22 @@ def with_int8_enabled(providers: Sequence[Provider]) -> NamedProviders:
     )
 
 
-def running_precision(providers: NamedProviders, precision: str, *, optimization: str = "all") -> tuple[str, str]:
-    """Say in which precision the matrix products of a bundle really run.
+def precision_note(products: Products | None, *, bundle_precision: str, providers: NamedProviders) -> str:
+    """Say what was counted, and what to do where that is not what the bundle is for.
 
     Args:
-        providers: In order of preference; the first one decides.
-        precision: The bundle's: ``int8`` or ``float32``.
-        optimization: Level of graph optimization, as in
-            :class:`~q8bert.runtime.engines.options.RuntimeOptions`.
+        products: What was counted; None where nobody looked or could.
+        bundle_precision: ``int8`` or ``float32``.
+        providers: Where it ran.
 
     Returns:
-        ``int8``, ``float32`` or ``unknown``, and a sentence that says why.
+        A sentence or two.
     """
-    name, options = providers[0]
-    if precision != "int8":
-        return "float32", "The bundle is a float32 one."
-    facts = facts_of(name)
-    if facts.int8_levels is not None and optimization not in facts.int8_levels:
-        return "float32", (
-            f"At optimization level {optimization!r} {name} dequantizes and multiplies in float32; "
-            f"{' and '.join(map(repr, facts.int8_levels))} use its INT8 kernels."
-        )
-    if facts.int8_option and str(options.get(facts.int8_option, True)).lower() in {"0", "false"}:
-        return "unknown", f"{facts.int8_option} is off, and {name} does not take a quantized graph without it."
-    note = facts.precision_note or f"It was not tried in which precision {name} runs quantized graphs."
-    return facts.precision, note
+    where = f"{' and '.join(name for name, _ in providers)}, ONNX Runtime {ort.__version__}"
+    if products is None:
+        return f"Which kernels run is not known: {where} does not tell."
+    n_all = products.n_integer + products.n_float
+    note = f"{products.n_integer} of {n_all} products with weights run in integers ({where})."
+    if bundle_precision == "int8" and not products.n_integer:
+        note = f"{note} {facts_of(providers[0][0]).float_note}".rstrip()
+    return note

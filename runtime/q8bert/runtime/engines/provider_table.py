@@ -21,37 +21,30 @@ class ProviderFacts:
         needs_cuda: Whether it needs CUDA's libraries, a driver and a GPU.
         memory: Kind of device that inputs and outputs are bound to, for example ``cuda``; None for main memory.
         is_savable: Whether the graph that it optimizes is an ordinary ONNX file; others compile parts of it.
-        precision: In what it multiplies a quantized graph: ``int8``, ``float32`` or ``unknown``.
-        precision_note: Why, in a sentence; None where it was not tried.
         int8_option: Option without which it takes no quantized graph; None where there is none.
-        int8_levels: Levels of graph optimization at which it has INT8 kernels; None where the level does not matter.
+        float_note: What to know where a quantized graph ran in float on it; empty where nothing is known.
     """
 
     name: str
     needs_cuda: bool = False
     memory: str | None = None
     is_savable: bool = False
-    precision: str = "unknown"
-    precision_note: str | None = None
     int8_option: str | None = None
-    int8_levels: tuple[str, ...] | None = None
+    float_note: str = ""
 
 
 _TABLE = (
     ProviderFacts(
         name=CPU_PROVIDER,
         is_savable=True,
-        precision="int8",
-        precision_note="The CPU provider fuses quantized products to INT8 kernels.",
-        int8_levels=("extended", "all"),
+        float_note="It fuses INT8 kernels at the optimization levels 'extended' and 'all'.",
     ),
     ProviderFacts(
         name=CUDA_PROVIDER,
         needs_cuda=True,
         memory="cuda",
         is_savable=True,
-        precision="float32",
-        precision_note=(
+        float_note=(
             "The CUDA provider has no INT8 kernels for quantized graphs: it dequantizes and multiplies in float32. "
             f"{TENSORRT_PROVIDER} runs this bundle in INT8."
         ),
@@ -60,8 +53,6 @@ _TABLE = (
         name=TENSORRT_PROVIDER,
         needs_cuda=True,
         memory="cuda",
-        precision="int8",
-        precision_note="TensorRT builds INT8 engines from quantized graphs.",
         int8_option="trt_int8_enable",
     ),
     ProviderFacts(name="NvTensorRTRTXExecutionProvider", needs_cuda=True),

@@ -7,10 +7,9 @@ the CPU; here the first is an error, and so is the second unless the CPU provide
 
 from collections.abc import Mapping, Sequence
 
-import onnxruntime as ort
-
 from q8bert.machine.builds import installed_ort_build
 from q8bert.machine.cuda import cuda_driver, preload_cuda_libraries
+from q8bert.machine.onnx_runtime import ort
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER, facts_of
 from q8bert.spec.errors import ConfigError, ProviderError
 

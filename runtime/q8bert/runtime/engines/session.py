@@ -1,14 +1,19 @@
 """A loaded ONNX model on the execution providers that were asked for, and no others."""
 
+import ctypes
+import os
+import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
+from q8bert.machine.onnx_runtime import ort
+from q8bert.runtime.engines.kernels import KernelWatch, Products
 from q8bert.runtime.engines.optimized_cache import discard_entry, entry_key, find_entry, new_entry
 from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
@@ -21,7 +26,7 @@ from q8bert.runtime.engines.providers import (
     prepare_providers,
 )
 from q8bert.runtime.engines.session_options import session_options
-from q8bert.spec.errors import BundleError, ConfigError, ProviderError
+from q8bert.spec.errors import BundleError, ConfigError, ForkedError, ProviderError
 
 __all__ = ["Session", "run_bound"]
 
@@ -34,11 +39,15 @@ class Session:
 
     Args:
         model: Path of the ONNX file, or the model's bytes.
+        weights: Content of the files that bytes take weights from, by the names that the model has for them.
+        name: What the model is called in messages; its path if it has one.
         providers: Full names, or pairs of a name and its options, for example
             ``[("CUDAExecutionProvider", {"device_id": 1}), "CPUExecutionProvider"]``. Nodes that the others cannot run
             go to the CPU provider only if it is named.
-        threads: CPU threads; 0 leaves the choice to ONNX Runtime. The simple way where nothing else is to be chosen.
+        threads: CPU threads; 0 for the cores that this process may use. The simple way where nothing else is to be
+            chosen.
         options: Everything that can be chosen, instead of ``threads``.
+        watch: Counts the kernels of the first run, which :meth:`end_watch` returns.
 
     Raises:
         ConfigError: If providers, threads or options do not fit.
@@ -50,18 +59,32 @@ class Session:
         self,
         model: Path | bytes,
         *,
+        weights: Mapping[str, bytes] | None = None,
+        name: str = "the model",
         providers: Sequence[Provider] = (CPU_PROVIDER,),
         threads: int = 0,
         options: RuntimeOptions | None = None,
+        watch: KernelWatch | None = None,
     ) -> None:
         if options is not None and threads:
             raise ConfigError([f"give threads or options, not both; say options=RuntimeOptions(threads={threads})"])
         self.options = options or RuntimeOptions(threads=threads)
         self.providers = named_providers(providers)
         prepare_providers(self.providers)
-        self._session = _open(model, self.providers, self.options)
+        source = _Source(model, weights or {}, str(model) if isinstance(model, Path) else name, watch)
+        self._session = _open(source, self.providers, self.options)
         self._device = bound_device(self.providers)
         self.input_names = tuple(value.name for value in self._session.get_inputs())
+        self.products: Products | None = None
+        self._process = os.getpid()
+        # without threads of its own, and on the CPU alone, a session is only memory, which a fork copies
+        self._survives_fork = self.options.n_threads == 1 and [name for name, _ in self.providers] == [CPU_PROVIDER]
+        if not self._survives_fork and hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=partial(_never_end, weakref.ref(self)))
+
+    def end_watch(self, watch: KernelWatch) -> None:
+        """Count in :attr:`products` what ran since the session was made; None where that cannot be known."""
+        self.products = watch.products(self._session)
 
     def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         """Compute logits.
@@ -75,7 +98,13 @@ class Session:
         Raises:
             BundleError: If ONNX Runtime cannot run the model on these inputs, for example on more tokens than it has
                 positions for.
+            ForkedError: If this process was forked after the session was made, and the session has threads.
         """
+        if os.getpid() != self._process and not self._survives_fork:
+            raise ForkedError(
+                "the model was loaded before this process was forked, and its threads stayed behind. Load it after the "
+                "fork, or with one thread: RuntimeOptions.service(threads=1)"
+            )
         try:
             if self._device is not None:
                 return run_bound(self._session, inputs, self._device)
@@ -109,21 +138,42 @@ def run_bound(session: Any, inputs: Mapping[str, NDArray[np.int64]], device: tup
     return np.asarray(logits, dtype=np.float32)
 
 
-def _open(model: Path | bytes, providers: NamedProviders, options: RuntimeOptions) -> Any:
+def _never_end(reference: "weakref.ref[Session]") -> None:
+    # a forked process that ends would wait for the session's threads, which it does not have: let it keep the session
+    session = reference()
+    if session is not None:
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(session._session))
+
+
+@dataclass(frozen=True)
+class _Source:
+    model: Path | bytes
+    weights: Mapping[str, bytes]
+    name: str
+    watch: KernelWatch | None
+
+
+def _open(source: _Source, providers: NamedProviders, options: RuntimeOptions) -> Any:
     chosen = _session_options(providers, options)
+    model = source.model
     if options.cache_dir is None or (isinstance(model, Path) and not model.is_file()):
-        return _create(model, chosen, providers)
+        return _create(source, chosen, providers)
+    if source.weights:
+        # ONNX Runtime writes a graph that looks for the data beside itself
+        raise ConfigError(["cache_dir cannot be used with a model whose weights are in other files. Leave it out"])
     folder = Path(options.cache_dir)
     key = entry_key(model, providers=providers, options=options)
     entry = find_entry(folder, key)
     if entry is not None:
+        path, content = entry
         try:
-            return _create(entry, _session_options(providers, replace(options, optimization="none")), providers)
+            unchanged = _session_options(providers, replace(options, optimization="none"))
+            return _create(_Source(content, {}, str(path), source.watch), unchanged, providers)
         except BundleError as error:
-            discard_entry(entry, reason=str(error))
+            discard_entry(path, reason=str(error))
     with new_entry(folder, key) as path:
         chosen.optimized_model_filepath = str(path)
-        return _create(model, chosen, providers)
+        return _create(source, chosen, providers)
 
 
 def _session_options(providers: NamedProviders, options: RuntimeOptions) -> ort.SessionOptions:
@@ -133,10 +183,14 @@ def _session_options(providers: NamedProviders, options: RuntimeOptions) -> ort.
     return chosen
 
 
-def _create(model: Path | bytes, chosen: Any, providers: NamedProviders) -> Any:
+def _create(source: _Source, chosen: Any, providers: NamedProviders) -> Any:
+    if source.weights:
+        _give_weights(chosen, source.weights)
+    if source.watch is not None:
+        source.watch.arm(chosen)
     try:
         session = ort.InferenceSession(
-            model if isinstance(model, bytes) else str(model),
+            source.model if isinstance(source.model, bytes) else str(source.model),
             chosen,
             providers=[(name, dict(given)) for name, given in providers],
             enable_fallback=0,  # else a provider that fails is replaced by the CPU's
@@ -154,8 +208,17 @@ def _create(model: Path | bytes, chosen: Any, providers: NamedProviders) -> Any:
                 f"execution provider {', '.join(others)} was asked for and could not be started: {error}. "
                 "Check the options given to it"
             ) from error
-        name = "the model" if isinstance(model, bytes) else model
-        raise BundleError(f"ONNX Runtime {ort.__version__} could not load {name}: {error}") from error
+        raise BundleError(f"ONNX Runtime {ort.__version__} could not load {source.name}: {error}") from error
     check_active(providers, session.get_providers())
     session.disable_fallback()  # nor may a run that fails go on elsewhere
     return session
+
+
+def _give_weights(chosen: Any, weights: Mapping[str, bytes]) -> None:
+    give = getattr(chosen, "add_external_initializers_from_files_in_memory", None)
+    if give is None:
+        raise BundleError(
+            f"the model takes weights from {', '.join(weights)}, which ONNX Runtime {ort.__version__} could only read "
+            "by itself, unchecked. Install a newer one"
+        )
+    give(list(weights), list(weights.values()), [len(content) for content in weights.values()])

@@ -1,7 +1,6 @@
 """How a session of ONNX Runtime is told what :class:`~q8bert.runtime.engines.options.RuntimeOptions` say."""
 
-import onnxruntime as ort
-
+from q8bert.machine.onnx_runtime import ort
 from q8bert.runtime.engines.options import RuntimeOptions
 
 __all__ = ["session_options"]
@@ -25,7 +24,7 @@ def session_options(options: RuntimeOptions) -> ort.SessionOptions:
     """
     chosen = ort.SessionOptions()
     chosen.log_severity_level = 3
-    chosen.intra_op_num_threads = options.threads
+    chosen.intra_op_num_threads = options.n_threads
     chosen.enable_cpu_mem_arena = options.memory_arena
     chosen.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[options.optimization])
     chosen.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spinning)))

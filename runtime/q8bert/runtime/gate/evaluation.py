@@ -7,6 +7,7 @@ from pathlib import Path
 
 from q8bert.data.examples import Split
 from q8bert.data.readers import Format, read_split
+from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
 from q8bert.runtime.engines.providers import Provider
 from q8bert.runtime.predict.classifier import BatchSize, Classifier, Threads
@@ -25,8 +26,9 @@ class EvaluationReport:
     Attributes:
         task: Name of the task.
         split: Name of the split.
-        precision: What the provider really multiplied in: ``int8``, ``float32`` or ``unknown``.
-        precision_note: Why it is that precision.
+        precision: In what products with weights really ran: ``int8``, ``float32``, ``mixed`` or ``unknown``.
+        kernels: The same with counts, for example ``int8 (26 of 26 products)``.
+        precision_note: What was counted, and where.
         main_metric: The metric that the gate compares.
         metrics: Every metric of the task, as a fraction.
         n_rows: Rows scored.
@@ -39,6 +41,7 @@ class EvaluationReport:
     task: str
     split: str
     precision: str
+    kernels: str
     precision_note: str
     main_metric: str
     metrics: Mapping[str, float]
@@ -71,7 +74,7 @@ def evaluate(
         split: Name of the split.
         task: Another task with the same labels, for example QNLI for a bundle of RTE; default the bundle's own.
         providers: Execution providers by full name, or pairs of a name and its options.
-        threads: CPU threads; 0 leaves the choice to ONNX Runtime.
+        threads: CPU threads; 0 for the cores that this process may use.
         batch_size: Rows a batch.
         format: How the file of the split is written; see :func:`q8bert.data.readers.read_file`.
         skip_malformed: Leave malformed rows out instead of stopping.
@@ -85,7 +88,7 @@ def evaluate(
         ConfigError: If ``task`` has other labels than the bundle.
         InputError: If the data cannot be read, has no labels, or only such that the main metric is undefined.
     """
-    classifier = Classifier.load(bundle, providers=providers, threads=threads)
+    classifier = Classifier.load(bundle, providers=providers, options=RuntimeOptions.batch(threads=threads))
     chosen = task or classifier.task
     own = classifier.task.head
     if chosen.head != own:
@@ -100,6 +103,7 @@ def evaluate(
         task=chosen.name,
         split=split,
         precision=classifier.precision,
+        kernels=str(classifier.products or "unknown"),
         main_metric=chosen.data.main_metric,
         metrics=metrics,
         n_rows=len(rows.examples),

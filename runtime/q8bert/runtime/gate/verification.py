@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 from q8bert.data.readers import Format, read_split
+from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
 from q8bert.runtime.engines.providers import Provider
 from q8bert.runtime.gate.evaluation import score_split
+from q8bert.runtime.gate.twins import float_faults, refuse_strangers
 from q8bert.runtime.predict.classifier import BatchSize, Classifier, Threads
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError
@@ -23,16 +25,19 @@ class VerificationReport:
     """What the gate found.
 
     Attributes:
-        passed: Whether both conditions hold.
+        passed: Whether size, accuracy and precision are as they should be.
         failures: Why it did not pass, in words; empty when it did.
-        size_ratio: Bytes of the reference's model over bytes of the bundle's (``model.onnx`` and external data).
+        size_ratio: Bytes of the reference's model over bytes of the bundle's: all files but the tokenizer's and those
+            for people.
         min_size_ratio: Smallest ratio that passes.
         relative_loss: ``(reference − bundle) / reference`` of the main metric; negative is a gain.
         max_relative_loss: Largest loss that passes.
         task: Name of the task.
         split: Name of the split.
-        precision: What the provider really multiplied in, for the bundle: ``int8``, ``float32`` or ``unknown``.
-        precision_note: Why it is that precision.
+        precision: In what the bundle's products with weights really ran: ``int8``, ``float32``, ``mixed`` or
+            ``unknown``.
+        kernels: The same with counts, for example ``int8 (26 of 26 products)``.
+        precision_note: What was counted, and where.
         main_metric: The metric compared.
         metrics: All metrics of the bundle, as fractions.
         reference_metrics: All metrics of the reference.
@@ -51,6 +56,7 @@ class VerificationReport:
     task: str
     split: str
     precision: str
+    kernels: str
     precision_note: str
     main_metric: str
     metrics: Mapping[str, float]
@@ -77,7 +83,7 @@ def verify(
     skip_malformed: bool = False,
     show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> VerificationReport:
-    """Compare a bundle with its float twin in size and accuracy.
+    """Compare a bundle with its float twin in size and accuracy, and see that it runs in INT8.
 
     Args:
         bundle: The INT8 bundle's folder.
@@ -87,7 +93,7 @@ def verify(
         min_size_ratio: Smallest size ratio that passes.
         max_relative_loss: Largest relative loss of the main metric that passes, as a fraction.
         providers: Execution providers by full name, or pairs of a name and its options.
-        threads: CPU threads; 0 leaves the choice to ONNX Runtime.
+        threads: CPU threads; 0 for the cores that this process may use.
         batch_size: Rows a batch.
         format: How the file of the split is written; see :func:`q8bert.data.readers.read_file`.
         skip_malformed: Leave malformed rows out instead of stopping.
@@ -98,14 +104,13 @@ def verify(
 
     Raises:
         BundleError: If a bundle is incomplete or altered.
-        ConfigError: If a limit is not finite, the bundles are of different tasks, or the reference scores
-            zero or less, of which no relative loss can be formed.
+        ConfigError: If a limit is not finite, the bundles are no twins, or the reference scores zero or less, of which
+            no relative loss can be formed.
         InputError: If the data cannot be read, or has only labels such that the main metric is undefined.
     """
-    ours = Classifier.load(bundle, providers=providers, threads=threads)
-    theirs = Classifier.load(reference, providers=providers, threads=threads)
-    if ours.task != theirs.task:
-        raise ConfigError([f"{bundle} is of task {ours.task.name}, the reference {reference} of {theirs.task.name}"])
+    options = RuntimeOptions.batch(threads=threads)
+    ours, theirs = (Classifier.load(path, providers=providers, options=options) for path in (bundle, reference))
+    refuse_strangers(ours, theirs)
     task = ours.task
     rows = read_split(task, data_dir, split, format=format, skip_malformed=skip_malformed)
     refuse_undefined(task, rows.labels(), source=rows.source)
@@ -130,6 +135,7 @@ def verify(
         failures.append(f"size ratio {size_ratio:.3f} is below {min_size_ratio:g}")
     if relative_loss > max_relative_loss:
         failures.append(f"relative loss {relative_loss:.2%} of {main_metric} is above {max_relative_loss:.2%}")
+    failures += float_faults(ours)
     return VerificationReport(
         passed=not failures,
         size_ratio=size_ratio,
@@ -147,5 +153,6 @@ def verify(
         skipped=tuple(str(row) for row in rows.skipped),
         n_truncated=n_truncated,
         precision=ours.precision,
+        kernels=str(ours.products or "unknown"),
         precision_note=ours.precision_note,
     )

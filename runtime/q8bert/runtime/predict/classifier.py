@@ -3,30 +3,29 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from q8bert.runtime.engines.kernels import KernelWatch, Products
 from q8bert.runtime.engines.options import RuntimeOptions
-from q8bert.runtime.engines.precision import running_precision, with_int8_enabled
+from q8bert.runtime.engines.precision import precision_note, with_int8_enabled
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
 from q8bert.runtime.engines.providers import Provider
 from q8bert.runtime.engines.session import Session
+from q8bert.runtime.predict.model import BatchSize, BundleModel
+from q8bert.runtime.predict.parts import extreme_rows, task_and_tokenizer
 from q8bert.runtime.predict.rows import Texts, text_columns
-from q8bert.spec.bundle import Bundle, open_bundle
-from q8bert.spec.checked import checked, fitted
-from q8bert.spec.errors import BundleError, ConfigError, InputError
+from q8bert.spec.bundle import MODEL_FILE, TOKENIZER_FILE, Bundle, load_bundle
+from q8bert.spec.checked import checked
+from q8bert.spec.errors import BundleError, InputError
 from q8bert.spec.kinds import at_least, one_of
 from q8bert.tasks.head import Prediction
-from q8bert.tasks.task import Task, task_from_json
-from q8bert.text.batching import model_inputs, sorted_batches
 from q8bert.text.encoded import Encoded
-from q8bert.text.tokenizer import TextTokenizer
 
 __all__ = ["BatchSize", "Classifier", "OnLong", "Threads"]
 
-BatchSize = Annotated[int, at_least(1)]
 Threads = Annotated[int, at_least(0)]
 OnLong = Annotated[str, one_of(("truncate", "refuse"))]
 
@@ -34,30 +33,21 @@ OnLong = Annotated[str, one_of(("truncate", "refuse"))]
 class Classifier:
     """A bundle loaded and ready to run. Nothing changes after loading, so any number of threads may share it.
 
+    Pickled, it is the path of its bundle and its options: whoever unpickles it loads the bundle again. A process that
+    is forked may use it if it has one thread, and has to load its own otherwise.
+
     Example:
         >>> classifier = Classifier.load("bundle")  # doctest: +SKIP
         >>> classifier(["a charming film"])[0].label  # doctest: +SKIP
         'positive'
     """
 
-    def __init__(self, bundle: Bundle, session: Session, *, on_long: OnLong = "truncate") -> None:
-        manifest = bundle.manifest
-        missing = sorted(set(session.input_names) ^ set(manifest.input_names))
-        if missing:
-            raise BundleError(f"{bundle.path}: manifest and model disagree on the inputs {', '.join(missing)}")
+    def __init__(self, bundle: Bundle, session: Session, *, tokenizer: str, on_long: OnLong = "truncate") -> None:
         self.bundle = bundle
         self.on_long = on_long
         self._session = session
-        try:
-            self.task: Task = task_from_json(manifest.task, source=str(bundle.path))
-            self._tokenizer = TextTokenizer.load(bundle.tokenizer_path, max_length=manifest.max_length)
-        except (ConfigError, InputError) as error:
-            raise BundleError(f"{error}. Export the bundle again") from error
-        if manifest.pad_token_id >= self._tokenizer.vocabulary_size:
-            raise BundleError(
-                f"{bundle.path}: pad_token_id is {manifest.pad_token_id}, but the tokenizer has "
-                f"{self._tokenizer.vocabulary_size} tokens. Export the bundle again"
-            )
+        self.task, self._tokenizer = task_and_tokenizer(bundle, tokenizer, threads=session.options.n_threads)
+        self._model = BundleModel(bundle, session, self.task)
 
     @classmethod
     @checked
@@ -70,12 +60,12 @@ class Classifier:
         options: RuntimeOptions | None = None,
         on_long: OnLong = "truncate",
     ) -> "Classifier":
-        """Open a bundle, check its files and load its model.
+        """Open a bundle, check its files, load its model, and run a shortest and a longest row, which warms it up too.
 
         Args:
             bundle: The bundle's folder.
             providers: Execution providers by full name, or pairs of a name and its options, in order of preference.
-            threads: CPU threads; 0 leaves the choice to ONNX Runtime.
+            threads: CPU threads; 0 for the cores that this process may use.
             options: Everything that can be chosen, instead of ``threads``: ``RuntimeOptions.service()``, ``.batch()``.
             on_long: Rows longer than the bundle's maximum length: ``truncate`` them, or ``refuse`` them with an error.
 
@@ -83,25 +73,70 @@ class Classifier:
             The classifier.
 
         Raises:
-            BundleError: If the bundle is incomplete, altered or unreadable.
+            BundleError: If the bundle is incomplete, altered or unreadable, or its model cannot run what its manifest
+                allows.
             ConfigError: If providers, threads, options or ``on_long`` do not fit.
             ProviderError: If a provider that was asked for cannot be had.
         """
-        opened = open_bundle(bundle)
+        opened, contents = load_bundle(bundle)
+        model, tokenizer = (contents[name] for name in (MODEL_FILE, TOKENIZER_FILE))
         if opened.manifest.precision == "int8":
             providers = with_int8_enabled(providers)
-        session = Session(opened.model_path, providers=providers, threads=threads, options=options)
-        return cls(opened, session, on_long=on_long)
+        weights = {name: contents[name] for name in contents.keys() - {MODEL_FILE, TOKENIZER_FILE}}
+        with KernelWatch() as watch:
+            session = Session(
+                model, weights=weights, name=str(opened.model_path), providers=providers, threads=threads,
+                options=options, watch=watch,
+            )  # fmt: skip
+            classifier = cls(opened, session, tokenizer=tokenizer.decode("utf-8", "replace"), on_long=on_long)
+            classifier.prove(longest=True)
+            session.end_watch(watch)
+        return classifier
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a session cannot be copied to another process; where it came from can
+        session = self._session
+        arguments = self.bundle.path.resolve(), session.providers, session.options, self.on_long
+        return _loaded_again, (*arguments, self.bundle.manifest.digest)
+
+    def __copy__(self) -> Self:
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self  # nothing in it changes
+
+    @property
+    def threads(self) -> int:
+        """CPU threads that share one operator."""
+        return self._session.options.n_threads
+
+    def prove(self, *, longest: bool = False) -> None:
+        """Run the shortest row that the tokenizer makes, and see that logits of the task's width come out.
+
+        Args:
+            longest: Whether a row of the bundle's maximum length is run too, of the largest token id.
+
+        Raises:
+            BundleError: If the model cannot run such a row.
+        """
+        self._model.prove(extreme_rows(self.bundle, self.task, self._tokenizer, longest=longest))
+
+    @property
+    def products(self) -> Products | None:
+        """How many products with weights really ran in integers when the model was loaded; None where nobody looked."""
+        return self._session.products
 
     @property
     def precision(self) -> str:
-        """In what the first provider really multiplies: ``int8``, ``float32`` or ``unknown``."""
-        return self._running_precision()[0]
+        """In what products with weights really run: ``int8``, ``float32``, ``mixed`` or ``unknown``."""
+        return "unknown" if self.products is None else self.products.precision
 
     @property
     def precision_note(self) -> str:
-        """A sentence that says why it is :attr:`precision`, and what else could be done."""
-        return self._running_precision()[1]
+        """A sentence on what was counted, and what else could be done."""
+        return precision_note(
+            self.products, bundle_precision=self.bundle.manifest.precision, providers=self._session.providers
+        )
 
     def __call__(
         self, texts: Texts, text_pairs: Sequence[str] | None = None, *, batch_size: int = 32
@@ -122,12 +157,13 @@ class Classifier:
             BundleError: If the model's output is of another width than the task's, or holds NaN or infinity.
         """
         encoded = self.encode(texts, text_pairs)
-        return self._predictions(self.run(encoded, batch_size=batch_size), encoded)
+        logits = self.run(encoded, batch_size=batch_size)
+        return self._predictions(logits, [row in encoded.truncated for row in range(len(encoded))])
 
     def answers(
         self, texts: Texts, text_pairs: Sequence[str] | None = None, *, batch_size: int = 32
-    ) -> list[Prediction | InputError]:
-        """Classify like a call, but a row refused for its length gets its error in the place of its answer.
+    ) -> list[Prediction | InputError | BundleError]:
+        """Classify like a call, but a row that is too long, or that the model fails on, gets an error of its own.
 
         Args:
             texts: First or only texts; or pairs as tuples.
@@ -139,13 +175,12 @@ class Classifier:
 
         Raises:
             InputError: As for a call, except for long rows.
-            BundleError: As for a call.
         """
         encoded = self._encode(texts, text_pairs)
         refused = encoded.truncated if self.on_long == "refuse" else frozenset()
         accepted = encoded.select([row for row in range(len(encoded)) if row not in refused])
-        predictions = iter(self._predictions(self.run(accepted, batch_size=batch_size), accepted))
-        return [self._too_long("the text") if row in refused else next(predictions) for row in range(len(encoded))]
+        outcomes = iter(self.outcomes(accepted, batch_size=batch_size))
+        return [self._too_long("the text") if row in refused else next(outcomes) for row in range(len(encoded))]
 
     def logits(
         self, texts: Texts, text_pairs: Sequence[str] | None = None, *, batch_size: int = 32
@@ -182,7 +217,8 @@ class Classifier:
         encoded = self._encode(texts, text_pairs)
         if self.on_long == "refuse" and encoded.truncated:
             row, more = min(encoded.truncated), len(encoded.truncated) - 1
-            raise self._too_long(f"row {row}" + (f" (and {more} more)" if more else ""))
+            where = f"row {row}" if len(encoded) > 1 else "the text"
+            raise self._too_long(where + (f" (and {more} more)" if more else ""))
         return encoded
 
     def run(
@@ -204,34 +240,38 @@ class Classifier:
 
         Raises:
             ConfigError: If ``batch_size`` is no whole number of at least 1.
-            BundleError: If the model's output is of another width than the task's, or holds NaN or infinity.
+            BundleError: If the model cannot run a row, its output is of another width than the task's, or holds NaN or
+                infinity.
         """
-        batch_size = fitted(BatchSize, batch_size, "batch_size")
-        manifest = self.bundle.manifest
         logits = np.zeros((len(encoded), self.task.head.n_outputs), dtype=np.float32)
-        n_done = 0
-        for rows in sorted_batches(encoded.lengths, batch_size):
-            inputs = model_inputs(encoded, rows, manifest.input_names, pad_token_id=manifest.pad_token_id)
-            output = self._session.run(inputs)
-            if output.shape != (len(rows), self.task.head.n_outputs):
-                raise BundleError(
-                    f"{self.bundle.path}: the model's output is {output.shape} for {len(rows)} rows; task "
-                    f"{self.task.name} needs a width of {self.task.head.n_outputs}"
-                )
-            logits[rows] = output
-            n_done += len(rows)
-            show_progress(n_done, len(encoded))
-        if not np.all(np.isfinite(logits)):
-            raise BundleError(f"{self.bundle.path}: the model gave logits that are not finite (NaN or infinity)")
+        for row, output in self._model.outputs(encoded, batch_size=batch_size, show_progress=show_progress):
+            if isinstance(output, BundleError):
+                raise output
+            logits[row] = output
         return logits
+
+    def outcomes(self, encoded: Encoded, *, batch_size: int = 32) -> list[Prediction | BundleError]:
+        """Classify rows that :meth:`encode` gave; a row that the model fails on gets its own error, and no other does.
+
+        Args:
+            encoded: Ids of n rows.
+            batch_size: Rows a batch.
+
+        Returns:
+            One prediction or error a row, in order; no two rows share an error.
+        """
+        outputs = dict[int, Any](self._model.outputs(encoded, batch_size=batch_size))
+        whole = {row: output for row, output in outputs.items() if not isinstance(output, BundleError)}
+        logits = np.stack([*whole.values()]) if whole else np.zeros((0, self.task.head.n_outputs), dtype=np.float32)
+        outputs |= dict(zip(whole, self._predictions(logits, [row in encoded.truncated for row in whole]), strict=True))
+        return [outputs[row] for row in range(len(encoded))]
+
+    def tokenizes_like(self, other: "Classifier") -> bool:
+        """Whether every text becomes the same ids here and there."""
+        return self._tokenizer.is_same_as(other._tokenizer)
 
     def _encode(self, texts: Texts, text_pairs: Sequence[str] | None) -> Encoded:
         return self._tokenizer.encode(*text_columns(self.task, texts, text_pairs))
-
-    def _running_precision(self) -> tuple[str, str]:
-        session = self._session
-        precision = self.bundle.manifest.precision
-        return running_precision(session.providers, precision, optimization=session.options.optimization)
 
     def _too_long(self, what: str) -> InputError:
         return InputError(
@@ -239,8 +279,18 @@ class Classifier:
             "long rows are refused. Shorten it, or load the classifier with on_long='truncate'"
         )
 
-    def _predictions(self, logits: NDArray[np.float32], encoded: Encoded) -> list[Prediction]:
+    def _predictions(self, logits: NDArray[np.float32], truncated: Sequence[bool]) -> list[Prediction]:
         predictions = self.task.head.decode(logits)
-        for row in encoded.truncated:
-            predictions[row] = replace(predictions[row], truncated=True)
-        return predictions
+        return [
+            replace(prediction, truncated=True) if is_cut else prediction
+            for prediction, is_cut in zip(predictions, truncated, strict=True)
+        ]
+
+
+def _loaded_again(
+    path: Path, providers: Sequence[Provider], options: RuntimeOptions, on_long: OnLong, digest: str
+) -> Classifier:
+    classifier = Classifier.load(path, providers=providers, options=options, on_long=on_long)
+    if classifier.bundle.manifest.digest != digest:
+        raise BundleError(f"{path} is not the bundle any more that was there when its classifier was pickled")
+    return classifier

@@ -9,11 +9,12 @@ from pathlib import Path
 
 from q8bert.data.examples import text_columns
 from q8bert.data.readers import Format, read_file
+from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
 from q8bert.runtime.engines.providers import Provider
 from q8bert.runtime.predict.classifier import BatchSize, Classifier, OnLong, Threads
 from q8bert.spec.checked import checked
-from q8bert.spec.errors import InputError
+from q8bert.spec.errors import BundleError, InputError
 from q8bert.spec.files import new_file
 from q8bert.tasks.head import Prediction
 
@@ -66,7 +67,7 @@ def predict_file(
         source: A table with the task's columns, labelled or not, or JSON lines with ``text`` and ``text_pair``.
         output: File to write.
         providers: Execution providers by full name, or pairs of a name and its options.
-        threads: CPU threads; 0 leaves the choice to ONNX Runtime.
+        threads: CPU threads; 0 for the cores that this process may use.
         batch_size: Rows a batch.
         format: How ``source`` is written; see :func:`q8bert.data.readers.read_file`.
         skip_malformed: Leave malformed rows out instead of stopping; ``index`` counts them too.
@@ -83,7 +84,8 @@ def predict_file(
         OutputError: If the output cannot be written.
     """
     source, output = Path(source), Path(output)
-    classifier = Classifier.load(bundle, providers=providers, threads=threads, on_long=on_long)
+    options = RuntimeOptions.batch(threads=threads)
+    classifier = Classifier.load(bundle, providers=providers, options=options, on_long=on_long)
     if not output.parent.is_dir():
         raise InputError(f"cannot write {output}: the folder {output.parent} does not exist")
     if output.exists() and not output.is_file():
@@ -103,8 +105,8 @@ def predict_file(
             chunk = split.examples[start : start + _CHUNK]
             answers = classifier.answers(*text_columns(chunk), batch_size=batch_size)
             for index, answer in zip(numbers[start : start + _CHUNK], answers, strict=True):
-                if isinstance(answer, InputError):
-                    raise InputError(f"{source}, index {index}: {answer}") from answer
+                if isinstance(answer, InputError | BundleError):
+                    raise type(answer)(f"{source}, index {index}: {answer}") from answer
                 n_truncated += answer.truncated
                 file.write(_line(index, answer).encode("utf-8"))
             show_progress(start + len(chunk), len(split.examples))

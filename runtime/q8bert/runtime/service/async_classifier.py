@@ -1,53 +1,57 @@
 """A classifier for asyncio services: callers send one row each, the model gets batches.
 
-A row waits until ``max_batch_size`` rows are there or the oldest has waited ``max_delay_ms``; while the model runs,
-rows gather for the next batch. The model runs on threads of its own, so the event loop stays free. The queue is
-bounded: a caller that finds it full is refused at once, which is better for everybody than an answer that comes too
-late.
-
-Everything but the model's run happens on the event loop, so there are no locks.
+A row is checked and tokenized at the call, on a small pool of threads, and waits until the rows that suit it fill a
+batch or the oldest has waited ``max_delay_ms``; while the workers are busy, rows gather for the next batch. The model
+runs on threads of its own, so the event loop stays free. What waits is bounded: a caller that finds the queue full, or
+whose deadline cannot be made, is refused at once, which is better for everybody than an answer that comes too late.
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass
-from types import TracebackType
+from contextlib import contextmanager, suppress
+from types import EllipsisType, TracebackType
 from typing import Annotated, Self
 
+from q8bert.machine.cores import available_cores
 from q8bert.runtime.predict.classifier import BatchSize, Classifier
-from q8bert.runtime.predict.rows import text_columns
+from q8bert.runtime.predict.rows import Columns, Row, refuse_unordered, text_columns
+from q8bert.runtime.service.filling import BatchLimits
+from q8bert.runtime.service.request import Outcome, Request, settle
+from q8bert.runtime.service.row_queue import RowQueue
 from q8bert.runtime.service.service_counters import ServiceCounters, ServiceSnapshot
+from q8bert.runtime.service.workers import Workers
 from q8bert.spec.checked import checked
-from q8bert.spec.errors import ClosedError, DeadlineError, InputError, QueueFullError
-from q8bert.spec.kinds import above, at_least
+from q8bert.spec.errors import ClosedError, DeadlineError, InputError, Q8BertError, QueueFullError, WorkerError
+from q8bert.spec.kinds import above, at_least, share
 from q8bert.tasks.head import Prediction
+from q8bert.text.encoded import Encoded
 
 __all__ = ["AsyncClassifier"]
 
-_Answer = asyncio.Future[Prediction]
+# tokenizing a row takes a hundredth of the time that the model takes for it
+_TOKENIZER_THREADS = 2
 
-
-@dataclass(eq=False)
-class _Request:
-    text: str
-    text_pair: str | None
-    answer: _Answer
-    arrived: float
-    deadline: float | None
+Seconds = Annotated[float, above(0)]
 
 
 class AsyncClassifier:
-    """Answers single rows of many callers in batches; an async context manager.
+    """Answers single rows of many callers in batches; an async context manager. Any event loop may call it.
 
     Args:
         classifier: The loaded classifier; ``RuntimeOptions.service()`` suits it.
         max_batch_size: Most rows in a batch.
-        max_delay_ms: Longest time that a row waits for others, in milliseconds, while the model is idle.
+        max_batch_tokens: Most tokens in a batch, padding included; a row that is longer goes alone.
+        max_padding: Most padding of a row, as a share of the longest row of its batch; 8 tokens are always allowed.
+        max_delay_ms: Longest time that a row waits for others, in milliseconds, while a worker is idle.
         max_queue: Most rows that wait.
+        max_characters: Most characters of a row, both texts together; longer ones are refused before any work is done.
         timeout_s: Default deadline of a call, in seconds from the call; None for none.
-        workers: Threads that run the model, each on a batch of its own.
+        drain_s: How long leaving the context waits for rows that are not answered yet; None for as long as it takes.
+        workers: Threads that run the model, each on a batch of its own. Default: so many that together with the
+            classifier's own threads they use the cores that this process may use.
 
     Raises:
         ConfigError: If a value is of another type or out of range.
@@ -63,30 +67,37 @@ class AsyncClassifier:
         classifier: Classifier,
         *,
         max_batch_size: BatchSize = 32,
+        max_batch_tokens: Annotated[int, at_least(1)] = 4096,
+        max_padding: Annotated[float, share()] = 0.25,
         max_delay_ms: Annotated[float, at_least(0)] = 2.0,
         max_queue: Annotated[int, at_least(1)] = 1024,
-        timeout_s: Annotated[float, above(0)] | None = None,
-        workers: Annotated[int, at_least(1)] = 1,
+        max_characters: Annotated[int, at_least(1)] = 100_000,
+        timeout_s: Seconds | None = None,
+        drain_s: Annotated[float, at_least(0)] | None = 30.0,
+        workers: Annotated[int, at_least(1)] | None = None,
     ) -> None:
         self._classifier = classifier
-        self._max_batch_size = max_batch_size
-        self._max_delay_s = max_delay_ms / 1000
-        self._max_queue = max_queue
-        self._timeout_s = timeout_s
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="q8bert")
-        self._n_workers = workers
-        self._workers: list[asyncio.Task[None]] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._closing = False
-        self._waiting: dict[_Request, None] = {}  # in order of arrival, and quick to remove from
-        self._some, self._enough = asyncio.Event(), asyncio.Event()
+        self._max_characters, self._timeout_s, self._drain_s = max_characters, timeout_s, drain_s
+        self._n_workers = workers or max(1, available_cores() // classifier.threads)
+        # so many rows of one caller are on their way at once: they keep all workers busy and leave room for others
+        self._n_at_once = max(1, min(max_queue // 2, 4 * self._n_workers * max_batch_size))
         self._counters = ServiceCounters()
+        self._queue = RowQueue(
+            limits=BatchLimits(rows=max_batch_size, tokens=max_batch_tokens, padding=max_padding),
+            max_rows=max_queue,
+            max_delay_s=max_delay_ms / 1000,
+            n_workers=self._n_workers,
+        )
+        self._workers = Workers(self._n_workers, queue=self._queue, compute=self._compute, counters=self._counters)
+        self._tokenizers = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="q8bert-tokenizer")
+        self._opened_in: int | None = None  # the process
+        self._is_closed = False
 
     async def __aenter__(self) -> Self:
-        if self._loop is not None:
+        if self._opened_in is not None or self._is_closed:
             raise ClosedError("an AsyncClassifier is entered once; make a new one, the classifier can be shared")
-        self._loop = asyncio.get_running_loop()
-        self._workers = [self._loop.create_task(self._work()) for _ in range(self._n_workers)]
+        self._opened_in = os.getpid()
+        self._workers.start()
         return self
 
     async def __aexit__(
@@ -94,52 +105,106 @@ class AsyncClassifier:
     ) -> None:
         await self.close()
 
-    async def __call__(self, text: str, text_pair: str | None = None, *, timeout_s: float | None = None) -> Prediction:
+    async def __call__(
+        self, text: str, text_pair: str | None = None, *, timeout_s: float | EllipsisType | None = ...
+    ) -> Prediction:
         """Classify one row.
 
         Args:
             text: The first or only text.
             text_pair: The second text, for a task on pairs.
-            timeout_s: Deadline in seconds from now, instead of the default one; a row that still waits when it passes
-                is not computed.
+            timeout_s: Deadline in seconds from now, instead of the service's own; None for none. A row that still waits
+                when it passes is not computed.
 
         Returns:
             The prediction.
 
         Raises:
-            InputError: If the row does not fit the task, or is too long where the classifier refuses long rows, or
-                ``timeout_s`` is no number.
+            InputError: If the row does not fit the task, is too long where the classifier refuses long rows, has more
+                than ``max_characters``, or ``timeout_s`` is no number.
             QueueFullError: If ``max_queue`` rows wait already.
-            DeadlineError: If the deadline passed.
+            DeadlineError: If the deadline passed, or cannot be made.
             ClosedError: If the service is not open.
-            BundleError: If the model cannot run the batch; every caller of the batch gets the same error.
+            BundleError: If the model cannot run this row.
+            WorkerError: If something unforeseen happened.
         """
-        timeout_s = self._timeout_s if timeout_s is None else timeout_s
         with self._counted():
-            self._check_open()
-            text_columns(self._classifier.task, [text], None if text_pair is None else [text_pair])
-            request = self._enqueue(text, text_pair, timeout_s)
-            return await self._wait_for(request, timeout_s)
+            row = text if text_pair is None else (text, text_pair)
+            return await self._answer(row, self._deadline(timeout_s))
+
+    async def many(
+        self, rows: Iterable[Row], *, timeout_s: float | EllipsisType | None = ...
+    ) -> list[Prediction | Q8BertError]:
+        """Classify many rows of one caller, of which no more wait at once than leave room for other callers.
+
+        Args:
+            rows: Texts, or pairs of texts; taken as they are needed.
+            timeout_s: Deadline of all of them in seconds from now, instead of the service's own; None for none.
+
+        Returns:
+            One prediction a row, in order, or the error that a call with this row alone would raise.
+
+        Raises:
+            InputError: If ``rows`` is no collection with an order, or ``timeout_s`` no number.
+            DeadlineError: If it is not above 0.
+        """
+        refuse_unordered(rows)
+        deadline = self._deadline(timeout_s)
+        numbered, outcomes = enumerate(rows), dict[int, Outcome]()
+
+        async def send() -> None:
+            for number, row in numbered:
+                try:
+                    with self._counted():
+                        outcomes[number] = await self._answer(row, deadline)
+                except Q8BertError as error:
+                    outcomes[number] = error
+
+        senders = [asyncio.ensure_future(send()) for _ in range(self._n_at_once)]
+        try:
+            await asyncio.gather(*senders)
+        finally:  # one of them failed, for the rows' own iterator raised something, or the caller is gone
+            for sender in senders:
+                sender.cancel()
+        return [outcomes[number] for number in range(len(outcomes))]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether the service is open, its workers run, and not all of the last batches failed unforeseen."""
+        return self._opened_in == os.getpid() and not self._is_closed and self._workers.are_healthy
 
     def snapshot(self) -> ServiceSnapshot:
-        """Return the counters as they are now; call it on the event loop."""
-        return self._counters.snapshot(queue_length=len(self._waiting))
+        """Return the counters as they are now; from any thread."""
+        n_waiting, n_running = self._queue.counts()
+        return self._counters.snapshot(
+            healthy=self.healthy, workers=self._n_workers, queue_length=n_waiting, running=n_running
+        )
 
-    async def close(self) -> None:
+    async def close(self, *, drain_s: float | EllipsisType | None = ...) -> None:
         """Refuse new calls, answer those that wait, and end the threads. A second call does no harm.
 
         When the caller of this is cancelled, the waiting rows are still answered.
+
+        Args:
+            drain_s: How long to wait for rows that are not answered yet, instead of the service's own; None for as long
+                as it takes. Rows that are not answered by then fail with a
+                :class:`~q8bert.spec.errors.ClosedError`.
         """
-        self._closing = True
-        self._signal()
-        if self._workers:
-            await asyncio.wait(self._workers)
-        self._pool.shutdown(wait=False)
+        self._is_closed = True
+        self._queue.close()
+        if self._opened_in == os.getpid():
+            loop = asyncio.get_running_loop()
+            ended = loop.create_future()
+            self._workers.when_ended(lambda: _tell(loop, ended))
+            await asyncio.wait([ended], timeout=self._drain_s if isinstance(drain_s, EllipsisType) else drain_s)
+        given_up = self._queue.abandon(for_good=True)
+        settle((request, ClosedError("the service was closed before the row was answered")) for request in given_up)
+        self._tokenizers.shutdown(wait=False)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
         """Count a call and how it ends; the only place that does."""
-        started = asyncio.get_running_loop().time()
+        started = time.monotonic()
         self._counters.request_came()
         outcome = "failed"
         try:
@@ -158,106 +223,73 @@ class AsyncClassifier:
             outcome = "cancelled"
             raise
         finally:
-            seconds = asyncio.get_running_loop().time() - started
-            self._counters.request_ended(outcome, latency_ms=1000 * seconds)
+            self._counters.request_ended(outcome, latency_ms=1000 * (time.monotonic() - started))
 
-    def _check_open(self) -> None:
-        if self._loop is None or self._closing:
-            state = "closed" if self._closing else "not open yet; use it as `async with AsyncClassifier(…) as service`"
-            raise ClosedError(f"the service is {state}")
-        if self._loop is not asyncio.get_running_loop():
-            raise ClosedError("the service is open on another event loop; make one for each loop")
-
-    def _enqueue(self, text: str, text_pair: str | None, timeout_s: float | None) -> _Request:
-        if timeout_s is not None and not isinstance(timeout_s, int | float):
+    def _deadline(self, timeout_s: float | EllipsisType | None) -> float | None:
+        if isinstance(timeout_s, EllipsisType):
+            timeout_s = self._timeout_s
+        if timeout_s is None:
+            return None
+        if not isinstance(timeout_s, int | float) or isinstance(timeout_s, bool):
             raise InputError(f"timeout_s must be a number of seconds or None, got {timeout_s!r}")
-        if timeout_s is not None and not timeout_s > 0:
+        if not timeout_s > 0:
             raise DeadlineError(f"the deadline had passed before the call (timeout_s={timeout_s})")
-        if len(self._waiting) >= self._max_queue:
-            raise QueueFullError(f"{self._max_queue} rows wait already; try again later, or raise max_queue")
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        deadline = None if timeout_s is None else now + timeout_s
-        request = _Request(text, text_pair, loop.create_future(), now, deadline)
-        self._waiting[request] = None
-        self._signal()
-        return request
+        return time.monotonic() + timeout_s
 
-    async def _wait_for(self, request: _Request, timeout_s: float | None) -> Prediction:
+    async def _answer(self, row: Row, deadline: float | None) -> Prediction:
+        if self._opened_in != os.getpid():
+            where = "not open yet; use it as `async with AsyncClassifier(…) as service`"
+            raise ClosedError(f"the service is {where if self._opened_in is None else 'open in another process'}")
+        arrived = time.monotonic()
+        columns = text_columns(self._classifier.task, [row], None)
+        n_characters = sum(len(text) for column in columns if column is not None for text in column)
+        if n_characters > self._max_characters:
+            raise InputError(f"the row has {n_characters} characters, and at most {self._max_characters} are taken")
+        self._queue.reserve()
         try:
-            async with asyncio.timeout(timeout_s) as limit:
-                return await request.answer
+            async with asyncio.timeout(None if deadline is None else deadline - arrived) as limit:
+                request = await self._waiting(columns, arrived, deadline)
+                try:
+                    return await request.answer
+                finally:
+                    self._queue.withdraw(request)
         except TimeoutError as error:
             if limit.expired():
-                raise DeadlineError(f"no answer within {timeout_s} s") from error
+                raise DeadlineError("no answer by the deadline") from error
             raise
-        finally:
-            self._waiting.pop(request, None)
-            self._signal()
 
-    def _signal(self) -> None:
-        """Let the events follow the queue."""
-        for event, holds in (
-            (self._some, bool(self._waiting) or self._closing),
-            (self._enough, len(self._waiting) >= self._max_batch_size or self._closing),
-        ):
-            if holds:
-                event.set()
-            else:
-                event.clear()
-
-    async def _work(self) -> None:
+    async def _waiting(self, columns: Columns, arrived: float, deadline: float | None) -> Request:
+        """Tokenize a row and let it wait; its place in the queue was reserved."""
         loop = asyncio.get_running_loop()
-        while batch := await self._next_batch():
-            run = loop.run_in_executor(self._pool, self._compute, batch)
-            await asyncio.wait([run])
-            self._counters.batch_computed(len(batch))
-            error = run.exception()
-            outcomes: Sequence[Prediction | BaseException] = run.result() if error is None else [error] * len(batch)
-            for request, outcome in zip(batch, outcomes, strict=True):
-                if request.answer.done():
-                    continue  # its caller is gone
-                if isinstance(outcome, BaseException):
-                    request.answer.set_exception(outcome)
-                else:
-                    request.answer.set_result(outcome)
+        try:
+            encoded = await loop.run_in_executor(self._tokenizers, self._classifier.encode, *columns)
+            request = Request(
+                encoded=encoded,
+                n_tokens=int(encoded.lengths[0]),
+                answer=loop.create_future(),
+                arrived=arrived,
+                deadline=deadline,
+            )
+            self._queue.put(request)
+            return request
+        except (Q8BertError, asyncio.CancelledError):
+            raise
+        except BaseException as error:
+            raise WorkerError(f"the row was not tokenized: {type(error).__name__}: {error}") from error
+        finally:
+            self._queue.release()
 
-    async def _next_batch(self) -> list[_Request]:
-        """Wait for rows; an empty list says that the service is closed and the queue drained."""
-        while True:
-            await self._some.wait()
-            if not self._waiting:  # another worker was quicker, the caller is gone, or nobody comes any more
-                if self._closing:
-                    return []
-                continue
-            await self._gather()
-            if batch := self._take():
-                return batch
+    def _compute(self, rows: Encoded) -> Sequence[Outcome]:
+        outcomes = self._classifier.outcomes(rows, batch_size=len(rows))
+        if all(isinstance(outcome, Q8BertError) for outcome in outcomes):
+            self._classifier.prove()  # the rows, or the model? a GPU may be lost
+        return outcomes
 
-    async def _gather(self) -> None:
-        """Wait until the queue fills a batch or its oldest row has waited long enough."""
-        remaining = next(iter(self._waiting)).arrived + self._max_delay_s - asyncio.get_running_loop().time()
-        if remaining > 0:
-            try:
-                async with asyncio.timeout(remaining):
-                    await self._enough.wait()
-            except TimeoutError:
-                pass
 
-    def _take(self) -> list[_Request]:
-        now = asyncio.get_running_loop().time()
-        batch: list[_Request] = []
-        for request in list(self._waiting):
-            if len(batch) == self._max_batch_size:
-                break
-            del self._waiting[request]
-            # one whose deadline passed while the loop was busy gets its error from its own timer
-            if not request.answer.done() and (request.deadline is None or now < request.deadline):
-                batch.append(request)
-        self._signal()
-        return batch
+def _tell(loop: asyncio.AbstractEventLoop, ended: asyncio.Future[None]) -> None:
+    def set_it() -> None:
+        if not ended.done():
+            ended.set_result(None)
 
-    def _compute(self, batch: Sequence[_Request]) -> list[Prediction | InputError]:
-        texts = [request.text for request in batch]
-        pairs = [request.text_pair or "" for request in batch] if self._classifier.task.data.has_pairs else None
-        return self._classifier.answers(texts, pairs, batch_size=self._max_batch_size)
+    with suppress(RuntimeError):  # who closed the service has closed the loop meanwhile
+        loop.call_soon_threadsafe(set_it)

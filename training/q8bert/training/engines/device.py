@@ -3,11 +3,11 @@
 import os
 import re
 
-import onnxruntime as ort
 import torch
 
 from q8bert.machine.builds import installed_ort_build
 from q8bert.machine.cuda import preload_cuda_libraries
+from q8bert.machine.onnx_runtime import ort
 from q8bert.spec.errors import ConfigError, ProviderError
 
 __all__ = ["CUDA_PROVIDER", "check_training_build", "resolve_device"]

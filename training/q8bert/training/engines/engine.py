@@ -33,7 +33,8 @@ class StepResult:
     Attributes:
         loss: Mean loss of the batch, float32 scalar.
         outputs: The objective's outputs, float32 ``(batch, …)``, by name.
-        observations: Float32 ``(n_sites,)``, ``max |x|`` of each site over real tokens; empty for a float model.
+        observations: Float32 ``(n_sites,)``, the range that each site's real tokens need; empty for a float
+            model.
     """
 
     loss: Tensor

@@ -14,7 +14,7 @@ from q8bert.training.engines.ort_session import BoundSession
 from q8bert.training.objectives.objective import Objective
 from q8bert.training.programs.cache import Programs
 from q8bert.training.programs.dropout import DropoutMasks, read_dropout_inputs
-from q8bert.training.quantization.quantized_model import smoothing_inputs
+from q8bert.training.quantization.quantized_model import site_inputs
 from q8bert.training.quantization.sites import Site
 from q8bert.training.quantization.weights import TrainableWeights
 
@@ -51,7 +51,7 @@ class OrtEngine:
         # what the programs read and write: the weights' own buffers, or copies in the programs' precision
         self._read = {name: tensor.to(self._dtype) for name, tensor in weights.effective.items()}
         self._written = {name: tensor.to(self._dtype) for name, tensor in weights.gradients.items()}
-        self._smoothing = {name: factors.to(self._device) for name, factors in smoothing_inputs(sites).items()}
+        self._of_sites = {name: values.to(self._device) for name, values in site_inputs(sites).items()}
         self._training = self._bound(programs.training, threads)
         self._evaluation = self._bound(programs.evaluation, threads)
         for name, gradient in self._written.items():
@@ -81,7 +81,7 @@ class OrtEngine:
 
     def _bound(self, program: bytes, threads: int) -> BoundSession:
         session = BoundSession(program, self._device, threads)
-        for name, tensor in (self._read | self._smoothing).items():
+        for name, tensor in (self._read | self._of_sites).items():
             session.bind_input(name, tensor)
         return session
 

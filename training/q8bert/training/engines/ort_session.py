@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from torch import Tensor
 
+from q8bert.machine.onnx_runtime import ort
 from q8bert.spec.errors import ProviderError
 from q8bert.training.engines.device import CUDA_PROVIDER
 

@@ -16,10 +16,10 @@ from q8bert.training.quantization.weights import TrainableWeights
 __all__ = ["TorchEngine", "quantize_activation"]
 
 
-def quantize_activation(x: Tensor, scale: Tensor, site: int, /) -> Tensor:  # noqa: ARG001 - every quantizer is told the site
+def quantize_activation(x: Tensor, scale: Tensor, zero_point: Tensor, site: int, /) -> Tensor:  # noqa: ARG001 - every quantizer is told the site
     """Fake-quantize one activation in torch, as an ``ActivationQuantizer``."""
     # in float32 whatever the precision of x: float16 cannot tell the borders between codes apart
-    return fake_quantize(x.float(), scale).to(x.dtype)
+    return fake_quantize(x.float(), scale, zero_point).to(x.dtype)
 
 
 class TorchEngine:

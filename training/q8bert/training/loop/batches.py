@@ -15,6 +15,7 @@ from q8bert.text.batching import model_inputs, shuffled_batches, sorted_batches
 from q8bert.text.encoded import Encoded
 from q8bert.text.tokenizer import TextTokenizer
 from q8bert.training.engines.engine import Batch
+from q8bert.training.objectives.distillation import teacher_target
 from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 
 __all__ = ["TokenizedSplit", "passes_of_steps", "shared_out", "tokenize_split"]
@@ -30,6 +31,8 @@ class TokenizedSplit:
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
         target_scale: Between scores and what the model computes.
+        teacher: What a teacher said of every row, float64 ``(n, n_outputs)``: logits, or scores in the user's units;
+            None where none is learned from.
     """
 
     encoded: Encoded
@@ -37,13 +40,19 @@ class TokenizedSplit:
     input_names: tuple[str, ...]
     pad_token_id: int
     target_scale: TargetScale = UNSCALED
+    teacher: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.encoded)
 
     def select(self, rows: NDArray[np.int64]) -> "TokenizedSplit":
         """Return some of the rows, in the order given and numbered anew."""
-        return replace(self, encoded=self.encoded.select(rows.tolist()), labels=self.labels[rows])
+        return replace(
+            self,
+            encoded=self.encoded.select(rows.tolist()),
+            labels=self.labels[rows],
+            teacher=None if self.teacher is None else self.teacher[rows],
+        )
 
     def training_steps(self, rows_per_step: int, *, seed: int, start: int) -> Iterator[NDArray[np.int64]]:
         """Yield the row numbers of one optimizer step after the other, epoch after epoch, without end.
@@ -79,7 +88,10 @@ class TokenizedSplit:
 
     def _targets(self, rows: NDArray[np.int64]) -> dict[str, Tensor]:
         labels = self.labels[rows]
-        return {"labels": self.target_scale.standardize(labels) if labels.is_floating_point() else labels}
+        targets = {"labels": self.target_scale.standardize(labels) if labels.is_floating_point() else labels}
+        if self.teacher is not None:  # logits of labels have no units, and so none to be brought to
+            targets[teacher_target("logits")] = self.target_scale.standardize(self.teacher[rows])
+        return targets
 
 
 def shared_out(rows: NDArray[np.int64], batch_size: int, *, rank: int, n_processes: int) -> list[NDArray[np.int64]]:

@@ -9,6 +9,8 @@ from q8bert.training.options import MAIN_PANEL, option
 
 __all__ = ["EvaluationConfig", "OptimizationConfig", "RecordConfig"]
 
+_QUANTIZED_WARMUP = 0.1
+
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizationConfig:
@@ -40,6 +42,19 @@ class OptimizationConfig:
         default=1.0, help="Power of the polynomial decay after the warm-up; 1 is linear."
     )
     end_learning_rate: Annotated[float, at_least(0)] = option(default=0.0, help="Where the decay ends.")
+    quantized_learning_rate: Annotated[float, above(0)] | None = option(
+        default=None,
+        help="Peak learning rate after --quantize-from, with a warm-up and a decay of its own, in a float run too. "
+        "Default: one schedule for all steps.",
+    )
+    quantized_warmup_ratio: Annotated[float, share()] = option(
+        default=_QUANTIZED_WARMUP, help="Share of the steps with --quantized-learning-rate in which it rises from 0."
+    )
+    average_weights: Annotated[float, share()] = option(
+        default=0.0,
+        help="Share of all steps, the last ones, after each of which weights go into a mean; it becomes the last "
+        "checkpoint. 0: no mean.",
+    )
     max_grad_norm: Annotated[float, above(0)] = option(default=1.0, help="Global norm to which gradients are clipped.")
 
     def __post_init__(self) -> None:
@@ -47,11 +62,18 @@ class OptimizationConfig:
         fit_fields(self, self._conflicts)
 
     def _conflicts(self) -> list[str]:
-        if self.end_learning_rate > self.learning_rate:
-            return [f"end_learning_rate ({self.end_learning_rate}) is above learning_rate ({self.learning_rate})"]
-        if self.end_learning_rate and not self.decay_power:
-            return [f"end_learning_rate ({self.end_learning_rate}) is never reached: decay_power is 0"]
-        return []
+        conflicts, quantized = [], self.quantized_learning_rate
+        for name, peak in (("learning_rate", self.learning_rate), ("quantized_learning_rate", quantized)):
+            if peak is not None and self.end_learning_rate > peak:
+                conflicts.append(f"end_learning_rate ({self.end_learning_rate}) is above {name} ({peak})")
+        if self.end_learning_rate and not self.decay_power and not conflicts:
+            conflicts.append(f"end_learning_rate ({self.end_learning_rate}) is never reached: decay_power is 0")
+        if quantized is None and self.quantized_warmup_ratio != _QUANTIZED_WARMUP:
+            conflicts.append(
+                f"quantized_warmup_ratio ({self.quantized_warmup_ratio}) is of quantized_learning_rate, which is not "
+                "given"
+            )
+        return conflicts
 
     def rows_per_step(self, n_processes: int) -> int:
         """Return how many rows an optimizer step has, over all processes and forward passes."""
@@ -70,9 +92,14 @@ class EvaluationConfig:
     eval_every: Annotated[int, at_least(0)] = option(
         default=0, help="Steps between two evaluations on the dev split. 0: after each epoch."
     )
+    candidates: Annotated[int, at_least(0)] = option(
+        default=0,
+        help="Evaluations, the last ones of the run, of which the best is chosen. 0: all after --quantize-from, in a "
+        "float run too, so that twins choose among as many.",
+    )
     patience: Annotated[int, at_least(0)] = option(
         default=0,
-        help="Evaluations, of those with quantization, without a better score after which training stops. 0: never.",
+        help="Evaluations, of those that may be the best, without a better score after which training stops. 0: never.",
     )
 
     def __post_init__(self) -> None:

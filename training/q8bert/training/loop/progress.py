@@ -13,7 +13,7 @@ class Progress:
     Attributes:
         step: Optimizer steps done.
         metrics: Scores on the dev split at the last evaluation, as fractions; empty before the first.
-        best_step: Step of the best checkpoint so far; 0 before the first quantized evaluation.
+        best_step: Step of the best checkpoint so far; 0 before the first evaluation that may be it.
         best_metric: The main metric there.
         evaluations_since_best: Evaluations since then.
         loss_sum: Sum of the steps' losses since the last evaluation.

@@ -1,9 +1,11 @@
 """When what happens in a run, counted in optimizer steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from q8bert.spec.errors import ConfigError
 from q8bert.training.loop.batches import TokenizedSplit
 from q8bert.training.loop.config import EvaluationConfig, OptimizationConfig, RecordConfig
+from q8bert.training.loop.optimization import learning_rate_at
 from q8bert.training.loop.progress import Progress
 from q8bert.training.quantization.config import QuantizationConfig
 
@@ -18,13 +20,16 @@ class Schedule:
         n_steps: Steps in all.
         steps_per_epoch: Steps that pass over the training split once.
         rows_per_step: Rows of a step, over all processes and forward passes.
-        quantize_from: First step with quantization; 0 in a float run.
+        quantize_from: First step with quantization; in a float run, the first that has it in the quantized twin.
         freeze_ranges_from: First step whose observations are no longer learned from.
         eval_every: Steps between evaluations.
         optimization: Batches, learning rate and gradient norm.
         evaluation: Batches of evaluations, and when to stop early.
         record: When a checkpoint and a line of the log are due.
         seed: Seed of the run.
+        quantizes: Whether the run quantizes at all.
+        candidates_from: Step after which evaluations may be the best.
+        average_from: Step after which weights are averaged; None if never.
     """
 
     n_steps: int
@@ -37,6 +42,14 @@ class Schedule:
     evaluation: EvaluationConfig
     record: RecordConfig
     seed: int
+    quantizes: bool = True
+    candidates_from: int = 0
+    average_from: int | None = None
+
+    @property
+    def phases(self) -> tuple[int, ...]:
+        """The steps before which the phases of the run end: the float one, and the quantized one if there is one."""
+        return (self.quantize_from, self.n_steps) if self.quantizes else (self.n_steps,)
 
     def is_over(self, progress: Progress) -> bool:
         """Whether all steps are done, or the score has not risen for too long."""
@@ -44,11 +57,30 @@ class Schedule:
 
     def is_quantized(self, step: int) -> bool:
         """Whether a step, counted from 0, runs quantized."""
-        return step >= self.quantize_from
+        return self.quantizes and step >= self.quantize_from
 
     def counts(self, step: int) -> bool:
         """Whether a score after the first ``step`` steps may be the best; in a quantized run a float one may not."""
-        return step > self.quantize_from
+        return step > self.candidates_from
+
+    def is_averaged(self, step: int) -> bool:
+        """Whether the weights after the first ``step`` steps go into the mean."""
+        return self.average_from is not None and step > self.average_from
+
+    def learning_rate(self, step: int) -> float:
+        """Return the learning rate of a step, counted from 0: of one schedule, or of that of its phase."""
+        options = self.optimization
+        quantized = options.quantized_learning_rate
+        is_own = quantized is not None and step >= self.quantize_from
+        start = self.quantize_from if is_own else 0
+        return learning_rate_at(
+            step - start,
+            peak=options.learning_rate if quantized is None or not is_own else quantized,
+            end=options.end_learning_rate,
+            n_steps=self.n_steps - start,
+            warmup_ratio=options.quantized_warmup_ratio if is_own else options.warmup_ratio,
+            power=options.decay_power,
+        )
 
     def is_evaluated(self, step: int) -> bool:
         """Whether the dev split is scored after the first ``step`` steps."""
@@ -83,19 +115,40 @@ def make_schedule(
 
     Returns:
         The schedule.
+
+    Raises:
+        ConfigError: If there are fewer evaluations than are to be chosen from.
     """
     rows_per_step = optimization.rows_per_step(n_processes)
     steps_per_epoch = train.steps_per_epoch(rows_per_step)
     n_steps = optimization.max_steps or optimization.epochs * steps_per_epoch
-    return Schedule(
+    quantize_from, average = int(quantization.quantize_from * n_steps), optimization.average_weights
+    schedule = Schedule(
         n_steps=n_steps,
         steps_per_epoch=steps_per_epoch,
         rows_per_step=rows_per_step,
-        quantize_from=int(quantization.quantize_from * n_steps) if quantization.quantize else 0,
+        quantize_from=quantize_from,
         freeze_ranges_from=int(quantization.freeze_ranges_from * n_steps),
         eval_every=evaluation.eval_every or steps_per_epoch,
         optimization=optimization,
         evaluation=evaluation,
         record=record,
         seed=seed,
+        quantizes=quantization.quantize,
+        average_from=max(quantize_from, n_steps - max(1, int(average * n_steps))) if average else None,
     )
+    return replace(schedule, candidates_from=_candidates_from(schedule))
+
+
+def _candidates_from(schedule: Schedule) -> int:
+    n_wanted, start = schedule.evaluation.candidates, schedule.quantize_from
+    if n_wanted == 0:
+        return start
+    evaluated = [step for step in range(start + 1, schedule.n_steps + 1) if schedule.is_evaluated(step)]
+    if n_wanted > len(evaluated):
+        raise ConfigError([
+            f"candidates is {n_wanted}, but only {len(evaluated)} evaluations come after step {start} of "
+            f"{schedule.n_steps}, where quantization starts or, in a float run, would start; give fewer, an earlier "
+            "quantize_from, or a smaller eval_every"
+        ])  # fmt: skip
+    return evaluated[-n_wanted] - 1

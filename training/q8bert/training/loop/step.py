@@ -14,7 +14,6 @@ from q8bert.training.engines.engine import Engine
 from q8bert.training.loop.feed import StepBatches
 from q8bert.training.loop.gradients import gradient_divisor, mean_gradients, step_seed
 from q8bert.training.loop.loss_scale import LossScale
-from q8bert.training.loop.optimization import learning_rate_at
 from q8bert.training.loop.processes import Processes
 from q8bert.training.loop.progress import Progress
 from q8bert.training.loop.schedule import Schedule
@@ -36,6 +35,7 @@ class TrainingState:
         progress: Steps and scores so far.
         loss_scale: What the loss is multiplied by; fixed at 1 but in float16.
         target_scale: Between scores and what the model computes; the same through the whole run.
+        teacher: SHA-256 of the teacher's outputs that are learned from; empty before, and without a teacher.
     """
 
     sites: tuple[Site, ...]
@@ -43,6 +43,7 @@ class TrainingState:
     progress: Progress
     loss_scale: LossScale
     target_scale: TargetScale = UNSCALED
+    teacher: str = ""
 
     @property
     def amax(self) -> Tensor | None:
@@ -158,15 +159,7 @@ def _after(state: TrainingState, schedule: Schedule, observations: Tensor, repor
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> float:
-    options = schedule.optimization
-    rate = learning_rate_at(
-        step,
-        peak=options.learning_rate,
-        end=options.end_learning_rate,
-        n_steps=schedule.n_steps,
-        warmup_ratio=options.warmup_ratio,
-        power=options.decay_power,
-    )
+    rate = schedule.learning_rate(step)
     for group in optimizer.param_groups:
         group["lr"] = rate
     return rate

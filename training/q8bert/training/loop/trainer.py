@@ -14,6 +14,7 @@ from torch import Tensor
 from q8bert.tasks.metrics import score
 from q8bert.tasks.task import Task
 from q8bert.training.engines.engine import Engine
+from q8bert.training.loop.averaging import WeightAverage
 from q8bert.training.loop.batches import TokenizedSplit
 from q8bert.training.loop.feed import training_feed
 from q8bert.training.loop.processes import Processes
@@ -38,6 +39,7 @@ class Parts:
         train: Training rows.
         dev: Rows that pick the best checkpoint.
         processes: Those that share the work.
+        average: The mean of the weights over the last steps; None where none is wanted.
     """
 
     engine: Engine
@@ -47,6 +49,7 @@ class Parts:
     train: TokenizedSplit
     dev: TokenizedSplit
     processes: Processes
+    average: WeightAverage | None = None
 
 
 def train_steps(
@@ -98,13 +101,16 @@ def train_steps(
         step = state.progress.step
         show_step(step, schedule.n_steps, report.loss)
         _log_step(report, state, schedule, log)
+        if parts.average is not None and parts.average.take(parts.weights.masters, schedule, step=step):
+            refresh()
         is_evaluated = schedule.is_evaluated(step)
         if is_evaluated:
             train_loss = state.progress.loss_sum / max(1, state.progress.loss_count)
             state = _evaluated(parts, state, schedule)
             log(
                 "dev", step=step, epoch=round(step / schedule.steps_per_epoch, 3), train_loss=train_loss,
-                quantized=bool(state.sites), seconds=round(time.monotonic() - started, 2), **state.progress.metrics,
+                quantized=bool(state.sites), candidate=schedule.counts(step), best_step=state.progress.best_step,
+                seconds=round(time.monotonic() - started, 2), **state.progress.metrics,
             )  # fmt: skip
             started = time.monotonic()
         if schedule.is_saved(step):
@@ -164,7 +170,7 @@ def _evaluated(parts: Parts, state: TrainingState, schedule: Schedule) -> Traini
     progress = replace(progress, metrics=metrics, loss_sum=0.0, loss_count=0)
     main = metrics[parts.task.data.main_metric]
     if not schedule.counts(step):
-        pass  # a float score is no rival to a quantized one
+        pass  # a float score is no rival to a quantized one, and twins choose among as many
     elif main > progress.best_metric or progress.best_step == 0:
         progress = replace(progress, best_step=step, best_metric=main, evaluations_since_best=0)
     else:

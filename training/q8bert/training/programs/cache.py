@@ -10,8 +10,10 @@ import copy
 import hashlib
 import io
 import json
+import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +23,9 @@ import torch
 from torch import nn
 
 from q8bert.spec import quant
+from q8bert.spec.errors import ConfigError
 from q8bert.spec.files import write_bytes
+from q8bert.spec.private_folders import make_private, prune, refuse_shared
 from q8bert.training.objectives.objective import Objective
 from q8bert.training.programs.ort_gradients import build_with_ort_gradients
 from q8bert.training.programs.training_graph import build_training_graph, evaluation_graph
@@ -31,6 +35,7 @@ from q8bert.training.versions import library_versions
 __all__ = ["Programs", "build_programs", "cached_programs", "entry_name"]
 
 
+_DAYS_KEPT = 90
 # what a model's configuration says of names and of the task: the programs are the same whatever stands there
 _NOT_STRUCTURE = ("_name_or_path", "id2label", "label2id", "problem_type", "architectures", "transformers_version")
 
@@ -109,24 +114,29 @@ def cached_programs(
         Both programs.
 
     Raises:
+        ConfigError: If the cache is not the user's alone.
         ExportError: If torch or ONNX Runtime cannot make them.
     """
     options: dict[str, Any] = {"input_names": tuple(input_names), "gradients": gradients, "precision": precision}
     path = cache_dir / f"{entry_name(model, sites, objective, options)}.zip"
+    refuse_shared(cache_dir, option="cache_dir")
     if path.is_file():
         try:
             programs = _unpacked(path.read_bytes())
         except (OSError, ValueError) as error:
             report(f"warning: the cached training graph {path} is damaged ({error}) and is built again")
         else:
+            with suppress(OSError):  # the cache may be read only
+                os.utime(path)
             report(f"training graph from the cache, {path}")
             return programs
     report("building the training graph for ONNX Runtime (some ten seconds; kept for the next time)")
     programs = build_programs(model, sites, objective, **options)
     try:
-        cache_dir.mkdir(parents=True, exist_ok=True)
+        make_private(cache_dir, option="cache_dir")
+        prune(cache_dir.glob("*.zip"), days=_DAYS_KEPT)
         write_bytes(path, _packed(programs))
-    except OSError as error:
+    except (OSError, ConfigError) as error:
         report(f"warning: the training graph could not be kept in {cache_dir} ({error})")
     return programs
 

@@ -30,20 +30,21 @@ __all__ = [
 ]
 
 # In codes, the borders of what is not clamped. Half goes to even: −128.5 becomes −128 and is inside, 127.5 becomes 128
-# and is not.
+# and is not. Zero points are even, so with one it is the same.
 LOWEST_INSIDE, HIGHEST_INSIDE = ACTIVATION_QMIN - 0.5, ACTIVATION_QMAX + 0.5
 
 
 @torch.library.custom_op("q8bert::fake_quantize", mutates_args=())
-def fake_quantize(x: Tensor, scale: Tensor) -> Tensor:
-    """Return ``clip(round_half_even(x / scale), -128, 127) * scale``; float32, ``scale`` a scalar."""
-    return torch.round(x / scale).clamp(ACTIVATION_QMIN, ACTIVATION_QMAX) * scale
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+    """Return ``(clip(round_half_even(x / scale) + zero_point, -128, 127) - zero_point) * scale``, all of it float32."""
+    return torch.round(x / scale).clamp(ACTIVATION_QMIN - zero_point, ACTIVATION_QMAX - zero_point) * scale
 
 
 @torch.library.custom_op("q8bert::fake_quantize_backward", mutates_args=())
-def fake_quantize_backward(dy: Tensor, x: Tensor, scale: Tensor) -> Tensor:
+def fake_quantize_backward(dy: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """Return the straight-through gradient: ``dy`` where the code was not clamped, else 0."""
-    return dy.masked_fill((x < LOWEST_INSIDE * scale) | (x >= HIGHEST_INSIDE * scale), 0.0)
+    below, above = (LOWEST_INSIDE - zero_point) * scale, (HIGHEST_INSIDE - zero_point) * scale
+    return dy.masked_fill((x < below) | (x >= above), 0.0)
 
 
 @torch.library.custom_op("q8bert::linear", mutates_args=())
@@ -60,9 +61,9 @@ def linear_backward(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tens
 
 
 @torch.library.custom_op("q8bert::largest", mutates_args=())
-def largest(x: Tensor, mask: Tensor) -> Tensor:
+def largest(x: Tensor, mask: Tensor, zero_point: Tensor) -> Tensor:
     """Return what :func:`~q8bert.training.quantization.quantized_model.largest_of_tokens` does."""
-    return largest_of_tokens(x, mask)
+    return largest_of_tokens(x, mask, zero_point)
 
 
 @torch.library.custom_op("q8bert::dropout_mask", mutates_args=())
@@ -88,9 +89,9 @@ class ProgramOperators(TorchFunctionMode):
         return self._replacements.get(func, func)(*args, **(kwargs or {}))
 
 
-def quantize_activation(x: Tensor, scale: Tensor, site: int, /) -> Tensor:  # noqa: ARG001 - every quantizer is told the site
+def quantize_activation(x: Tensor, scale: Tensor, zero_point: Tensor, site: int, /) -> Tensor:  # noqa: ARG001 - every quantizer is told the site
     """Fake-quantize one activation of a training program, in float32 whatever its type."""
-    y: Tensor = fake_quantize(x.float(), scale)
+    y: Tensor = fake_quantize(x.float(), scale, zero_point)
     return y.to(x.dtype)
 
 
@@ -107,12 +108,12 @@ def dropout_to_mask(input: Tensor, p: float = 0.5, training: bool = True, inplac
 
 
 @fake_quantize.register_fake
-def _(x: Tensor, scale: Tensor) -> Tensor:  # noqa: ARG001
+def _(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:  # noqa: ARG001
     return torch.empty_like(x)
 
 
 @fake_quantize_backward.register_fake
-def _(dy: Tensor, x: Tensor, scale: Tensor) -> Tensor:  # noqa: ARG001
+def _(dy: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:  # noqa: ARG001
     return torch.empty_like(dy)
 
 
@@ -127,8 +128,8 @@ def _(dy: Tensor, x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:  
 
 
 @largest.register_fake
-def _(x: Tensor, mask: Tensor) -> Tensor:  # noqa: ARG001
-    return x.new_empty(())
+def _(x: Tensor, mask: Tensor, zero_point: Tensor) -> Tensor:  # noqa: ARG001
+    return x.new_empty((), dtype=torch.float32)
 
 
 @dropout_mask.register_fake
@@ -140,9 +141,9 @@ def _save_fake_quantize(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> No
     ctx.save_for_backward(*inputs)
 
 
-def _fake_quantize_gradients(ctx: Any, dy: Tensor) -> tuple[Tensor, None]:
-    x, scale = ctx.saved_tensors
-    return fake_quantize_backward(dy, x, scale), None
+def _fake_quantize_gradients(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
+    x, scale, zero_point = ctx.saved_tensors
+    return fake_quantize_backward(dy, x, scale, zero_point), None, None
 
 
 def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001

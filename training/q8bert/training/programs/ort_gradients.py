@@ -11,13 +11,13 @@ from typing import Any
 
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 from torch.nn import functional
 from torch.utils._pytree import tree_map_only
 
+from q8bert.machine.onnx_runtime import ort
 from q8bert.spec.errors import ExportError
 from q8bert.spec.quant import ACTIVATION_QMAX, ACTIVATION_QMIN
 from q8bert.training.objectives.objective import Objective
@@ -27,7 +27,7 @@ from q8bert.training.programs.graph_names import name_axes, name_inputs, name_ou
 from q8bert.training.programs.onnx_program import program_to_onnx
 from q8bert.training.programs.operators import ProgramOperators, dropout_to_mask
 from q8bert.training.programs.translations import DROPOUT_MASK, dropout_translation
-from q8bert.training.quantization.quantized_model import QuantizedModel, smoothing_inputs
+from q8bert.training.quantization.quantized_model import QuantizedModel, site_inputs
 from q8bert.training.quantization.sites import Site
 
 __all__ = ["build_with_ort_gradients"]
@@ -68,7 +68,7 @@ def build_with_ort_gradients(
     finally:
         model.train(was_training)
     parameters = dict(model.named_parameters())
-    name_inputs(graph, argument_names(arguments), more={*parameters, *smoothing_inputs(sites)})
+    name_inputs(graph, argument_names(arguments), more={*parameters, *site_inputs(sites)})
     names = [_SCALED_LOSS, "loss", *objective.outputs, *(["observations"] if sites else [])]
     name_outputs(graph, names)
     name_axes(graph)
@@ -152,11 +152,11 @@ def _name_lookups(graph: ir.Model) -> tuple[str, ...]:
     return tuple(tables)
 
 
-def _fake_quant(x: Tensor, scale: Tensor, site: int, /) -> Tensor:  # noqa: ARG001 - every quantizer is told the site
+def _fake_quant(x: Tensor, scale: Tensor, zero_point: Tensor, site: int, /) -> Tensor:  # noqa: ARG001 - every quantizer is told the site
     """Stand for ``com.microsoft::FakeQuant``, which has a gradient: zero where it clamped."""
     y, _inside = torch.onnx.ops.symbolic_multi_out(
         "com.microsoft::FakeQuant",
-        (x, scale, torch.zeros(())),
+        (x, scale, zero_point),
         {"quant_min": ACTIVATION_QMIN, "quant_max": ACTIVATION_QMAX},
         dtypes=(x.dtype, torch.bool),
         shapes=(x.shape, x.shape),

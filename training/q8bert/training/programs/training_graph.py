@@ -11,6 +11,7 @@ the objective's        its targets
 ``loss_scale``         float32 scalar
 ``amax``               float32 ``(n_sites,)``, ranges of the activations; only where there are sites
 ``smoothing_<site>``   what a smoothed activation is multiplied by
+``zero_points``        float32 ``(n_sites,)``, codes of 0; only where there are sites
 ``dropout_mask_<n>``   0, or 1 / (1 − p)
 ``<parameter>``        weights, under their Hugging Face names
 =====================  ============================================================================================
@@ -43,7 +44,7 @@ from q8bert.training.programs.operators import (
     quantize_activation,
 )
 from q8bert.training.programs.translations import DROPOUT_MASK, OPSET, UNDECOMPOSED, translations
-from q8bert.training.quantization.quantized_model import QuantizedModel, smoothing_inputs
+from q8bert.training.quantization.quantized_model import QuantizedModel, site_inputs
 from q8bert.training.quantization.sites import Site
 
 __all__ = ["build_training_graph", "evaluation_graph"]
@@ -86,7 +87,7 @@ def build_training_graph(
         graph = program_to_onnx(joint.program, opset=OPSET, translations=translations())
     finally:
         model.train(was_training)
-    name_inputs(graph, joint.input_names, more=set(smoothing_inputs(sites)))
+    name_inputs(graph, joint.input_names, more=set(site_inputs(sites)))
     name_outputs(graph, joint.output_names, drop=["scaled_loss"])  # what the gradients are of; nobody reads it
     name_axes(graph)
     dropout_to_inputs(graph, DROPOUT_MASK)

@@ -22,6 +22,7 @@ import onnx_ir as ir
 import torch
 from onnxscript import opset20, values
 
+from q8bert.spec.quant import ACTIVATION_QMAX
 from q8bert.training.programs import operators
 
 __all__ = ["DROPOUT_MASK", "OPSET", "UNDECOMPOSED", "dropout_translation", "translations"]
@@ -67,14 +68,14 @@ def dropout_translation() -> dict[Callable[..., Any], Callable[..., Any]]:
     return {torch.ops.q8bert.dropout_mask.default: _dropout_mask}
 
 
-def _fake_quantize(x: Any, scale: Any) -> Any:
-    zero = op.Constant(value=onnx.helper.make_tensor("zero_point", onnx.TensorProto.INT8, [], [0]))
-    return op.DequantizeLinear(op.QuantizeLinear(x, scale, zero), scale, zero)
+def _fake_quantize(x: Any, scale: Any, zero_point: Any) -> Any:
+    code = op.Cast(zero_point, to=onnx.TensorProto.INT8)
+    return op.DequantizeLinear(op.QuantizeLinear(x, scale, code), scale, code)
 
 
-def _fake_quantize_backward(dy: Any, x: Any, scale: Any) -> Any:
-    below = op.Less(x, op.Mul(scale, _float(operators.LOWEST_INSIDE)))
-    above = op.GreaterOrEqual(x, op.Mul(scale, _float(operators.HIGHEST_INSIDE)))
+def _fake_quantize_backward(dy: Any, x: Any, scale: Any, zero_point: Any) -> Any:
+    below = op.Less(x, op.Mul(scale, op.Sub(_float(operators.LOWEST_INSIDE), zero_point)))
+    above = op.GreaterOrEqual(x, op.Mul(scale, op.Sub(_float(operators.HIGHEST_INSIDE), zero_point)))
     return op.Where(op.Or(below, above), _float(0.0), dy)
 
 
@@ -97,12 +98,18 @@ def _linear_backward(dy: Any, x: Any, weight: Any) -> tuple[Any, Any, Any]:
     )
 
 
-def _largest(x: Any, mask: Any) -> Any:
-    highest = op.ReduceMax(x, _ints(-1), keepdims=0)
-    lowest = op.ReduceMin(x, _ints(-1), keepdims=0)
-    found = op.Max(highest, op.Neg(lowest))
+def _largest(x: Any, mask: Any, zero_point: Any) -> Any:
+    # ONNX Runtime's CUDA provider compares no bfloat16; in float32 the extremes are the same ones
+    wide = _float32(x) if x.dtype == ir.DataType.BFLOAT16 else x
+    highest = op.ReduceMax(wide, _ints(-1), keepdims=0)
+    lowest = op.ReduceMin(wide, _ints(-1), keepdims=0)
+    if x.dtype == ir.DataType.FLOAT16:
+        highest, lowest = (op.Cast(value, to=onnx.TensorProto.FLOAT) for value in (highest, lowest))
+    most = _float(ACTIVATION_QMAX)
+    above = op.Mul(highest, op.Div(most, op.Sub(most, zero_point)))
+    found = op.Max(above, op.Mul(lowest, op.Div(_float(-ACTIVATION_QMAX), op.Add(most, zero_point))))
     if len(x.shape) == 3:
-        found = op.Where(op.Cast(mask, to=onnx.TensorProto.BOOL), found, op.CastLike(_float(0.0), x))
+        found = op.Where(op.Cast(mask, to=onnx.TensorProto.BOOL), found, _float(0.0))
     return op.ReduceMax(found, keepdims=0)
 
 

@@ -1,15 +1,20 @@
-"""Which sites are smoothed, and the first ranges: from float batches, before anything is quantized."""
+"""Which sites are smoothed and shifted, and the first ranges: from float batches, before anything is quantized."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from q8bert.training.quantization.fake_quantize import WeightGrid
+from q8bert.training.quantization.grid_choice import Reader, choose_grid, observed_ranges
 from q8bert.training.quantization.ranges import RangeState, refuse_infinite
+from q8bert.training.quantization.seen_site import RowSample, SeenSite, visit_rows
 from q8bert.training.quantization.sites import Site
-from q8bert.training.quantization.smoothing import smooth, smoothed_amax
+from q8bert.training.quantization.weights import quantized_parameters
 
-__all__ = ["calibrate", "channel_amax"]
+__all__ = ["calibrate", "see_sites"]
+
+N_ROWS = 1024  # of a site, on which errors are measured; MiniLM-L6: 80 MB
 
 
 def calibrate(
@@ -19,7 +24,10 @@ def calibrate(
     *,
     decay: float,
     smoothing: bool,
+    zero_points: bool = True,
+    quantized: Mapping[str, WeightGrid] | None = None,
     take_largest: Callable[[Tensor], None] = lambda _: None,
+    take_sum: Callable[[Tensor], None] = lambda _: None,
 ) -> tuple[tuple[Site, ...], RangeState]:
     """Observe float batches before anything is quantized, so that the first ranges mean something.
 
@@ -27,79 +35,84 @@ def calibrate(
 
     Args:
         model: The float classifier.
-        sites: Where activations are quantized; none is smoothed.
-        observations: Inputs of the forward passes whose largest values make one observation, for each observation; in
+        sites: Where activations are quantized; none is smoothed or shifted.
+        observations: Inputs of the forward passes whose extremes make one observation, for each observation; in
             training, those of one step. Int64 ``(batch, seq)`` by name, on any device.
         decay: Decay of the moving average.
-        smoothing: Whether outlier channels are smoothed.
+        smoothing: Whether outlier channels may be smoothed.
+        zero_points: Whether activations that lie to one side may have zero points.
+        quantized: Names of quantized weights → their grid; by default that of
+            :func:`~q8bert.training.quantization.weights.quantized_parameters`, an output channel a scale.
         take_largest: Replaces a tensor by its elementwise maximum over all processes that share the work.
+        take_sum: Replaces a tensor by its sum over all of them.
 
     Returns:
-        The sites with their smoothing, and the ranges of what is left after it, on the CPU; the same on every process.
+        The sites with smoothing and zero points, and the ranges that they have then, on the CPU; the same on every
+        process.
 
     Raises:
         CalibrationError: If an activation is not finite.
     """
-    device = next(model.parameters()).device
-    model.eval()
-    observed = []
-    for passes in observations:
-        inputs = ({name: x.to(device) for name, x in given.items()} for given in passes)
-        observed.append(_largest_of_all(model, sites, inputs, take_largest))
-    if smoothing:
-        sites = smooth(sites, [torch.stack(batches).amax(dim=0) for batches in zip(*observed, strict=True)])
-    state = RangeState.empty(len(sites), decay=decay)
-    for channels in observed:
-        observed_amax = smoothed_amax(sites, channels)
-        refuse_infinite(observed_amax)
-        state = state.observe(observed_amax)
-    return tuple(sites), state
+    grids = quantized_parameters(model, per_channel=True) if quantized is None else quantized
+    seen = see_sites(model, sites, observations, take_largest=take_largest)
+    refuse_infinite(observed_ranges(sites, seen).amax(dim=0))
+    chosen = []
+    for site, of_site in zip(sites, seen, strict=True):
+        names = [f"{linear}.weight" for linear in site.linears]
+        chosen.append(
+            choose_grid(
+                site,
+                of_site,
+                [Reader(model.get_parameter(name).detach(), grids.get(name)) for name in names],
+                decay=decay,
+                smoothing=smoothing,
+                zero_points=zero_points,
+                take_largest=take_largest,
+                take_sum=take_sum,
+            )
+        )
+    return tuple(chosen), RangeState.of(observed_ranges(chosen, seen), decay=decay)
 
 
-def channel_amax(model: nn.Module, sites: Sequence[Site], inputs: Mapping[str, Tensor]) -> list[Tensor]:
-    """Run a float model and return the largest absolute value of each channel at each site, padding left out.
-
-    Args:
-        model: Float classifier in evaluation mode.
-        sites: Where to look.
-        inputs: Int64 ``(batch, seq)`` by name; ``attention_mask`` among them.
-
-    Returns:
-        Float32 ``(features,)`` of each site, real units.
-    """
-    largest: dict[str, Tensor] = {}
-    mask = inputs["attention_mask"].bool()
-
-    def hook(site: Site) -> torch.utils.hooks.RemovableHandle:
-        def observe(_: nn.Module, args: tuple[Tensor, ...]) -> None:
-            x = args[0]
-            if x.dim() == 3:  # a two-dimensional one has one row a text and no padding
-                x = x[:, 0] if site.first_token_only else x[mask]
-            largest[site.name] = x.abs().amax(dim=0)
-
-        return model.get_submodule(site.linears[0]).register_forward_pre_hook(observe)
-
-    handles = [hook(site) for site in sites]
-    try:
-        with torch.no_grad():
-            model(**inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return [largest[site.name] for site in sites]
-
-
-def _largest_of_all(
+def see_sites(
     model: nn.Module,
     sites: Sequence[Site],
-    passes: Iterable[Mapping[str, Tensor]],
-    take_largest: Callable[[Tensor], None],
-) -> list[Tensor]:
-    """Return the largest values of one step's rows, which several forward passes and processes share."""
-    weights = (model.get_parameter(f"{site.linears[0]}.weight") for site in sites)
-    largest = [torch.zeros(weight.shape[1], device=weight.device) for weight in weights]
-    for inputs in passes:
-        largest = [torch.maximum(*pair) for pair in zip(largest, channel_amax(model, sites, inputs), strict=True)]
-    for amax in largest:
-        take_largest(amax)
-    return [amax.cpu() for amax in largest]
+    observations: Iterable[Iterable[Mapping[str, Tensor]]],
+    *,
+    n_rows: int = N_ROWS,
+    take_largest: Callable[[Tensor], None] = lambda _: None,
+) -> list[SeenSite]:
+    """Run a float model, and return what there is to see of its activations.
+
+    Args:
+        model: The float classifier; put into evaluation mode.
+        sites: Where to look.
+        observations: As in :func:`calibrate`.
+        n_rows: Most rows of a site that are kept.
+        take_largest: As in :func:`calibrate`.
+
+    Returns:
+        One a site; extremes are those of all processes, rows are this one's.
+    """
+    weights = [model.get_parameter(f"{site.linears[0]}.weight") for site in sites]
+    samples = [RowSample(n_rows) for _ in sites]
+    seen_extremes: list[list[Tensor]] = [[] for _ in sites]
+    model.eval()
+    for passes in observations:
+        # of each channel, how far it goes below 0 and above
+        extremes = [torch.zeros(2, weight.shape[1], device=weight.device) for weight in weights]
+
+        def look(index: int, rows: Tensor, extremes: list[Tensor] = extremes) -> None:
+            here = torch.stack([-rows.amin(dim=0), rows.amax(dim=0)])
+            extremes[index] = torch.maximum(extremes[index], here)
+            samples[index].add(rows)
+
+        for inputs in passes:
+            visit_rows(model, sites, {name: x.to(weights[0].device) for name, x in inputs.items()}, look)
+        for of_observation, of_site in zip(extremes, seen_extremes, strict=True):
+            take_largest(of_observation)
+            of_site.append(of_observation.cpu())
+    return [
+        SeenSite(-torch.stack(found)[:, 0], torch.stack(found)[:, 1], sample.rows())
+        for found, sample in zip(seen_extremes, samples, strict=True)
+    ]

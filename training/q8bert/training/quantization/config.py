@@ -7,9 +7,10 @@ from q8bert.spec.checked import fit_fields
 from q8bert.spec.kinds import Check, at_least, one_of, share
 from q8bert.training.options import MAIN_PANEL, option
 
-__all__ = ["GRANULARITIES", "QuantizationConfig"]
+__all__ = ["GRANULARITIES", "TABLE_GRANULARITIES", "QuantizationConfig"]
 
 GRANULARITIES = ("per_channel", "per_tensor")
+TABLE_GRANULARITIES = ("per_column", "per_tensor")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +29,9 @@ class QuantizationConfig:
     granularity: Annotated[str, one_of(GRANULARITIES)] = option(
         default="per_channel", help="Weight scales: per_channel or per_tensor."
     )
+    table_granularity: Annotated[str, one_of(TABLE_GRANULARITIES)] = option(
+        default="per_column", help="Scales of embedding tables: per_column or per_tensor."
+    )
     saturation_free: bool = option(
         default=True,
         help="Weight scales with which no product overflows on CPUs without VNNI; export uses them anyway.",
@@ -35,6 +39,9 @@ class QuantizationConfig:
     smoothing: bool = option(
         default=True,
         help="Scale outlier channels of activations down and their weights up before quantization; exact in float.",
+    )
+    zero_points: bool = option(
+        default=True, help="Zero points for activations that lie to one side; --no-zero-points keeps all at 0."
     )
     keep_float: tuple[str, ...] = option(
         default=(), help="Pattern of layers that stay float, e.g. 'classifier' or '*.output.dense'; repeat for more."
@@ -73,3 +80,8 @@ class QuantizationConfig:
     def per_channel(self) -> bool:
         """Whether each row of a Linear weight has a scale of its own."""
         return self.granularity == "per_channel"
+
+    @property
+    def per_column(self) -> bool:
+        """Whether each column of an embedding table has a scale of its own."""
+        return self.table_granularity == "per_column"

@@ -20,7 +20,6 @@ from torch import Tensor
 from q8bert.spec.quant import ACTIVATION_QMAX, ACTIVATION_QMIN, MIN_AMAX, WEIGHT_QMAX, WEIGHT_QMIN
 
 __all__ = [
-    "TABLE_GRID",
     "WeightGrid",
     "fake_quantize",
     "fake_quantize_weight_",
@@ -37,17 +36,14 @@ class WeightGrid:
     """How the scales of a weight follow from its values.
 
     Attributes:
-        per_channel: One scale a row of the weight (an output channel of a Linear), else one in all.
-        saturation_free: Whether sums of neighbouring pairs count as values too, so that no pair of products can
-            overflow on CPUs without VNNI; see :mod:`q8bert.spec.saturation`.
+        axis: 0: a scale a row (an output channel of a Linear). 1: a scale a column (of an embedding table). None: one
+            scale in all.
+        saturation_free: Whether sums of neighbouring pairs in a row count as values too, so that no pair of products
+            can overflow on CPUs without VNNI; see :mod:`q8bert.spec.saturation`. Of Linear weights alone.
     """
 
-    per_channel: bool
-    saturation_free: bool
-
-
-# rows of an embedding table are looked up, not multiplied; with a scale a row, the graph would have to look that up too
-TABLE_GRID = WeightGrid(per_channel=False, saturation_free=False)
+    axis: int | None
+    saturation_free: bool = False
 
 
 def scale_from_amax(amax: Tensor) -> Tensor:
@@ -70,18 +66,21 @@ def weight_scale(weight: Tensor, grid: WeightGrid) -> Tensor:
         grid: How.
 
     Returns:
-        Float32 ``(out_features, 1)`` or ``(1, 1)``; ONNX sense, always > 0.
+        Float32 ``(rows, 1)``, ``(1, columns)`` or ``(1, 1)``; ONNX sense, always > 0.
     """
     parts = torch.split(weight.detach(), _rows_at_a_time(weight))
+    if grid.axis == 1:
+        largest = torch.stack([_largest(part, dim=0) for part in parts]).amax(dim=0)
+        return scale_from_amax(largest[None])
     largest = torch.cat([_largest_of_rows(part, grid) for part in parts])
-    return scale_from_amax(largest[:, None] if grid.per_channel else largest.max().reshape(1, 1))
+    return scale_from_amax(largest.max().reshape(1, 1) if grid.axis is None else largest[:, None])
 
 
 def quantize_weight(weight: Tensor, grid: WeightGrid) -> tuple[Tensor, Tensor]:
     """Return the integer codes of a weight, −127…127, and their scale.
 
     Args:
-        weight: Float32 ``(out_features, in_features)``.
+        weight: Float32 ``(out_features, in_features)``, or an embedding table ``(rows, width)``.
         grid: How.
 
     Returns:
@@ -97,7 +96,7 @@ def fake_quantize_weight_(out: Tensor, weight: Tensor, grid: WeightGrid) -> None
 
     Args:
         out: Float32, the weight's shape; overwritten.
-        weight: Float32 ``(out_features, in_features)``.
+        weight: Float32 ``(out_features, in_features)``, or an embedding table ``(rows, width)``.
         grid: How.
     """
     with torch.no_grad():
@@ -105,7 +104,7 @@ def fake_quantize_weight_(out: Tensor, weight: Tensor, grid: WeightGrid) -> None
         n_rows = _rows_at_a_time(weight)
         for start in range(0, weight.shape[0], n_rows):
             rows = slice(start, start + n_rows)
-            step = scale[rows] if grid.per_channel else scale
+            step = scale[rows] if grid.axis == 0 else scale
             torch.div(weight[rows], step, out=out[rows])
             out[rows].round_().clamp_(WEIGHT_QMIN, WEIGHT_QMAX).mul_(step)
 
@@ -117,43 +116,47 @@ def _rows_at_a_time(weight: Tensor) -> int:
 
 
 def _largest_of_rows(weight: Tensor, grid: WeightGrid) -> Tensor:
-    # no abs(): it would write a copy
-    largest = torch.maximum(-weight.amin(dim=1), weight.amax(dim=1))
+    largest = _largest(weight, dim=1)
     if grid.saturation_free and weight.shape[1] > 1:
         sums = weight[:, : weight.shape[1] // 2 * 2 : 2] + weight[:, 1::2]
-        largest = torch.maximum(largest, torch.maximum(-sums.amin(dim=1), sums.amax(dim=1)))
+        largest = torch.maximum(largest, _largest(sums, dim=1))
     return largest
 
 
-def fake_quantize(x: Tensor, scale: Tensor) -> Tensor:
+def _largest(x: Tensor, *, dim: int) -> Tensor:
+    return torch.maximum(-x.amin(dim=dim), x.amax(dim=dim))  # no abs(): it would write a copy
+
+
+def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
     """Round activations to the int8 grid, with a straight-through gradient inside the clamp.
 
-    Computes ``clamp(round_half_even(x / scale), -128, 127) * scale``.
+    Computes ``(clamp(round_half_even(x / scale) + zero_point, -128, 127) - zero_point) * scale``.
 
     Args:
         x: Float32 activations ``(..., features)``.
         scale: Float32 scalar, real units per integer step, > 0.
+        zero_point: Float32 scalar, code of 0; even.
 
     Returns:
         Float32 of the shape of ``x``; its gradient is passed on where the code was not clamped.
 
     References:
-        Zafrir et al. 2019, "Q8BERT", arXiv 1910.06188: symmetric linear quantization with a
+        Zafrir et al. 2019, "Q8BERT", arXiv 1910.06188: linear quantization with a
         straight-through estimator. ONNX ``QuantizeLinear`` → ``DequantizeLinear``.
     """
-    result: Tensor = _FakeQuantize.apply(x, scale)  # type: ignore[no-untyped-call]
+    result: Tensor = _FakeQuantize.apply(x, scale, zero_point)  # type: ignore[no-untyped-call]
     return result
 
 
 class _FakeQuantize(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor) -> Tensor:
-        codes = torch.round(x / scale)
-        clamped = codes.clamp(ACTIVATION_QMIN, ACTIVATION_QMAX)
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
+        codes = torch.round(x / scale)  # less the zero point, here and below: two passes over x are saved
+        clamped = codes.clamp(ACTIVATION_QMIN - zero_point, ACTIVATION_QMAX - zero_point)
         ctx.save_for_backward(codes == clamped)
         return clamped.mul_(scale)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         (inside,) = ctx.saved_tensors
-        return grad_output * inside, None
+        return grad_output * inside, None, None

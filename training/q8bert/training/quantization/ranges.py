@@ -1,6 +1,7 @@
 """Learned activation ranges: a bias-corrected moving average of the largest absolute value.
 
-Each optimizer step observes ``max |x|`` at every site, padding left out, and the average
+Each optimizer step observes at every site the range that its values need, padding left out (``max |x|`` where the zero
+point is 0), and the average
 
     m ← decay · m + (1 − decay) · observed,    amax = m / (1 − decay^count)
 
@@ -39,6 +40,14 @@ class RangeState:
     def empty(n_sites: int, *, decay: float) -> "RangeState":
         """Return the state before any observation."""
         return RangeState(torch.zeros(n_sites, dtype=torch.float64), 0, decay)
+
+    @staticmethod
+    def of(observations: Tensor, *, decay: float) -> "RangeState":
+        """Return the state after observations, float32 ``(n_observations, n_sites)``."""
+        state = RangeState.empty(observations.shape[1], decay=decay)
+        for observed in observations:
+            state = state.observe(observed)
+        return state
 
     def observe(self, observations: Tensor) -> "RangeState":
         """Return the state after one more observation.

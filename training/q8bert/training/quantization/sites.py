@@ -31,12 +31,14 @@ class Site:
             :mod:`~q8bert.training.quantization.smoothing`.
         first_token_only: Whether the model's outputs depend on the first token's row alone. Then only that row is
             observed, and an engine need not compute the others.
+        zero_point: Code of 0, even, −126…126; see :mod:`~q8bert.training.quantization.zero_points`.
     """
 
     name: str
     linears: tuple[str, ...]
     smoothing: tuple[int, ...] = ()
     first_token_only: bool = False
+    zero_point: int = 0
 
     def factors(self) -> Tensor:
         """Return the powers of two, float32 ``(features,)``; none for a site that is not smoothed."""

@@ -5,48 +5,49 @@ reaches 24 where the others stay below 6, so that all of them are rounded four t
 
     x Wᵀ = (x / s) (W · s)ᵀ    for any s > 0, one an input channel,
 
-and a weight has codes to spare. With ``a`` the largest absolute value of each channel and ``τ`` that of the channel
-which 2 % of them exceed,
+and a weight has codes to spare. Powers of two, because scaling by them is exact: the float model stays what it was to
+the bit, and so do its gradients (but for the order in which those of query, key and value are added).
 
-    s = 2 ** max(0, ⌈log₂(a / τ)⌉),
+Which ``s`` is best depends on how much the weights lose, so there are several to choose from by the error of the
+product (:mod:`~q8bert.training.quantization.grid_choice`). With ``a`` the largest absolute value of each channel of the
+activation, ``w`` that of each column of its readers' weights, and ``τ`` what 2 % of ``a`` exceed,
 
-so all but the outliers are left alone. Powers of two, because scaling by them is exact: the float model stays what it
-was to the bit, and so do its gradients (but for the order in which those of query, key and value are added). A site
-whose outliers are at most 4 τ gains little, and is left alone whole.
+- *outliers*: ``s = 2 ** max(0, ⌈log₂(a / τ)⌉)``, so all but the outliers are left alone;
+- *balanced*: ``s ∝ 2 ** round(log₂(a ** α / w ** (1 − α)))`` for some ``α``, with a median of 1.
 
 References:
-    Xiao et al. 2023, "SmoothQuant", arXiv 2211.10438, moves the difficulty from activations to weights this way;
-    Bondarenko et al. 2021, arXiv 2109.12948, on the outliers of BERT.
+    Xiao et al. 2023, "SmoothQuant", arXiv 2211.10438, moves the difficulty from activations to weights this way, and
+    has the second formula; Bondarenko et al. 2021, arXiv 2109.12948, on the outliers of BERT.
 """
-
-from collections.abc import Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from q8bert.training.quantization.sites import Site
-
-__all__ = ["outlier_threshold", "smooth", "smoothed_amax", "smoothing_exponents"]
+__all__ = ["exponent_candidates", "outlier_threshold"]
 
 _OUTLIERS = 0.02
-_MIN_EXPONENT = 3  # of the largest channel; more than 4 τ
+_ALPHAS = (0.5, 0.75)
+_SMALLEST = 2.0**-24  # a channel that is always 0 has no logarithm
+_LARGEST_EXPONENT = 12  # of a balanced channel: in float16, too, it keeps its digits
 
 
-def smoothing_exponents(channel_amax: Tensor) -> tuple[int, ...]:
-    """Return ``log₂ s`` of each channel.
+def exponent_candidates(channel_amax: Tensor, weight_amax: Tensor) -> list[Tensor]:
+    """Return some ways to smooth an activation, as ``log₂ s`` of each channel.
 
     Args:
-        channel_amax: Float32 ``(features,)``, largest absolute value of each channel, real units.
+        channel_amax: Float32 ``(features,)``, largest absolute value of each channel, real units; finite.
+        weight_amax: Float32 ``(features,)``, largest absolute weight that each channel is multiplied with.
 
     Returns:
-        One exponent >= 0 a channel; none at all where the activation needs no smoothing.
+        Int64 ``(features,)`` each; none where all channels are 0.
     """
+    if not channel_amax.max() > 0:
+        return []
+    candidates = [_balanced(channel_amax, weight_amax, alpha) for alpha in _ALPHAS]
     threshold = outlier_threshold(channel_amax)
-    if not (threshold > 0 and torch.isfinite(channel_amax).all()):  # all else is dead, or the model has diverged
-        return ()
-    exponents = torch.log2(channel_amax / threshold).ceil().clamp(min=0)
-    return tuple(int(exponent) for exponent in exponents) if exponents.max() >= _MIN_EXPONENT else ()
+    if threshold > 0:
+        candidates.insert(0, torch.log2(channel_amax / threshold).ceil().clamp(min=0).long())
+    return candidates
 
 
 def outlier_threshold(channel_amax: Tensor) -> Tensor:
@@ -54,29 +55,7 @@ def outlier_threshold(channel_amax: Tensor) -> Tensor:
     return channel_amax.sort(descending=True).values[int(_OUTLIERS * len(channel_amax))]
 
 
-def smooth(sites: Sequence[Site], channel_amax: Sequence[Tensor]) -> tuple[Site, ...]:
-    """Decide which sites are smoothed, and by how much.
-
-    Args:
-        sites: Where activations are quantized.
-        channel_amax: Float32 ``(features,)`` of each site, largest absolute value of each channel, real units.
-
-    Returns:
-        The same sites with their exponents.
-    """
-    pairs = zip(sites, channel_amax, strict=True)
-    return tuple(replace(site, smoothing=smoothing_exponents(amax)) for site, amax in pairs)
-
-
-def smoothed_amax(sites: Sequence[Site], channel_amax: Sequence[Tensor]) -> Tensor:
-    """Return the largest absolute value at each site, smoothed as it is.
-
-    Args:
-        sites: Where activations are quantized.
-        channel_amax: As in :func:`smooth`, before smoothing.
-
-    Returns:
-        Float32 ``(n_sites,)``, real units.
-    """
-    pairs = zip(sites, channel_amax, strict=True)
-    return torch.stack([(amax / site.factors() if site.smoothing else amax).max() for site, amax in pairs])
+def _balanced(channel_amax: Tensor, weight_amax: Tensor, alpha: float) -> Tensor:
+    of_channels, of_weights = (torch.log2(amax.clamp(min=_SMALLEST)) for amax in (channel_amax, weight_amax))
+    exponents = torch.round(alpha * of_channels - (1 - alpha) * of_weights).long()
+    return (exponents - exponents.median()).clamp(-_LARGEST_EXPONENT, _LARGEST_EXPONENT)

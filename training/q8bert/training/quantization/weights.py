@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from q8bert.training.quantization.fake_quantize import TABLE_GRID, WeightGrid, fake_quantize_weight_
+from q8bert.training.quantization.fake_quantize import WeightGrid, fake_quantize_weight_
 from q8bert.training.quantization.sites import Site, column_factors
 
 __all__ = ["TrainableWeights", "prepare_weights", "quantized_parameters", "refresher"]
@@ -21,30 +21,38 @@ _ALIGNMENT = 16  # float32 values, 64 bytes: a cache line, and the widest vector
 
 
 def quantized_parameters(
-    model: nn.Module, *, per_channel: bool, saturation_free: bool = True, keep_float: Sequence[str] = ()
+    model: nn.Module,
+    *,
+    per_channel: bool,
+    per_column: bool = True,
+    saturation_free: bool = True,
+    keep_float: Sequence[str] = (),
 ) -> dict[str, WeightGrid]:
     """Return which parameters are quantized, and on which grid.
 
-    Embedding tables always have one scale: the graph gathers int8 rows and
-    then dequantizes the few it gathered, which costs nothing only while the scale is a scalar.
+    Rows of an embedding table are looked up, not multiplied. The graph gathers int8 rows and dequantizes the few it
+    gathered: scales of columns fit all of them, where scales of rows would have to be looked up too.
 
     Args:
         model: A float model.
-        per_channel: Granularity of Linear weights.
+        per_channel: Whether Linear weights have a scale an output channel, or one each.
+        per_column: Whether embedding tables have a scale a column, or one each.
         saturation_free: Whether Linear weights are kept from overflowing on CPUs without VNNI.
         keep_float: Names of layers that stay float.
 
     Returns:
         Parameter name → its grid.
     """
+    of_linears = WeightGrid(0 if per_channel else None, saturation_free)
+    of_tables = WeightGrid(1 if per_column else None)
     grids = {}
     for name, module in model.named_modules():
         if name in keep_float:
             continue
         if isinstance(module, nn.Linear):
-            grids[f"{name}.weight"] = WeightGrid(per_channel, saturation_free)
+            grids[f"{name}.weight"] = of_linears
         elif isinstance(module, nn.Embedding):
-            grids[f"{name}.weight"] = TABLE_GRID
+            grids[f"{name}.weight"] = of_tables
     return grids
 
 

@@ -9,7 +9,8 @@ A checkpoint is a folder ``checkpoints/step-00000360``:
 ``tokenizer.json``         text → ids
 ``optimizer.safetensors``  AdamW's moments
 ``ranges.safetensors``     moving averages of the activation ranges, float64
-``state.json``             step, scores, the sites with their smoothing, and the rest; a SHA-256 of each of the others
+``average.safetensors``    mean of the weights so far, while one is taken
+``state.json``             step, scores, the sites and their grids, and the rest; a SHA-256 of each of the others
 =========================  ==============================================================
 
 The folder is filled under another name and renamed when complete, so a checkpoint that is there is whole. What happens
@@ -19,7 +20,7 @@ to its files later is told by the checksums.
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -60,6 +61,7 @@ _CONFIG_FILE = "config.json"
 _WEIGHTS_FILE = "model.safetensors"
 _OPTIMIZER_FILE = "optimizer.safetensors"
 _RANGES_FILE = "ranges.safetensors"
+_AVERAGE_FILE = "average.safetensors"
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,9 @@ class Checkpoint:
         target_scale: Between scores and what the model computes.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
+        teacher: SHA-256 of the teacher's outputs that were learned from; empty where none were.
+        average: Mean of the weights so far by Hugging Face name; empty where none is taken.
+        obey_special_tokens: Whether special tokens that a text spelled out were obeyed.
     """
 
     path: Path
@@ -89,6 +94,9 @@ class Checkpoint:
     target_scale: TargetScale
     input_names: tuple[str, ...]
     pad_token_id: int
+    obey_special_tokens: bool = False
+    teacher: str = ""
+    average: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def checkpoint_folders(run: Path) -> dict[int, Path]:
@@ -113,6 +121,9 @@ def save_checkpoint(
     target_scale: TargetScale,
     input_names: tuple[str, ...],
     pad_token_id: int,
+    teacher: str = "",
+    average: Mapping[str, Tensor] | None = None,
+    obey_special_tokens: bool = False,
     is_last: bool = True,
 ) -> Path:
     """Write a checkpoint.
@@ -129,6 +140,9 @@ def save_checkpoint(
         target_scale: Between scores and what the model computes.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
+        teacher: SHA-256 of the teacher's outputs that were learned from.
+        average: Mean of the weights so far, where one is taken.
+        obey_special_tokens: Whether special tokens that a text spells out are obeyed.
         is_last: Whether the run is over with it.
 
     Returns:
@@ -143,6 +157,8 @@ def save_checkpoint(
         save_file(weights, folder / _WEIGHTS_FILE, metadata={"format": "pt"})
         save_file(_moments(model, optimizer), folder / _OPTIMIZER_FILE)
         save_file({"average": ranges.average}, folder / _RANGES_FILE)
+        if average is not None:
+            save_file(dict(average), folder / _AVERAGE_FILE)
         config = copy.deepcopy(model.config)
         write_target_scale(config, target_scale)
         config.save_pretrained(folder)
@@ -150,11 +166,16 @@ def save_checkpoint(
         state = CheckpointState(
             progress=progress,
             loss_scale=loss_scale,
-            sites=tuple(SiteState(name=site.name, linears=site.linears, smoothing=site.smoothing) for site in sites),
+            sites=tuple(
+                SiteState(name=site.name, linears=site.linears, smoothing=site.smoothing, zero_point=site.zero_point)
+                for site in sites
+            ),
             range_count=ranges.count,
             range_decay=ranges.decay,
             input_names=input_names,
             pad_token_id=pad_token_id,
+            teacher=teacher,
+            obey_special_tokens=obey_special_tokens,
             is_last=is_last,
             files={path.name: sha256_of(path) for path in sorted(folder.iterdir())},
         )
@@ -204,12 +225,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
         weights=_tensors(path / _WEIGHTS_FILE),
         optimizer=_tensors(path / _OPTIMIZER_FILE),
         ranges=RangeState(_averages(path / _RANGES_FILE), state.range_count, state.range_decay),
-        sites=tuple(Site(site.name, site.linears, site.smoothing) for site in state.sites),
+        sites=tuple(Site(site.name, site.linears, site.smoothing, zero_point=site.zero_point) for site in state.sites),
         progress=state.progress,
         loss_scale=state.loss_scale,
         target_scale=_target_scale(path / _CONFIG_FILE),
         input_names=state.input_names,
         pad_token_id=state.pad_token_id,
+        teacher=state.teacher,
+        average=_tensors(path / _AVERAGE_FILE) if _AVERAGE_FILE in state.files else {},
+        obey_special_tokens=state.obey_special_tokens,
     )
 
 

@@ -11,10 +11,12 @@ from q8bert.spec.errors import CheckpointError, ConfigError
 from q8bert.spec.files import LFS_POINTER, read_json, sha256_of, write_json
 from q8bert.training.loop.loss_scale import LossScale
 from q8bert.training.loop.progress import Progress
+from q8bert.training.quantization.zero_points import LARGEST_ZERO_POINT
 
 __all__ = ["CheckpointState", "SiteState", "damage", "read_state", "step_of_folder", "write_state"]
 
-CHECKPOINT_VERSION = 3
+CHECKPOINT_VERSION = 4
+_READABLE_VERSIONS = (3, 4)  # version 3 had no zero points: all were 0
 STATE_FILE = "state.json"
 _FOLDER_PATTERN = re.compile(r"step-(\d{8})")
 _LARGEST_EXPONENT = 126  # of a power of two that float32 has, and its inverse too
@@ -27,6 +29,7 @@ class SiteState:
     name: str
     linears: tuple[str, ...]
     smoothing: tuple[int, ...]
+    zero_point: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,11 +40,13 @@ class CheckpointState:
         checkpoint_version: Version of the file.
         progress: How far the run had come.
         loss_scale: As it stood.
-        sites: Where activations are quantized, and how they are smoothed; empty for a float run.
+        sites: Where activations are quantized, how they are smoothed, and their zero points; empty for a float run.
         range_count: Observations of the ranges so far.
         range_decay: Weight of the past in them.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
+        teacher: SHA-256 of the teacher's outputs that were learned from; empty where none were.
+        obey_special_tokens: Whether special tokens that a text spelled out were obeyed; so by earlier releases.
         is_last: Whether the run was over with it; so for one of an earlier release, which does not say.
         files: SHA-256 of every other file of the checkpoint; none in one of an earlier release.
     """
@@ -54,6 +59,8 @@ class CheckpointState:
     range_decay: float
     input_names: tuple[str, ...]
     pad_token_id: int
+    teacher: str = ""
+    obey_special_tokens: bool = True
     is_last: bool = True
     files: Mapping[str, str] = field(default_factory=dict)
 
@@ -88,9 +95,10 @@ def read_state(folder: Path, *, check_files: bool = True) -> CheckpointState:
     except (OSError, ValueError) as error:
         raise CheckpointError(damage(path, error)) from error
     version = content.get("checkpoint_version")
-    if version != CHECKPOINT_VERSION:
+    if version not in _READABLE_VERSIONS:
         raise CheckpointError(
-            f"checkpoint {folder} is of version {version!r}; this release of q8bert reads version {CHECKPOINT_VERSION}"
+            f"checkpoint {folder} is of version {version!r}; this release of q8bert reads versions "
+            f"{' and '.join(map(str, _READABLE_VERSIONS))}"
         )
     try:
         state = decode(CheckpointState, content, ignore_unknown=True)
@@ -139,6 +147,7 @@ def _is_lfs_pointer(file: Path) -> bool:
 def _faults(state: CheckpointState, named: int | None) -> list[str]:
     progress, scale = state.progress, state.loss_scale
     exponents = [abs(exponent) for site in state.sites for exponent in site.smoothing]
+    odd = [site.zero_point for site in state.sites if site.zero_point % 2 or abs(site.zero_point) > LARGEST_ZERO_POINT]
     checks = (
         (named in {None, progress.step}, f"it is of step {progress.step}, and stands in the folder of another"),
         (0 <= progress.best_step <= progress.step, f"best_step is {progress.best_step}"),
@@ -147,5 +156,6 @@ def _faults(state: CheckpointState, named: int | None) -> list[str]:
         (scale.scale > 0 and scale.factor > 0, f"loss_scale is {scale.scale}, its factor {scale.factor}"),
         (state.pad_token_id >= 0, f"pad_token_id is {state.pad_token_id}"),
         (max(exponents, default=0) <= _LARGEST_EXPONENT, f"smoothing has exponents up to {max(exponents, default=0)}"),
+        (not odd, f"zero points are {odd[:3]}, not even numbers from -{LARGEST_ZERO_POINT} to {LARGEST_ZERO_POINT}"),
     )
     return [fault for holds, fault in checks if not holds]

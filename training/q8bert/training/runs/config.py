@@ -16,6 +16,7 @@ from q8bert.tasks.data_set import FORMATS
 from q8bert.tasks.task import Task, task_from_json
 from q8bert.training.engines.config import ExecutionConfig
 from q8bert.training.loop.config import EvaluationConfig, OptimizationConfig, RecordConfig
+from q8bert.training.objectives.config import DistillationConfig
 from q8bert.training.options import build, flat_values, group, option
 from q8bert.training.quantization.config import QuantizationConfig
 
@@ -75,7 +76,15 @@ class TrainConfig:
         only_on=True,
         panel="Data",
     )
+    obey_special_tokens: bool = option(
+        default=False,
+        help="Take special tokens that a text spells out, such as [SEP], for what they say; otherwise they are text. "
+        "The runtime does the same.",
+        only_on=True,
+        panel="Data",
+    )
     quantization: QuantizationConfig = group(QuantizationConfig, panel="Quantization")
+    distillation: DistillationConfig = group(DistillationConfig, panel="Distillation")
     optimization: OptimizationConfig = group(OptimizationConfig, panel="Optimization")
     evaluation: EvaluationConfig = group(EvaluationConfig, panel="Evaluation")
     execution: ExecutionConfig = group(ExecutionConfig, panel="Hardware")
@@ -92,7 +101,33 @@ class TrainConfig:
             conflicts.append(f"task {name} has no training data; train MNLI and predict its rows with the bundle")
         if self.format is not None and self.data_dir.startswith(HUB_PREFIX):
             conflicts.append(f"format {self.format} is for files, but data_dir is {self.data_dir}")
+        return conflicts + self._conflicts_of_the_teacher() + self._conflicts_of_the_mean()
+
+    def _conflicts_of_the_teacher(self) -> list[str]:
+        conflicts, options = [], self.distillation
+        if options.learns_from_twin and not self.quantization.quantize:
+            conflicts.append("teacher twin teaches quantized steps, but quantize is False; give the folder of a run")
+        is_default = options.teacher_temperature == DistillationConfig().teacher_temperature
+        if self.task.head.is_regression and not is_default:
+            conflicts.append(
+                f"teacher_temperature ({options.teacher_temperature}) is of logits of labels, and task "
+                f"{self.task.name} has scores"
+            )
         return conflicts
+
+    def _conflicts_of_the_mean(self) -> list[str]:
+        averaged, quantization = self.optimization.average_weights, self.quantization
+        if averaged and self.evaluation.patience:
+            return [
+                f"average_weights ({averaged}) is of the last steps that are planned, before which patience "
+                f"({self.evaluation.patience}) may end the run; give one of them"
+            ]
+        if quantization.quantize and averaged > 1 - quantization.quantize_from + 1e-9:
+            return [
+                f"average_weights ({averaged}) begins before quantization starts (quantize_from "
+                f"{quantization.quantize_from}): float and quantized steps have no common mean; average fewer"
+            ]
+        return []
 
     @classmethod
     def from_options(cls, *, task: Task, **options: Any) -> "TrainConfig":
@@ -118,8 +153,9 @@ class TrainConfig:
         content["task"] = self.task.to_json()
         if not self.data_dir.startswith(HUB_PREFIX):
             content["data_dir"] = str(Path(self.data_dir).resolve())
-        if Path(self.model).exists():
-            content["model"] = str(Path(self.model).resolve())
+        for name, place in (("model", self.model), ("teacher", self.distillation.finished_teacher)):
+            if place is not None and Path(place).exists():
+                content[name] = str(Path(place).resolve())
         return content
 
     @classmethod

@@ -85,7 +85,15 @@ class DataReport:
                 yield f"no {name} row has the label {label!r}"
 
 
-def report_split(split: Split, encoded: Encoded, *, head: Head, tokenizer: Tokenizer, max_length: int) -> SplitReport:
+def report_split(
+    split: Split,
+    encoded: Encoded,
+    *,
+    head: Head,
+    tokenizer: Tokenizer,
+    max_length: int,
+    obey_special_tokens: bool = False,
+) -> SplitReport:
     """Count what is lost of a split.
 
     Args:
@@ -94,13 +102,14 @@ def report_split(split: Split, encoded: Encoded, *, head: Head, tokenizer: Token
         head: Names the labels.
         tokenizer: What tokenized them; it is not changed.
         max_length: Longest row in tokens.
+        obey_special_tokens: Whether special tokens that a text spells out were obeyed.
 
     Returns:
         The counts.
     """
     lengths = encoded.lengths
     cut = sorted(encoded.truncated)
-    lengths[cut] = _full_lengths(split, cut, tokenizer)
+    lengths[cut] = _full_lengths(split, cut, tokenizer, obey_special_tokens=obey_special_tokens)
     labels = split.labels()
     texts = [(example.text, example.text_pair) for example in split.examples]
     return SplitReport(
@@ -157,7 +166,10 @@ def _truncation(name: str, split: SplitReport, longest: int) -> str:
     return f"{lost} and lose text; {most}, and the model takes at most {longest}"
 
 
-def _full_lengths(split: Split, rows: list[int], tokenizer: Tokenizer) -> NDArray[np.int64]:
+def _full_lengths(
+    split: Split, rows: list[int], tokenizer: Tokenizer, *, obey_special_tokens: bool
+) -> NDArray[np.int64]:
     # in portions: the library's encodings of all long rows at once would take gigabytes
-    whole = TextTokenizer(Tokenizer.from_str(tokenizer.to_str()), max_length=sys.maxsize)
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    whole = TextTokenizer(copy, max_length=sys.maxsize, obey_special_tokens=obey_special_tokens)
     return whole.encode(*text_columns([split.examples[row] for row in rows])).lengths

@@ -14,7 +14,7 @@ from q8bert.training.loop.batches import TokenizedSplit, tokenize_split
 from q8bert.training.models.head_units import change_units
 from q8bert.training.models.source import SourceModel, load_source_model, position_limit
 from q8bert.training.models.tokenizer.vocabulary import notes_on_tokenizer
-from q8bert.training.objectives.objective import Objective, objective_of
+from q8bert.training.objectives.objective import Teachable, objective_of
 from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 from q8bert.training.quantization.sites import Site, find_sites, matching_layers
 from q8bert.training.runs.config import TrainConfig
@@ -39,10 +39,11 @@ class Preparation:
         data: How many rows there are, and what of them is lost.
         skipped: Malformed rows that were left out, one line each.
         inputs: Fingerprints of ``train`` and ``dev`` rows and of the model, as they were read.
+        texts: Training rows as they were read, for a finished teacher, which tokenizes them its own way; None without.
     """
 
     source: SourceModel
-    objective: Objective
+    objective: Teachable
     target_scale: TargetScale
     sites: tuple[Site, ...]
     float_layers: tuple[str, ...]
@@ -51,6 +52,7 @@ class Preparation:
     data: DataReport
     skipped: tuple[str, ...]
     inputs: Mapping[str, Fingerprint]
+    texts: Split | None
 
 
 def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], None]) -> Preparation:
@@ -117,6 +119,7 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
         data=data,
         skipped=tuple(str(row) for split in splits.values() for row in split.skipped),
         inputs=inputs,
+        texts=splits["train"] if config.distillation.finished_teacher is not None else None,
     )
 
 
@@ -126,7 +129,12 @@ def _tokenized(split: Split, source: SourceModel, config: TrainConfig) -> Tokeni
     return tokenize_split(
         split,
         config.task.head,
-        TextTokenizer(tokenizer, max_length=config.max_length),
+        TextTokenizer(
+            tokenizer,
+            max_length=config.max_length,
+            obey_special_tokens=config.obey_special_tokens,
+            pad_token_id=source.pad_token_id,
+        ),
         input_names=source.input_names,
         pad_token_id=source.pad_token_id,
     )
@@ -134,5 +142,10 @@ def _tokenized(split: Split, source: SourceModel, config: TrainConfig) -> Tokeni
 
 def _counted(split: Split, rows: TokenizedSplit, source: SourceModel, config: TrainConfig) -> SplitReport:
     return report_split(
-        split, rows.encoded, head=config.task.head, tokenizer=source.tokenizer, max_length=config.max_length
+        split,
+        rows.encoded,
+        head=config.task.head,
+        tokenizer=source.tokenizer,
+        max_length=config.max_length,
+        obey_special_tokens=config.obey_special_tokens,
     )

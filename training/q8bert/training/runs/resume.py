@@ -7,10 +7,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from q8bert.spec.errors import CheckpointError
+from q8bert.training.loop.averaging import WeightAverage
 from q8bert.training.quantization.sites import Site
 from q8bert.training.runs.checkpoint import Checkpoint
 
-__all__ = ["check_fits", "copy_weights", "restore"]
+__all__ = ["check_fits", "copy_weights", "restore", "restore_average"]
 
 
 def restore(model: PreTrainedModel, optimizer: torch.optim.Optimizer, checkpoint: Checkpoint) -> None:
@@ -44,6 +45,29 @@ def copy_weights(model: PreTrainedModel, checkpoint: Checkpoint) -> None:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             parameter.copy_(checkpoint.weights[name])
+
+
+def restore_average(average: WeightAverage, checkpoint: Checkpoint, *, is_begun: bool) -> None:
+    """Copy a checkpoint's mean of weights into that of a run, in place.
+
+    Args:
+        average: Of the same model.
+        checkpoint: What to copy.
+        is_begun: Whether the checkpoint must have one.
+
+    Raises:
+        CheckpointError: If it has none, or one of another model.
+    """
+    if not is_begun:
+        return
+    found = {name: mean.shape for name, mean in checkpoint.average.items()}
+    if found != {name: mean.shape for name, mean in average.means.items()}:
+        raise CheckpointError(
+            f"{checkpoint.path} has no mean of this model's weights, which average_weights takes by then. Put back the "
+            "file average.safetensors as it was, or start again with --overwrite"
+        )
+    for name, mean in average.means.items():
+        mean.copy_(checkpoint.average[name])
 
 
 def check_fits(checkpoint: Checkpoint, model: PreTrainedModel, sites: tuple[Site, ...]) -> None:

@@ -1,13 +1,14 @@
 """The folder of a run: made, accepted again, or refused; its checkpoints chosen.
 
-==================  ==========================================================
-``run.json``        what the run was started with, see :mod:`~q8bert.training.runs.run_record`
-``data.json``       rows of both splits, and what of them is lost
-``log.jsonl``       every event
-``tensorboard/``    the same as curves
-``checkpoints/``    the newest checkpoints and the best one
-``run.lock``        while it is trained
-==================  ==========================================================
+=======================  ============================================================================
+``run.json``             what the run was started with, see :mod:`~q8bert.training.runs.run_record`
+``data.json``            rows of both splits, and what of them is lost
+``teacher.safetensors``  what a teacher said of the training rows, where there is one
+``log.jsonl``            every event
+``tensorboard/``         the same as curves
+``checkpoints/``         the newest checkpoints and the best one
+``run.lock``             while it is trained
+=======================  ============================================================================
 
 What else stands in the folder is its owner's: nothing but these is ever deleted.
 """
@@ -28,6 +29,7 @@ from q8bert.training.runs.resume import check_fits
 from q8bert.training.runs.run_lock import LOCK_FILE
 from q8bert.training.runs.run_log import delete_log
 from q8bert.training.runs.run_record import RUN_FILE, RunRecord, read_record
+from q8bert.training.runs.teacher_outputs import delete_teacher_outputs
 
 __all__ = ["best_checkpoint", "newest_checkpoint", "prepare_folder"]
 
@@ -53,6 +55,7 @@ def prepare_folder(folder: Path, asked: RunRecord, *, overwrite: bool, report: C
         delete_checkpoints(folder)
         delete_log(folder)
         delete_data_report(folder)
+        delete_teacher_outputs(folder)
     elif strangers := [path.name for path in entries(folder) if path.name != LOCK_FILE]:
         raise CheckpointError(
             f"{folder} is not empty and holds no run of q8bert ({', '.join(strangers[:3])}); give an empty or new "
@@ -110,8 +113,8 @@ def best_checkpoint(path: Path) -> Checkpoint:
     best_step = read_state(folders[max(folders)], check_files=False).progress.best_step
     if best_step == 0:
         raise CheckpointError(
-            f"{path}: no checkpoint was evaluated yet, or only before quantization starts (--quantize-from). Give the "
-            "same command again to train on"
+            f"{path}: no checkpoint was evaluated yet, or only ones that may not be the best (--quantize-from, "
+            "--candidates). Give the same command again to train on"
         )
     if best_step not in folders:
         raise CheckpointError(

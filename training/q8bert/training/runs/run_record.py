@@ -14,6 +14,7 @@ from typing import Any
 from q8bert.spec.decode import decode
 from q8bert.spec.errors import CheckpointError, ConfigError
 from q8bert.spec.files import read_json, write_json
+from q8bert.training.objectives.config import TWIN
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.fingerprints import Fingerprint
 from q8bert.training.versions import library_versions
@@ -21,11 +22,13 @@ from q8bert.training.versions import library_versions
 __all__ = ["RUN_FILE", "RunRecord", "read_record", "read_run"]
 
 RUN_FILE = "run.json"
-RUN_VERSION = 5
+RUN_VERSION = 6
 # version 4 had no fingerprints
-_READABLE_VERSIONS = (4, 5)
+_READABLE_VERSIONS = (4, 5, 6)
+# what a quantized run of an earlier version did where there was no option yet
+_BEFORE_VERSION_6: Mapping[str, object] = {"table_granularity": "per_tensor", "zero_points": False}
 # options that say where something stands; the fingerprints say what it is
-_PLACES = {"data_dir", "model"}
+_PLACES = {"data_dir", "model", "teacher"}
 _REMEDY = "Put back the file as it was, or start again in another --output-dir or with --overwrite"
 
 
@@ -37,8 +40,8 @@ class RunRecord:
         run_version: Version of the file.
         options: Those that decide results, and where data and model stand.
         processes: Processes that train together; they decide how many rows a step has.
-        inputs: Fingerprints of ``train``, ``dev``, ``weights``, ``configuration`` and ``tokenizer``; none in a run of
-            an earlier release.
+        inputs: Fingerprints of ``train``, ``dev``, ``weights``, ``configuration`` and ``tokenizer``, and of the teacher
+            if it came from elsewhere; none in a run of an earlier release.
         versions: Of the libraries, at the start.
     """
 
@@ -64,7 +67,7 @@ class RunRecord:
         return TrainConfig.from_identity(self.options, output_dir=output_dir)
 
     def at_places_of(self, other: "RunRecord") -> "RunRecord":
-        """Return the same record with data and model where another has them."""
+        """Return the same record with data and models where another has them."""
         return replace(self, options={**self.options, **{name: other.options[name] for name in _PLACES}})
 
     def number(self) -> int:
@@ -91,7 +94,7 @@ class RunRecord:
         ]
         found = [f"other options ({'; '.join(options)})"] if options else []
         for name, (what, unit) in _words(asked.options).items():
-            if name in self.inputs and self.inputs[name] != asked.inputs[name]:
+            if name in self.inputs and name in asked.inputs and self.inputs[name] != asked.inputs[name]:
                 found.append(f"{what} ({_how(self.inputs[name].size, asked.inputs[name].size, unit)})")
         return found
 
@@ -116,7 +119,7 @@ def read_record(path: Path) -> RunRecord:
         path: Folder of the run.
 
     Returns:
-        The record; options that are new since then have their defaults.
+        The record; options that are new since then have their defaults, or stand for what the earlier release did.
 
     Raises:
         CheckpointError: If it is no run, a damaged one, or one of another release.
@@ -133,10 +136,14 @@ def read_record(path: Path) -> RunRecord:
     if content.get("run_version") not in _READABLE_VERSIONS:
         raise CheckpointError(
             f"{path} is a run of version {content.get('run_version')!r}; this release reads "
-            f"{' and '.join(map(str, _READABLE_VERSIONS))}. Go on with the release that made it, or give another folder"
+            f"{', '.join(map(str, _READABLE_VERSIONS))}. Go on with the release that made it, or give another folder"
         )
     try:
         record = decode(RunRecord, content, ignore_unknown=True)
+        # earlier releases obeyed them, and the run's rows were tokenized so
+        record = replace(record, options={"obey_special_tokens": True, **record.options})
+        if record.run_version < RUN_VERSION and record.options.get("quantize", True):
+            record = replace(record, options={**_BEFORE_VERSION_6, **record.options})
         return replace(record, options=record.config(path).identity())
     except ConfigError as error:
         raise CheckpointError(
@@ -160,7 +167,9 @@ def read_run(path: Path) -> TrainConfig:
 
 
 def _decisive(options: Mapping[str, object]) -> dict[str, object]:
-    return {name: value for name, value in options.items() if name not in _PLACES}
+    teacher = options["teacher"]
+    kind = teacher if teacher in {None, TWIN} else "another model"
+    return {name: value for name, value in options.items() if name not in _PLACES} | {"teacher": kind}
 
 
 def _as_json(inputs: Mapping[str, Fingerprint]) -> dict[str, Any]:
@@ -168,13 +177,17 @@ def _as_json(inputs: Mapping[str, Fingerprint]) -> dict[str, Any]:
 
 
 def _words(options: Mapping[str, object]) -> dict[str, tuple[str, str]]:
-    data, model = options["data_dir"], options["model"]
+    data, model, teacher = options["data_dir"], options["model"], options["teacher"]
     return {
         "train": (f"other training rows than {data} has", "rows"),
         "dev": (f"other dev rows than {data} has", "rows"),
         "weights": (f"other weights than {model} has", "numbers"),
         "configuration": (f"another configuration than {model} has", "keys"),
         "tokenizer": (f"another tokenizer than {model} has", "tokens"),
+        "teacher_weights": (f"another teacher than {teacher} (its weights differ)", "numbers"),
+        "teacher_configuration": (f"another teacher than {teacher} (its configuration differs)", "keys"),
+        "teacher_tokenizer": (f"another teacher than {teacher} (its tokenizer differs)", "tokens"),
+        "teacher_quantization": (f"another teacher than {teacher} (its quantization differs)", "activations"),
     }
 
 

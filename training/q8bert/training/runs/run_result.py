@@ -17,6 +17,7 @@ class RunResult:
         path: Folder of the run.
         best_step: Step of the best checkpoint.
         metrics: Its scores on the dev split, as fractions. They also picked it, so they flatter it a little.
+        last_metrics: Scores of the last evaluation, after ``n_steps`` steps, which no score picked.
         n_steps: Optimizer steps in all.
         n_skipped_steps: Steps left out because a float16 gradient overflowed.
         float_layers: Linear and Embedding layers that were left in float on request.
@@ -27,6 +28,7 @@ class RunResult:
     path: Path
     best_step: int
     metrics: Mapping[str, float]
+    last_metrics: Mapping[str, float]
     n_steps: int
     n_skipped_steps: int
     float_layers: tuple[str, ...]

@@ -4,7 +4,7 @@ Query, key and value read the same int8 tensor. ONNX Runtime fuses ``DequantizeL
 integers only where the pair feeds one MatMul; of three, two are left in float. Side by side they are one MatMul:
 
 1. ``x @ W_q``, ``x @ W_k``, ``x @ W_v``, each weight a ``DequantizeLinear`` of int8 codes
-   → ``x @ [W_q W_k W_v]``, codes, scales and zero points concatenated along the output axis
+   → ``x @ [W_q W_k W_v]``, codes and scales concatenated along the output axis
    (a scale per tensor is repeated for each of its columns);
 2. each followed by its bias ``Add`` → one ``Add`` of the concatenated biases;
 3. then a ``Split`` gives every reader its own columns.
@@ -35,7 +35,7 @@ class _Branch:
 class FuseSharedMatMulsPass(InPlacePass):
     """Merge MatMuls that read the same activation; see the module's docstring.
 
-    Needs: weights as ``DequantizeLinear`` of constants with a zero point, ``(in, out)``, one scale or one a column
+    Needs: weights as ``DequantizeLinear`` of constants without a zero point, ``(in, out)``, one scale or one a column
     (axis 1), read by one MatMul each, whose one reader adds a constant bias. What does not fit is left as it is.
     Gives: one MatMul, with a weight that is constant but for its ``DequantizeLinear``, for each such activation.
     """
@@ -65,7 +65,7 @@ def _match(matmul: ir.Node) -> _Branch | None:
     dequantize = weight.producer() if weight is not None else None
     if dequantize is None or dequantize.op_type != "DequantizeLinear":
         return None
-    if len(dequantize.inputs) != 3 or any(value is None or value.const_value is None for value in dequantize.inputs):
+    if len(dequantize.inputs) != 2 or any(value is None or value.const_value is None for value in dequantize.inputs):
         return None
     if len(dequantize.outputs[0].uses()) != 1:
         return None
@@ -82,7 +82,6 @@ def _merge(graph: ir.Graph, activation: ir.Value, branches: list[_Branch]) -> No
     codes = [_array(branch.dequantize.inputs[0]) for branch in branches]
     sizes = [array.shape[1] for array in codes]
     scales = [_per_column(branch.dequantize.inputs[1], size) for branch, size in zip(branches, sizes, strict=True)]
-    zeros = [_per_column(branch.dequantize.inputs[2], size) for branch, size in zip(branches, sizes, strict=True)]
     biases = [_array(branch.bias) for branch in branches]
     names = [str(branch.bias.name).removesuffix(".bias") for branch in branches]
     # siblings "…self.query", "…self.key", "…self.value" become "…self.query+key+value"
@@ -90,15 +89,10 @@ def _merge(graph: ir.Graph, activation: ir.Value, branches: list[_Branch]) -> No
     constants = {
         "weight_codes": np.concatenate(codes, axis=1),
         "weight_scale": np.concatenate(scales),
-        "weight_zero_point": np.concatenate(zeros),
         "bias": np.concatenate(biases),
     }
     values = {name: _initializer(graph, f"{prefix}.{name}", array) for name, array in constants.items()}
-    dequantize = ir.node(
-        "DequantizeLinear",
-        [values["weight_codes"], values["weight_scale"], values["weight_zero_point"]],
-        {"axis": 1},
-    )
+    dequantize = ir.node("DequantizeLinear", [values["weight_codes"], values["weight_scale"]], {"axis": 1})
     matmul = ir.node("MatMul", [activation, dequantize.outputs[0]])
     add = ir.node("Add", [matmul.outputs[0], values["bias"]])
     split_sizes = _initializer(graph, f"{prefix}.split_sizes", np.array(sizes, dtype=np.int64))

@@ -1,0 +1,146 @@
+"""The campaign over tasks and seeds: its statistics against other libraries, its rows, its table, its resumption."""
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("torch")
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+@pytest.fixture
+def tool(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Import one of the campaign's parts by its name."""
+    monkeypatch.syspath_prepend(TOOLS)
+    return importlib.import_module
+
+
+def metric_of(name: str, predictions: np.ndarray, labels: np.ndarray) -> float:
+    from scipy import stats
+    from sklearn import metrics
+
+    oracle = {
+        "accuracy": lambda: metrics.accuracy_score(labels, predictions),
+        "f1": lambda: metrics.f1_score(labels, predictions),
+        "matthews": lambda: metrics.matthews_corrcoef(labels, predictions),
+        "pearson": lambda: stats.pearsonr(predictions, labels).statistic,
+    }
+    return float(oracle[name]())
+
+
+@pytest.mark.parametrize(
+    ("name", "n_labels"), [("accuracy", 3), ("f1", 2), ("matthews", 2), ("matthews", 3), ("pearson", 0)]
+)
+def test_rows_that_count_several_times_score_like_rows_that_stand_there_several_times(
+    tool: Any, name: str, n_labels: int
+) -> None:
+    draw = np.random.default_rng(3)
+    if n_labels:
+        labels = draw.integers(0, n_labels, 50)
+        predictions = np.where(draw.random(50) < 0.7, labels, draw.integers(0, n_labels, 50))
+    else:
+        labels = draw.random(50) * 5
+        predictions = labels + draw.normal(size=50)
+    counts = tool("reproduction.statistics").draws(50, seed=1)[:20]
+    found = tool("reproduction.statistics").weighted_metric(name, predictions, labels, counts)
+    for value, times in zip(found, counts, strict=True):
+        rows = np.repeat(np.arange(50), times.astype(int))
+        assert value == pytest.approx(metric_of(name, predictions[rows], labels[rows]), abs=1e-12)
+
+
+def test_the_interval_is_that_of_a_plain_bootstrap_and_holds_the_difference(tool: Any) -> None:
+    statistics, draw = tool("reproduction.statistics"), np.random.default_rng(5)
+    labels = draw.integers(0, 2, 400)
+    wrong = lambda share: np.where(draw.random(400) < share, 1 - labels, labels)  # noqa: E731 - one line, used here
+    theirs, ours = {seed: wrong(0.2) for seed in range(5)}, {seed: wrong(0.1) for seed in range(5)}
+    found = statistics.compare("accuracy", labels, ours, theirs, counts=statistics.draws(400, seed=0))
+    plain = []
+    for _ in range(2000):
+        rows, seeds = draw.integers(0, 400, 400), draw.integers(0, 5, 5)
+        right = [[(of[seed][rows] == labels[rows]).mean() for seed in seeds] for of in (ours, theirs)]
+        plain.append(100 * (np.mean(right[0]) - np.mean(right[1])))
+    low, high = np.percentile(plain, [2.5, 97.5])
+    assert found.interval.mean == pytest.approx(
+        100 * np.mean([(ours[s] == labels).mean() - (theirs[s] == labels).mean() for s in range(5)])
+    )
+    assert found.interval.low == pytest.approx(low, abs=0.35)  # two bootstraps of 2000 draws
+    assert found.interval.high == pytest.approx(high, abs=0.35)
+
+
+def test_equal_predictions_differ_by_nothing(tool: Any) -> None:
+    statistics = tool("reproduction.statistics")
+    labels = np.random.default_rng(0).random(30)
+    same = {1: labels + 1, 2: labels * 2}
+    interval = statistics.compare("pearson", labels, same, same, counts=statistics.draws(30, seed=0)).interval
+    assert (interval.mean, interval.low, interval.high) == (0.0, 0.0, 0.0)
+
+
+def write_sst2(folder: Path, *, n_train: int, n_dev: int) -> None:
+    folder.mkdir(parents=True)
+    for name, n_rows in (("train", n_train), ("dev", n_dev)):
+        rows = [f"{name} {'good' if row % 2 else 'bad'} {row}\t{row % 2}" for row in range(n_rows)]
+        (folder / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *rows]) + "\n", encoding="utf-8")
+
+
+def test_held_out_rows_are_training_rows_that_nothing_is_trained_on(tool: Any, tmp_path: Path) -> None:
+    from q8bert.tasks.glue import glue_task
+
+    write_sst2(tmp_path / "SST-2", n_train=50, n_dev=7)
+    prepare = tool("reproduction.data").prepare_rows
+    rows = prepare(glue_task("SST-2"), tmp_path / "SST-2", tmp_path / "part", n_train=20, held_out=0.2)
+    train, scored = (
+        set((rows.folder / f"{name}.tsv").read_text(encoding="utf-8").splitlines()[1:]) for name in ("train", "dev")
+    )
+    assert (len(train), len(scored), rows.n_train, rows.scored_on) == (20, 10, 20, "held-out")
+    assert not train & scored
+    assert all(row.startswith("train") for row in train | scored)
+    assert rows.note == "20 of 67,349 training rows"
+
+
+def test_modes_that_do_not_exist_or_names_taken_twice_are_refused(tool: Any) -> None:
+    chosen = tool("reproduction.modes").chosen_modes
+    assert [mode.name for mode in chosen(["qat"], [("early", "--quantize-from 0.25")])] == ["fp32", "qat", "early"]
+    with pytest.raises(ValueError, match="names taken: \\['qat'\\]"):
+        chosen([], [("qat", "")])
+    with pytest.raises(ValueError, match="unknown: \\['dynamic'\\]"):
+        chosen(["dynamic"], [])
+
+
+@pytest.mark.slow
+def test_a_campaign_goes_on_where_it_was_stopped_and_mixes_no_code(
+    tool: Any, tmp_path: Path, small: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_sst2(tmp_path / "glue" / "SST-2", n_train=40, n_dev=20)
+    main = tool("reproduce").main
+    arguments = [
+        str(tmp_path / "glue"), "--tasks", "SST-2", "--seeds", "11", "--model", str(small.model),
+        "--common", "--max-steps 4 --max-length 16 --engine torch --cache-dir " + str(tmp_path / "cache"),
+        "--results", str(tmp_path / "results"), "--work-dir", str(tmp_path / "work"), "--threads", "1",
+    ]  # fmt: skip
+    assert main([*arguments, "--modes", "qat"]) == 0
+    made = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*.json")}
+    assert set(made) == {"fp32-seed11.json", "qat-seed11.json"}
+    assert main([*arguments, "--modes", "qat", "ort-dynamic"]) == 0  # the float run is made again for the new mode
+    again = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "results").rglob("*.json")}
+    assert {name: time for name, time in again.items() if name in made} == made
+    assert "ort-dynamic-seed11.json" in again
+    table = capsys.readouterr().out
+    assert "40 of 67,349 train, 20 dev" in table
+
+    result = next(path for path in (tmp_path / "results").rglob("qat-seed11.json"))
+    kept = json.loads(result.read_text(encoding="utf-8"))
+    assert kept["bundle"]["precision"].startswith("int8")
+    assert (
+        sum(a == b for a, b in zip(kept["predictions"], kept["labels"], strict=True)) / 20
+        == kept["metrics"]["accuracy"]
+    )
+
+    kept["identity"]["source"] = "0" * 12
+    (result.parent / "other-seed11.json").write_text(json.dumps(kept), encoding="utf-8")
+    assert main(["--table", str(tmp_path / "results")]) == 2
+    assert "different code" in capsys.readouterr().err
+    assert main(["--table", str(tmp_path / "results"), "--source", "000"]) == 0

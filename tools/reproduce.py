@@ -1,0 +1,130 @@
+"""Train, quantize and score on GLUE over seeds, and print the table of the paper: one command, resumable after a kill.
+
+For each task and seed it trains the FP32 twin and the INT8 models, exports them, quantizes the twin without training
+(ours and ONNX Runtime's two ways), and scores every bundle. Each result is a JSON file with its predictions and all
+that it was made by; what is there is not made again, and what was interrupted goes on. Differences from the twin come
+with an interval of 95 %, over rows and over seeds.
+
+    python tools/reproduce.py GLUE --tasks STS-B RTE MRPC CoLA --seeds 11 12 13 14 15
+    python tools/reproduce.py GLUE --tasks QNLI --train-rows 10000 --seeds 11
+    python tools/reproduce.py GLUE --model google-bert/bert-base-uncased --common "--device cuda --precision bfloat16"
+    python tools/reproduce.py GLUE --tasks STS-B --held-out 0.1 --variant early "--quantize-from 0.25"   # to choose
+    python tools/reproduce.py --table results/glue                                  # only print what is there
+
+Exit codes: 0 all done, 1 a command failed (the others were done), 2 wrong use.
+"""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from reproduction.data import prepare_rows
+from reproduction.identity import Identity
+from reproduction.modes import FLOAT, MODES, Mode, chosen_modes
+from reproduction.record import read_results
+from reproduction.table import MixedResultsError, of_one_code, render
+from reproduction.work import CommandError, Work
+
+from q8bert.spec.errors import Q8BertError
+from q8bert.tasks.glue import GLUE_TASKS, glue_task
+
+
+def make_work(args: argparse.Namespace, modes: Sequence[Mode], identity: Identity) -> list[Work]:
+    """Return what is to be done, seed by seed, so that every task has something early."""
+    works = []
+    for seed in args.seeds:
+        for name in args.tasks:
+            task = glue_task(name)
+            part = f"{name}-{args.train_rows or 'all'}-{args.held_out:g}"
+            rows = prepare_rows(
+                task, args.glue_dir / name, args.work_dir / "data" / part, n_train=args.train_rows,
+                held_out=args.held_out,
+            )  # fmt: skip
+            works += [
+                Work(
+                    task=task, rows=rows, seed=seed, model=args.model, modes=part_of_modes,
+                    common=shlex.split(args.common), identity=identity,
+                    results=args.results / identity.source / Path(args.model).name / part,
+                    folder=args.work_dir / identity.source / f"{part}-seed{seed}-{part_of_modes[0].name}",
+                    threads=args.threads, report=lambda text: print(text, file=sys.stderr, flush=True),
+                )
+                for part_of_modes in _independent(modes)
+            ]  # fmt: skip
+    return works
+
+
+def _independent(modes: Sequence[Mode]) -> list[list[Mode]]:
+    """Return modes in groups that need nothing of one another: what is made of the twin goes with it."""
+    trained = [mode for mode in modes if mode.train is not None and mode != FLOAT]
+    return [[mode for mode in modes if mode not in trained], *([mode] for mode in trained)]
+
+
+def do_all(works: Sequence[Work], n_jobs: int) -> list[str]:
+    """Do the work, several pieces at a time; returns what failed, in words."""
+
+    def do(work: Work) -> str:
+        try:
+            work.run()
+        except (CommandError, Q8BertError) as error:
+            print(f"failed: {error}", file=sys.stderr, flush=True)
+            return str(error)
+        return ""
+
+    with ThreadPoolExecutor(max_workers=n_jobs) as pool:
+        return [failure for failure in pool.map(do, works) if failure]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the campaign and print the table.
+
+    Args:
+        arguments: Those of the command line; by default the process's own.
+
+    Returns:
+        The exit code.
+    """
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("glue_dir", type=Path, nargs="?", help="folder with one folder a task")
+    parser.add_argument("--tasks", nargs="+", default=["STS-B", "RTE", "MRPC", "CoLA"], choices=list(GLUE_TASKS))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13, 14, 15])
+    parser.add_argument("--modes", nargs="+", default=[], choices=[mode.name for mode in MODES])
+    parser.add_argument(
+        "--variant", nargs=2, action="append", default=[], metavar=("NAME", "OPTIONS"), help="one more way to train"
+    )
+    parser.add_argument("--model", default="minilm-l6", help="what training starts from")
+    parser.add_argument("--common", default="", help="options of `q8bert train` for all modes, in one text")
+    parser.add_argument("--train-rows", type=int, default=0, help="training rows to use; 0 for all")
+    parser.add_argument(
+        "--held-out", type=float, default=0.0, help="share of training rows to score on, in dev's place"
+    )
+    parser.add_argument("--jobs", type=int, default=1, help="tasks and seeds at a time")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads of each")
+    parser.add_argument("--results", type=Path, default=Path("results/glue"), help="folder of the JSON files")
+    parser.add_argument("--work-dir", type=Path, default=Path("build/reproduce"), help="folder of runs and bundles")
+    parser.add_argument("--source", help="print results of this state of the code; default the only one there")
+    parser.add_argument(
+        "--table", type=Path, metavar="RESULTS", help="print the table of a folder, and do nothing else"
+    )
+    args = parser.parse_args(arguments)
+    failures: list[str] = []
+    try:
+        if args.table is None:
+            if args.glue_dir is None:
+                parser.error("give the folder of GLUE, or --table")
+            identity = Identity.here()
+            failures = do_all(make_work(args, chosen_modes(args.modes, args.variant), identity), args.jobs)
+            found = [result for result in read_results(args.results) if result.identity["source"] == identity.source]
+        else:
+            found = of_one_code(read_results(args.table), args.source)
+        print(render(found))
+    except (MixedResultsError, Q8BertError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""The rows of a campaign: a task's own files, or a stated part of them, chosen by a seed."""
+
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from q8bert.data.readers import read_split
+from q8bert.spec.files import write_text
+from q8bert.tasks.task import Task
+
+__all__ = ["OFFICIAL_TRAINING_ROWS", "Rows", "prepare_rows"]
+
+OFFICIAL_TRAINING_ROWS = {
+    "CoLA": 8551, "SST-2": 67349, "MRPC": 3668, "STS-B": 5749, "QQP": 363846, "MNLI": 392702, "QNLI": 104743,
+    "RTE": 2490, "WNLI": 635,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Where the rows are, and how many.
+
+    Attributes:
+        folder: What `--data-dir` is given.
+        n_train: Training rows.
+        n_official: Training rows of the official release.
+        scored_on: ``dev``, or ``held-out`` where those are training rows that were taken away.
+    """
+
+    folder: Path
+    n_train: int
+    n_official: int | None
+    scored_on: str
+
+    @property
+    def note(self) -> str:
+        """What is to be said beside a score, where not all training rows were there."""
+        if self.n_official is None or self.n_train == self.n_official:
+            return ""
+        return f"{self.n_train:,} of {self.n_official:,} training rows"
+
+
+def prepare_rows(task: Task, source: Path, target: Path, *, n_train: int, held_out: float) -> Rows:
+    """Take a part of a task's training rows, or leave its folder as it is where all are wanted.
+
+    Args:
+        task: Names the files.
+        source: The task's own folder.
+        target: Folder for the part.
+        n_train: Training rows to keep, drawn by seed 0; 0 for all.
+        held_out: Share of the training rows that take the place of the dev split; 0 keeps dev.
+
+    Returns:
+        The rows.
+    """
+    official = OFFICIAL_TRAINING_ROWS.get(task.name)
+    if not n_train and not held_out:
+        n_rows = len(read_split(task, str(source), "train", skip_malformed=True).examples)
+        return Rows(source, n_rows, official, "dev")
+    train, dev = (task.data.files.get(name, f"{name}.tsv") for name in ("train", "dev"))
+    lines = (source / train).read_text(encoding="utf-8").split("\n")
+    header = [] if task.data.headerless_columns else [lines.pop(0)]
+    rows = [line for line in lines if line.strip()]
+    order = np.random.default_rng(0).permutation(len(rows))
+    n_held_out = int(held_out * len(rows))
+    kept = order[n_held_out:][: n_train or None]
+    target.mkdir(parents=True, exist_ok=True)
+    _write(target / train, header, [rows[index] for index in kept])
+    if held_out:
+        _write(target / dev, header, [rows[index] for index in order[:n_held_out]])
+    else:
+        shutil.copyfile(source / dev, target / dev)
+    return Rows(target, len(kept), official, "held-out" if held_out else "dev")
+
+
+def _write(path: Path, header: list[str], rows: list[str]) -> None:
+    write_text(path, "\n".join([*header, *rows]) + "\n")

@@ -1,0 +1,61 @@
+"""The ways to come to a model that are compared: each is a few options of a `q8bert` command."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+__all__ = ["FLOAT", "MODES", "Mode", "chosen_modes"]
+
+
+@dataclass(frozen=True)
+class Mode:
+    """One way to come to a model.
+
+    Attributes:
+        name: Its name in files and tables.
+        title: What it is, in a few words.
+        train: Options of `q8bert train` besides those of all; None for what is made of the FP32 run.
+        export: How the FP32 run becomes a bundle without training: the command and its options.
+    """
+
+    name: str
+    title: str
+    train: tuple[str, ...] | None = None
+    export: tuple[str, ...] = ("export",)
+
+
+FLOAT = Mode("fp32", "the float twin: as many steps, as many candidates for the best", train=("--no-quantize",))
+MODES = (
+    FLOAT,
+    Mode("one-shot", "the FP32 run by `q8bert quantize`, without training", export=("quantize",)),
+    Mode("ort-dynamic", "the FP32 run by ONNX Runtime's dynamic quantization",
+         export=("export", "--quantization", "dynamic")),
+    Mode("ort-static", "the FP32 run by ONNX Runtime's static quantization",
+         export=("export", "--quantization", "static")),
+    Mode("qat", "quantization-aware training, the defaults", train=()),
+    Mode("qat-distilled", "quantization-aware training with the float model at its switch as teacher",
+         train=("--teacher", "twin")),
+)  # fmt: skip
+
+
+def chosen_modes(names: Sequence[str], variants: Sequence[Sequence[str]]) -> tuple[Mode, ...]:
+    """Return the modes that were asked for, the float twin always among them.
+
+    Args:
+        names: Names of modes; none for all.
+        variants: Pairs of a name and options of `q8bert train`, as a shell would read them.
+
+    Returns:
+        The modes, the float twin first.
+
+    Raises:
+        ValueError: If a name is unknown or given twice.
+    """
+    known = {mode.name: mode for mode in MODES}
+    added = [Mode(name, f"q8bert train {options}", train=tuple(shlex.split(options))) for name, options in variants]
+    taken = [mode.name for mode in added if mode.name in known]
+    unknown = [name for name in names if name not in known]
+    if taken or unknown:
+        raise ValueError(f"modes are {', '.join(known)}; unknown: {unknown or 'none'}, names taken: {taken or 'none'}")
+    asked = [known[name] for name in (names or known) if name != FLOAT.name]
+    return (FLOAT, *asked, *added)
