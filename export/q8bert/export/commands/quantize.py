@@ -28,6 +28,7 @@ from q8bert.export.commands.options import (
     Smoothing,
     TaskFile,
     TaskName,
+    ZeroPoints,
     help_of,
     optional_task,
 )
@@ -78,6 +79,7 @@ def quantize_command(
     max_length: MaxLength = None,
     granularity: Granularity = "per_channel",
     smoothing: Smoothing = True,
+    zero_points: ZeroPoints = True,
     keep_float: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(help=help_of("keep_float"), rich_help_panel=QUANTIZATION),
@@ -129,7 +131,8 @@ def quantize_command(
             bundle, report = quantize(
                 model, output_dir, calibration_data=calibration_data, eval_data=eval_data, data_dir=data_dir,
                 split=split, task=chosen, revision=revision, max_length=max_length, granularity=granularity,
-                smoothing=smoothing, keep_float=tuple(keep_float or ()), calibration_rows=calibration_rows,
+                smoothing=smoothing, zero_points=zero_points,
+                keep_float=tuple(keep_float or ()), calibration_rows=calibration_rows,
                 max_relative_loss=max_relative_loss, max_logit_error=max_logit_error, min_agreement=min_agreement,
                 check_parity=parity, parity_rows=parity_rows, format=format, skip_malformed=skip_malformed,
                 batch_size=batch_size, threads=threads, seed=seed, report=speaker.say, show_progress=show,

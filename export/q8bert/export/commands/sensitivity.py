@@ -26,6 +26,7 @@ from q8bert.export.commands.options import (
     Smoothing,
     TaskFile,
     TaskName,
+    ZeroPoints,
     optional_task,
 )
 
@@ -68,6 +69,7 @@ def sensitivity_command(
     max_length: MaxLength = None,
     granularity: Granularity = "per_channel",
     smoothing: Smoothing = True,
+    zero_points: ZeroPoints = True,
     max_logit_error: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
@@ -97,8 +99,9 @@ def sensitivity_command(
         with progress_bar(speaker, "measuring") as show:
             report = examine_sensitivity(
                 model, data=data, data_dir=data_dir, task=chosen, revision=revision, max_length=max_length,
-                granularity=granularity, smoothing=smoothing, calibration_rows=calibration_rows, rows=rows,
-                max_logit_error=max_logit_error, max_relative_loss=max_relative_loss, format=format,
+                granularity=granularity, smoothing=smoothing, zero_points=zero_points,
+                calibration_rows=calibration_rows, rows=rows, max_logit_error=max_logit_error,
+                max_relative_loss=max_relative_loss, format=format,
                 skip_malformed=skip_malformed, batch_size=batch_size, seed=seed, report=speaker.say,
                 show_progress=show,
             )  # fmt: skip

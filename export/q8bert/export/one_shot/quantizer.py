@@ -44,6 +44,7 @@ def quantize(
     max_length: Annotated[int, at_least(8)] | None = None,
     granularity: Annotated[str, one_of(GRANULARITIES)] = GRANULARITIES[0],
     smoothing: bool = True,
+    zero_points: bool = True,
     keep_float: tuple[str, ...] = (),
     calibration_rows: Annotated[int, at_least(1)] = CALIBRATION_ROWS,
     max_relative_loss: float = 0.01,
@@ -80,6 +81,7 @@ def quantize(
         max_length: Longest row in tokens; by default the run's, or the longest that model and tokenizer take.
         granularity: ``per_channel`` or ``per_tensor``, of the scales of Linear weights.
         smoothing: Whether outlier channels are smoothed.
+        zero_points: Whether activations that lie to one side have zero points.
         keep_float: Patterns of layers that stay float.
         calibration_rows: Rows to calibrate with, at most.
         max_relative_loss: Largest relative loss of the main metric that passes, where there are labels.
@@ -128,8 +130,8 @@ def quantize(
     )
     report(f"observing the activations of {len(given.calibration)} rows")
     quantized = calibrated(
-        given.model, given.calibration, granularity=granularity, smoothing=smoothing, keep_float=keep_float,
-        seed=seed, show_progress=show_progress,
+        given.model, given.calibration, granularity=granularity, smoothing=smoothing, zero_points=zero_points,
+        keep_float=keep_float, seed=seed, show_progress=show_progress,
     )  # fmt: skip
     n_smoothed = sum(bool(site.smoothing) for site in quantized.sites)
     report(f"outliers are smoothed at {n_smoothed} of {len(quantized.sites)} activations")
