@@ -134,7 +134,8 @@ def quantize(
         keep_float=keep_float, seed=seed, show_progress=show_progress,
     )  # fmt: skip
     n_smoothed = sum(bool(site.smoothing) for site in quantized.sites)
-    report(f"outliers are smoothed at {n_smoothed} of {len(quantized.sites)} activations")
+    n_shifted = sum(site.zero_point != 0 for site in quantized.sites)
+    report(f"of {len(quantized.sites)} activations {n_smoothed} have outliers smoothed, {n_shifted} a zero point")
     quantized = _with_origin(quantized, given)
     assembled = assemble(quantized, report=report)
     parity = None
