@@ -1,9 +1,8 @@
 """Which layers to keep in float so that a model loses no more than is wanted.
 
-Errors of layers do not add up: on MiniLM, those of all layers alone come to half of what the whole model loses, and a
-layer that costs little alone may make much of what the others cost. So layers are ranked by what the model loses with
-all but them in INT8, and taken in this order until the loss that is wanted is reached, which is measured; then each
-that turned out not to be needed is given back, the largest first.
+Errors of layers do not simply add up: a layer that costs little alone may pass on much of what those before it cost. So
+layers are ranked by what the model loses with all but them in INT8, and taken in this order until the loss that is
+wanted is reached, which is measured; then each that turned out not to be needed is given back, the largest first.
 """
 
 from collections.abc import Callable, Sequence
