@@ -13,7 +13,6 @@ without any training, calibrated on the rows that it was trained on. Prints
 """
 
 import argparse
-import itertools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,16 +20,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from select_hyperparameters import hold_out
+from held_out import hold_out
 from torch import Tensor, nn
 
+from q8bert.export.encoded_rows import EncodedRows
 from q8bert.export.trained_run import TrainedRun, load_trained_run
 from q8bert.tasks.glue import GLUE_TASKS, glue_task
 from q8bert.tasks.metrics import score
 from q8bert.tasks.task import Task
+from q8bert.text.batching import shuffled_batches
 from q8bert.training import TrainConfig, train
 from q8bert.training.engines.torch_engine import TorchEngine
-from q8bert.training.loop.batches import TokenizedSplit
 from q8bert.training.objectives.objective import objective_of
 from q8bert.training.quantization.calibration import see_sites
 from q8bert.training.quantization.fake_quantize import WeightGrid, fake_quantize_weight_
@@ -58,14 +58,14 @@ class Model:
 
     run: TrainedRun
     sites: tuple[Site, ...]
-    held_out: TokenizedSplit
+    held_out: EncodedRows
     calibration: list[SeenSite]
     fresh: list[SeenSite]
 
     @property
     def module(self) -> nn.Module:
         """The float model."""
-        return self.run.source.model
+        return self.run.model.source.model
 
     def readers(self, site: Site, grids: Mapping[str, WeightGrid]) -> list[Reader]:
         """Return the Linear layers that read a site."""
@@ -90,13 +90,13 @@ def float_run(task: Task, data_dir: Path, work_dir: Path, *, model: str, threads
 
 def make_model(run: TrainedRun) -> Model:
     """Look at a run's activations, on rows that it was trained on and on rows that it was not."""
-    module, data_dir = run.source.model, run.config.data_dir
+    module, data_dir = run.model.source.model, run.config.data_dir
     training, held_out = (run.rows(data_dir, name, print) for name in ("train", "dev"))
     sites = find_sites(module)
 
-    def observations(split: TokenizedSplit, n: int) -> list[list[Mapping[str, Tensor]]]:
-        steps = itertools.islice(split.training_steps(BATCH_SIZE, seed=SEED, start=0), n)
-        return [[split.batch(rows).inputs] for rows in steps]
+    def observations(rows: EncodedRows, n: int) -> list[list[Mapping[str, Tensor]]]:
+        batches = shuffled_batches(rows.encoded.lengths, BATCH_SIZE, seed=SEED, epoch=0)
+        return [[rows.inputs(numbers)] for numbers in batches[:n]]
 
     return Model(
         run,
@@ -211,17 +211,17 @@ def outputs_of(model: Model, sites: tuple[Site, ...], grids: Mapping[str, Weight
     engine = TorchEngine(model.module, sites, weights, objective_of(head))
     amax = model.amax(sites) if sites else None
     outputs = torch.zeros(len(model.held_out), head.n_outputs)
-    for rows, batch in model.held_out.evaluation_batches(64):
-        outputs[rows] = engine.outputs(batch.inputs, amax)["logits"]
+    for rows, inputs in model.held_out.batches(64):
+        outputs[rows] = engine.outputs(inputs, amax)["logits"]
     found: np.ndarray = outputs.double().numpy()
     return found
 
 
 def scored(model: Model, outputs: np.ndarray) -> float:
     """Return the main metric on the held-out rows, in points."""
-    task, split = model.run.config.task, model.held_out
-    restored = split.target_scale.restore(torch.from_numpy(outputs)).numpy()
-    return 100 * score(task, restored, split.labels.tolist())[task.data.main_metric]
+    task, rows = model.run.config.task, model.held_out
+    restored = rows.target_scale.restore(torch.from_numpy(outputs)).numpy()
+    return 100 * score(task, restored, list(rows.labels or ()))[task.data.main_metric]
 
 
 def parse(add: Callable[[argparse.ArgumentParser], object] = lambda _: None) -> tuple[argparse.Namespace, Model]:
