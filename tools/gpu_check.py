@@ -45,7 +45,7 @@ Part = Callable[[Setting, Findings], None]
 # name → what runs, and its share of the six minutes in seconds; what a part leaves over, the next ones may use
 PARTS: Mapping[str, tuple[Part, float]] = {
     "environment": (check_environment, 15.0),
-    "gradients": (check_gradients, 60.0),
+    "gradients": (check_gradients, 75.0),
     "training": (check_training, 75.0),
     "serving": (check_serving, 60.0),
     "speed": (check_speed, 130.0),  # the last one, since it can leave rows out where the others took longer

@@ -94,9 +94,9 @@ def make_model(run: TrainedRun) -> Model:
     training, held_out = (run.rows(data_dir, name, print) for name in ("train", "dev"))
     sites = find_sites(module)
 
-    def observations(rows: EncodedRows, n: int) -> list[list[Mapping[str, Tensor]]]:
-        batches = shuffled_batches(rows.encoded.lengths, BATCH_SIZE, seed=SEED, epoch=0)
-        return [[rows.inputs(numbers)] for numbers in batches[:n]]
+    def observations(split: EncodedRows, n: int) -> list[list[Mapping[str, Tensor]]]:
+        steps = shuffled_batches(split.encoded.lengths, BATCH_SIZE, seed=SEED, epoch=0)[:n]
+        return [[split.inputs(rows)] for rows in steps]
 
     return Model(
         run,
@@ -211,17 +211,17 @@ def outputs_of(model: Model, sites: tuple[Site, ...], grids: Mapping[str, Weight
     engine = TorchEngine(model.module, sites, weights, objective_of(head))
     amax = model.amax(sites) if sites else None
     outputs = torch.zeros(len(model.held_out), head.n_outputs)
-    for rows, inputs in model.held_out.batches(64):
-        outputs[rows] = engine.outputs(inputs, amax)["logits"]
+    for rows, batch in model.held_out.batches(64):
+        outputs[rows] = engine.outputs(batch, amax)["logits"]
     found: np.ndarray = outputs.double().numpy()
     return found
 
 
 def scored(model: Model, outputs: np.ndarray) -> float:
     """Return the main metric on the held-out rows, in points."""
-    task, rows = model.run.config.task, model.held_out
-    restored = rows.target_scale.restore(torch.from_numpy(outputs)).numpy()
-    return 100 * score(task, restored, list(rows.labels or ()))[task.data.main_metric]
+    task, split = model.run.config.task, model.held_out
+    restored = split.target_scale.restore(torch.from_numpy(outputs)).numpy()
+    return 100 * score(task, restored, split.labels or ())[task.data.main_metric]
 
 
 def parse(add: Callable[[argparse.ArgumentParser], object] = lambda _: None) -> tuple[argparse.Namespace, Model]:

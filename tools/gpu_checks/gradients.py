@@ -24,10 +24,11 @@ __all__ = ["check_gradients", "difference", "vector_error"]
 # Float32 sums of some hundred terms in another order give 1e-6, a code that rounds to its other side 1e-3 and more.
 _TOLERANCE = 1e-4
 # Unit roundoff is 2**-11 and 2**-8. A float model adds it up through two layers and back; a quantized one rounds some
-# codes to their other side besides, each worth a step of 1/127 of its range.
+# codes to their other side besides, each worth a step of 1/127 of its range: from one random model to the next, either
+# engine's gradients in float16 were off by 0.07 to 0.4. Whole runs tell more; a wrong graph is off by 1 and more.
 _HALF_TOLERANCE = {
     ("float", "float16"): 0.02, ("float", "bfloat16"): 0.15,
-    ("quantized", "float16"): 0.25, ("quantized", "bfloat16"): 0.6,
+    ("quantized", "float16"): 0.6, ("quantized", "bfloat16"): 0.6,
 }  # fmt: skip
 _HALF = ("float16", "bfloat16")
 _SECONDS = 8.0  # of a program that has to be built first

@@ -15,7 +15,7 @@ from q8bert.training.quantization.config import QuantizationConfig
 __all__ = [
     "HARDWARE", "MODEL", "OUTPUT", "QUANTIZATION", "ROWS", "AsJson", "BatchSize", "CalibrationRows", "DataDir",
     "FileFormat", "Granularity", "MaxLength", "ModelArgument", "Revision", "Seed", "SkipMalformed", "Smoothing",
-    "TaskFile", "TaskName", "help_of", "optional_task",
+    "TaskFile", "TaskName", "ZeroPoints", "help_of", "optional_task",
 ]  # fmt: skip
 
 ROWS, MODEL, QUANTIZATION, HARDWARE, OUTPUT = "Rows", "Model", "Quantization", "Hardware", "Output"
@@ -101,6 +101,9 @@ MaxLength = Annotated[
 Granularity = Annotated[str, typer.Option(help=help_of("granularity"), rich_help_panel=QUANTIZATION)]
 Smoothing = Annotated[
     bool, typer.Option("--smoothing/--no-smoothing", help=help_of("smoothing"), rich_help_panel=QUANTIZATION)
+]
+ZeroPoints = Annotated[
+    bool, typer.Option("--zero-points/--no-zero-points", help=help_of("zero_points"), rich_help_panel=QUANTIZATION)
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows a batch.", rich_help_panel=HARDWARE)]
 AsJson = Annotated[

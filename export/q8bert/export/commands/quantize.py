@@ -28,6 +28,7 @@ from q8bert.export.commands.options import (
     Smoothing,
     TaskFile,
     TaskName,
+    ZeroPoints,
     help_of,
     optional_task,
 )
@@ -78,6 +79,7 @@ def quantize_command(
     max_length: MaxLength = None,
     granularity: Granularity = "per_channel",
     smoothing: Smoothing = True,
+    zero_points: ZeroPoints = True,
     keep_float: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(help=help_of("keep_float"), rich_help_panel=QUANTIZATION),
@@ -129,7 +131,8 @@ def quantize_command(
             bundle, report = quantize(
                 model, output_dir, calibration_data=calibration_data, eval_data=eval_data, data_dir=data_dir,
                 split=split, task=chosen, revision=revision, max_length=max_length, granularity=granularity,
-                smoothing=smoothing, keep_float=tuple(keep_float or ()), calibration_rows=calibration_rows,
+                smoothing=smoothing, zero_points=zero_points,
+                keep_float=tuple(keep_float or ()), calibration_rows=calibration_rows,
                 max_relative_loss=max_relative_loss, max_logit_error=max_logit_error, min_agreement=min_agreement,
                 check_parity=parity, parity_rows=parity_rows, format=format, skip_malformed=skip_malformed,
                 batch_size=batch_size, threads=threads, seed=seed, report=speaker.say, show_progress=show,
@@ -184,10 +187,13 @@ def _table(report: "QuantizationReport") -> Table:
 
 
 def _remedies(report: "QuantizationReport") -> list[str]:
-    keep = " ".join(f"--keep-float {name}" for name in report.suggested_keep_float)
+    train = "train with quantization awareness (`q8bert train`)"
+    if (found := report.suggestion) is None:
+        return [f"no layers were found whose keeping in float would help enough: {train}"]
+    keep = " ".join(f"--keep-float {name}" for name in found.keep_float)
     return [
-        f"half of the error of the logits is made by {len(report.suggested_keep_float)} layers; keeping them in float "
-        f"makes the model {report.suggested_bytes / 1e6:.1f} MB larger: {keep}",
-        "`q8bert sensitivity` finds the least layers for a loss that you name; or train with quantization awareness "
-        "(`q8bert train`)",
+        f"with {len(found.keep_float)} layers in float the squared error of the logits falls to "
+        f"{found.change.relative_error:.2g} on held-out rows, and the model grows by {found.extra_bytes / 1e6:.1f} MB: "
+        f"{keep}",
+        f"`q8bert sensitivity` finds the least layers for a loss that you name; or {train}",
     ]

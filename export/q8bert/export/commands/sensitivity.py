@@ -26,6 +26,7 @@ from q8bert.export.commands.options import (
     Smoothing,
     TaskFile,
     TaskName,
+    ZeroPoints,
     optional_task,
 )
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["register"]
 
 _WANTED = "Wanted"
+_WIDTH = 120
 
 
 def register(app: typer.Typer) -> None:
@@ -67,6 +69,7 @@ def sensitivity_command(
     max_length: MaxLength = None,
     granularity: Granularity = "per_channel",
     smoothing: Smoothing = True,
+    zero_points: ZeroPoints = True,
     max_logit_error: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
@@ -96,8 +99,9 @@ def sensitivity_command(
         with progress_bar(speaker, "measuring") as show:
             report = examine_sensitivity(
                 model, data=data, data_dir=data_dir, task=chosen, revision=revision, max_length=max_length,
-                granularity=granularity, smoothing=smoothing, calibration_rows=calibration_rows, rows=rows,
-                max_logit_error=max_logit_error, max_relative_loss=max_relative_loss, format=format,
+                granularity=granularity, smoothing=smoothing, zero_points=zero_points,
+                calibration_rows=calibration_rows, rows=rows, max_logit_error=max_logit_error,
+                max_relative_loss=max_relative_loss, format=format,
                 skip_malformed=skip_malformed, batch_size=batch_size, seed=seed, report=speaker.say,
                 show_progress=show,
             )  # fmt: skip
@@ -105,7 +109,9 @@ def sensitivity_command(
             speaker.say(f"skipped: {row}")
 
         def render(console: Console) -> None:
-            console.print(_table(report))
+            # names of layers are long, and cut they are of no use: a narrow terminal wraps the lines
+            console.width = max(console.width, _WIDTH)
+            console.print(_table(report), crop=False)
             line(console, _proposal(report))
 
         speaker.result(report, render)
@@ -134,7 +140,7 @@ def _table(report: "SensitivityReport") -> Table:
     add("everything", "", found.whole, None)
     for name, change in found.groups.items():
         add(f"all {name}", "", change, None)
-    for part in sorted(found.parts, key=lambda part: -part.alone.relative_error):
+    for part in sorted(found.parts, key=lambda part: part.all_but.relative_error):
         add(part.name, part.kind, part.alone, part.all_but)
     return table
 

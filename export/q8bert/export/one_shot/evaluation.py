@@ -8,21 +8,20 @@ import onnx
 from q8bert.data.readers import read_file, read_split
 from q8bert.export.encoded_rows import EncodedRows
 from q8bert.export.model_to_export import ModelToExport
+from q8bert.export.one_shot.report import Limits
 from q8bert.export.post_training.given import Given
 from q8bert.export.proofs.float_comparison import FloatComparison, compare_logits, logits_of
-from q8bert.export.sensitivity.measurement import BATCH_SIZE, Part, Yardstick, layer_parts
-from q8bert.export.sensitivity.proposal import costliest_layers
+from q8bert.export.sensitivity.measurement import BATCH_SIZE, Yardstick, layer_parts
+from q8bert.export.sensitivity.proposal import Proposal, propose
 from q8bert.export.sensitivity.simulation import PartlyQuantized, simulate
 from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.session import Session
 from q8bert.spec.errors import ConfigError
 from q8bert.tasks.metrics import refuse_undefined
 
-__all__ = ["compare_with_float", "costly_layers", "evaluation_rows"]
+__all__ = ["compare_with_float", "evaluation_rows", "suggest_layers"]
 
-# rows and share of the error that name the layers to keep in float
 _SENSITIVITY_ROWS = 64
-_SUGGESTED_SHARE = 0.5
 
 
 def evaluation_rows(
@@ -108,26 +107,37 @@ def compare_with_float(
     return found
 
 
-def costly_layers(
-    model: ModelToExport, held_out: EncodedRows, *, show_progress: Callable[[int, int], None]
-) -> list[Part]:
-    """Return the layers that make half of the error of the logits, by rows that nothing is scored on.
+def suggest_layers(
+    model: ModelToExport,
+    held_out: EncodedRows,
+    limits: Limits,
+    *,
+    show_progress: Callable[[int, int], None],
+) -> Proposal | None:
+    """Find layers that a model had better keep in float: the least that halve the error.
+
+    Where the error of the logits has a limit below that, they bring it there.
 
     Args:
         model: With its grids.
-        held_out: Rows that it was not calibrated with.
-        show_progress: Called with layers measured and layers in all.
+        held_out: Rows that it was not calibrated with, and that nothing is scored on.
+        limits: What the model may lose.
+        show_progress: Called with models run and models in all, as far as that can be told.
 
     Returns:
-        The layers, the costliest first.
+        The layers; None where none suffice.
     """
     rows = held_out.select(held_out.spread(_SENSITIVITY_ROWS))
-    n_layers, n_done = len(model.weights.quantized), 0
+    total, n_done = len(model.weights.quantized) + 2, 0
 
     def show() -> None:
         nonlocal n_done
         n_done += 1
-        show_progress(n_done, n_layers + 1)
+        show_progress(min(n_done, total), total)
 
     yardstick = Yardstick(model, rows, batch_size=BATCH_SIZE, show=show)
-    return costliest_layers(layer_parts(yardstick, left_out=False), share=_SUGGESTED_SHARE)
+    wanted = yardstick.change(PartlyQuantized.whole(model)).relative_error / 2
+    if limits.max_logit_error is not None:
+        wanted = min(wanted, limits.max_logit_error)
+    parts = layer_parts(yardstick, alone=False)
+    return propose(yardstick, parts, lambda change: change.relative_error <= wanted)

@@ -10,12 +10,11 @@ from q8bert.export.assembly import ParityRows, assemble, compare_with_simulation
 from q8bert.export.bundle.manifest import make_manifest
 from q8bert.export.bundle.writer import check_target, write_bundle
 from q8bert.export.model_to_export import ModelToExport
-from q8bert.export.one_shot.evaluation import compare_with_float, costly_layers, evaluation_rows
+from q8bert.export.one_shot.evaluation import compare_with_float, evaluation_rows, suggest_layers
 from q8bert.export.one_shot.report import Limits, QuantizationReport, failures
 from q8bert.export.post_training.calibration import ROWS_PER_OBSERVATION, calibrated
 from q8bert.export.post_training.given import Asked, Given, read_given
 from q8bert.export.post_training.rows import CALIBRATION_ROWS, HELD_OUT_ROWS
-from q8bert.export.sensitivity.proposal import extra_bytes
 from q8bert.spec.bundle import Bundle
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError, ExportError
@@ -45,6 +44,7 @@ def quantize(
     max_length: Annotated[int, at_least(8)] | None = None,
     granularity: Annotated[str, one_of(GRANULARITIES)] = GRANULARITIES[0],
     smoothing: bool = True,
+    zero_points: bool = True,
     keep_float: tuple[str, ...] = (),
     calibration_rows: Annotated[int, at_least(1)] = CALIBRATION_ROWS,
     max_relative_loss: float = 0.01,
@@ -81,6 +81,7 @@ def quantize(
         max_length: Longest row in tokens; by default the run's, or the longest that model and tokenizer take.
         granularity: ``per_channel`` or ``per_tensor``, of the scales of Linear weights.
         smoothing: Whether outlier channels are smoothed.
+        zero_points: Whether activations that lie to one side have zero points.
         keep_float: Patterns of layers that stay float.
         calibration_rows: Rows to calibrate with, at most.
         max_relative_loss: Largest relative loss of the main metric that passes, where there are labels.
@@ -129,11 +130,12 @@ def quantize(
     )
     report(f"observing the activations of {len(given.calibration)} rows")
     quantized = calibrated(
-        given.model, given.calibration, granularity=granularity, smoothing=smoothing, keep_float=keep_float,
-        seed=seed, show_progress=show_progress,
+        given.model, given.calibration, granularity=granularity, smoothing=smoothing, zero_points=zero_points,
+        keep_float=keep_float, seed=seed, show_progress=show_progress,
     )  # fmt: skip
     n_smoothed = sum(bool(site.smoothing) for site in quantized.sites)
-    report(f"outliers are smoothed at {n_smoothed} of {len(quantized.sites)} activations")
+    n_shifted = sum(site.zero_point != 0 for site in quantized.sites)
+    report(f"of {len(quantized.sites)} activations {n_smoothed} have outliers smoothed, {n_shifted} a zero point")
     quantized = _with_origin(quantized, given)
     assembled = assemble(quantized, report=report)
     parity = None
@@ -148,10 +150,10 @@ def quantize(
         show_progress=show_progress,
     )  # fmt: skip
     found = failures(comparison, limits)
-    costly = []
+    suggestion = None
     if found:
-        report("looking for the layers that lose most")
-        costly = costly_layers(quantized, given.held_out, show_progress=show_progress)
+        report("looking for layers to keep in float")
+        suggestion = suggest_layers(quantized, given.held_out, limits, show_progress=show_progress)
     if assembled.saturation is None:
         raise ExportError("nothing was proven of the weights' products")  # of no model with grids
     bundle = write_bundle(
@@ -185,8 +187,7 @@ def quantize(
         limits=limits,
         passed=not found,
         failures=found,
-        suggested_keep_float=tuple(part.name for part in costly),
-        suggested_bytes=extra_bytes(costly),
+        suggestion=suggestion,
         skipped=given.skipped,
     )
 

@@ -6,6 +6,7 @@ from q8bert.export.proofs.float_comparison import FloatComparison
 from q8bert.export.proofs.fusion import FusionReport
 from q8bert.export.proofs.parity_report import ParityReport
 from q8bert.export.proofs.saturation import SaturationReport
+from q8bert.export.sensitivity.proposal import Proposal
 
 __all__ = ["Limits", "QuantizationReport", "failures"]
 
@@ -50,8 +51,8 @@ class QuantizationReport:
         limits: What it may lose.
         passed: Whether it loses no more.
         failures: What it loses more, in words; empty when it passed.
-        suggested_keep_float: Where it did not pass, the layers that make most of the error of the logits.
-        suggested_bytes: What the model would grow by with these in float.
+        suggestion: Where it did not pass, the least layers whose keeping in float halves the error of the logits, or
+            brings it to its limit, on held-out rows; None where it passed, or none suffice.
         skipped: Malformed rows that were left out, one line each.
     """
 
@@ -75,8 +76,7 @@ class QuantizationReport:
     limits: Limits
     passed: bool
     failures: tuple[str, ...]
-    suggested_keep_float: tuple[str, ...]
-    suggested_bytes: int
+    suggestion: Proposal | None
     skipped: tuple[str, ...]
 
 

@@ -28,6 +28,7 @@ def calibrated(
     *,
     granularity: str,
     smoothing: bool,
+    zero_points: bool = True,
     keep_float: Sequence[str],
     seed: int,
     rows_per_observation: int = ROWS_PER_OBSERVATION,
@@ -40,6 +41,7 @@ def calibrated(
         rows: What its activations are observed on.
         granularity: ``per_channel`` or ``per_tensor``, of the scales of Linear weights.
         smoothing: Whether outlier channels are smoothed.
+        zero_points: Whether activations that lie to one side have zero points.
         keep_float: Patterns of layers that stay float.
         seed: Of the order in which rows make observations.
         rows_per_observation: Rows whose largest value is one observation.
@@ -61,6 +63,7 @@ def calibrated(
         _observations(rows, rows_per_observation, seed, show_progress),
         decay=_DECAY,
         smoothing=smoothing,
+        zero_points=zero_points,
         quantized=quantized,
     )
     return replace(

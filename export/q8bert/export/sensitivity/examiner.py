@@ -33,6 +33,7 @@ def examine_sensitivity(
     max_length: Annotated[int, at_least(8)] | None = None,
     granularity: Annotated[str, one_of(GRANULARITIES)] = GRANULARITIES[0],
     smoothing: bool = True,
+    zero_points: bool = True,
     calibration_rows: Annotated[int, at_least(1)] = CALIBRATION_ROWS,
     rows: Annotated[int, at_least(2)] = MEASURED_ROWS,
     max_logit_error: Annotated[float, at_least(0)] | None = None,
@@ -58,6 +59,7 @@ def examine_sensitivity(
         max_length: Longest row in tokens; by default the run's, or the longest that model and tokenizer take.
         granularity: ``per_channel`` or ``per_tensor``, of the scales of Linear weights.
         smoothing: Whether outlier channels are smoothed.
+        zero_points: Whether activations that lie to one side have zero points.
         calibration_rows: Rows to calibrate with, at most.
         rows: Rows to measure on, at most.
         max_logit_error: Relative error of the logits that is wanted; layers are proposed to be kept in float for it.
@@ -99,7 +101,13 @@ def examine_sensitivity(
         ])  # fmt: skip
     report(f"observing the activations of {len(given.calibration)} rows")
     quantized = calibrated(
-        given.model, given.calibration, granularity=granularity, smoothing=smoothing, keep_float=(), seed=seed
+        given.model,
+        given.calibration,
+        granularity=granularity,
+        smoothing=smoothing,
+        zero_points=zero_points,
+        keep_float=(),
+        seed=seed,
     )
     report(f"measuring on {len(given.held_out)} other rows")
     yardstick, measured = measure(quantized, given.held_out, batch_size=batch_size, show_progress=show_progress)

@@ -42,16 +42,15 @@ class Part:
         kind: ``activation``, what one or more Linear layers read; ``linear``, a Linear's weight and its own reading of
             its input; ``table``, an Embedding.
         n_weights: Weights of a layer; 0 for an activation.
-        alone: Everything else in float.
-        all_but: Everything else in INT8; what ``--keep-float`` with the name of a layer would give. None where it was
-            not measured.
+        alone: Everything else in float; None where it was not measured.
+        all_but: Everything else in INT8; what ``--keep-float`` with the name of a layer would give.
     """
 
     name: str
     kind: str
     n_weights: int
-    alone: Change
-    all_but: Change | None
+    alone: Change | None
+    all_but: Change
 
 
 @dataclass(frozen=True)
@@ -143,17 +142,17 @@ def measure(
         float_score=yardstick.float_score,
         whole=yardstick.change(whole),
         groups={name: yardstick.change(parts) for name, parts in groups.items()},
-        parts=(*_activation_parts(yardstick, whole), *layer_parts(yardstick, left_out=True)),
+        parts=(*_activation_parts(yardstick, whole), *layer_parts(yardstick, alone=True)),
     )
     return yardstick, found
 
 
-def layer_parts(yardstick: Yardstick, *, left_out: bool) -> tuple[Part, ...]:
-    """Measure every Linear and Embedding layer that is quantized.
+def layer_parts(yardstick: Yardstick, *, alone: bool) -> tuple[Part, ...]:
+    """Measure every Linear and Embedding layer that is quantized, left out.
 
     Args:
         yardstick: Holds the model.
-        left_out: Whether all but it is measured besides it alone.
+        alone: Whether it is measured alone besides.
 
     Returns:
         The layers, in the model's order.
@@ -162,19 +161,19 @@ def layer_parts(yardstick: Yardstick, *, left_out: bool) -> tuple[Part, ...]:
     readers = {linear: site for site in model.sites for linear in site.linears}
     parts = []
     for name, kind in _layers(model):
-        alone = PartlyQuantized(frozenset(), frozenset({name}))
+        only = PartlyQuantized(frozenset(), frozenset({name}))
         if kind == LINEAR:
             site = readers[name]
             others = frozenset(site.linears) - {name}
-            alone = replace(alone, activations=frozenset({site.name}), keep_float=others)
+            only = replace(only, activations=frozenset({site.name}), keep_float=others)
         all_but = PartlyQuantized.whole(model, keep_float={name})
         parts.append(
             Part(
                 name=name,
                 kind=kind,
                 n_weights=model.weights.masters[f"{name}.weight"].numel(),
-                alone=yardstick.change(alone),
-                all_but=yardstick.change(all_but) if left_out else None,
+                alone=yardstick.change(only) if alone else None,
+                all_but=yardstick.change(all_but),
             )
         )
     return tuple(parts)

@@ -1,8 +1,9 @@
 """Which layers to keep in float so that a model loses no more than is wanted.
 
-Rounding errors of different layers hardly depend on one another, so what a layer costs alone says what keeping it in
-float gains. Layers are taken in this order until the loss that is wanted is reached, which is measured and not added
-up; then each that turned out not to be needed is given back, the largest first.
+Errors of layers do not add up: on MiniLM, those of all layers alone come to half of what the whole model loses, and a
+layer that costs little alone may make much of what the others cost. So layers are ranked by what the model loses with
+all but them in INT8, and taken in this order until the loss that is wanted is reached, which is measured; then each
+that turned out not to be needed is given back, the largest first.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from q8bert.export.sensitivity.measurement import Change, Part, Yardstick
 from q8bert.export.sensitivity.simulation import PartlyQuantized
 
-__all__ = ["Proposal", "costliest_layers", "extra_bytes", "propose"]
+__all__ = ["Proposal", "propose"]
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,13 @@ def propose(yardstick: Yardstick, parts: Sequence[Part], reached: Callable[[Chan
 
     Args:
         yardstick: Measures partly quantized models.
-        parts: What was measured; activations are no layers.
+        parts: Layers, and activations, which are none.
         reached: Whether a change is small enough.
 
     Returns:
         The layers; None where all but one Linear do not suffice.
     """
-    ranked = sorted((part for part in parts if part.n_weights), key=lambda part: -part.alone.relative_error)
+    ranked = sorted((part for part in parts if part.n_weights), key=lambda part: part.all_but.relative_error)
     linears = [part for part in ranked if part.kind == "linear"]
     ranked = [part for part in ranked if part is not linears[-1]]  # a model without any INT8 product is none of ours
 
@@ -58,21 +59,9 @@ def propose(yardstick: Yardstick, parts: Sequence[Part], reached: Callable[[Chan
         fewer = [other for other in kept if other is not part]
         if reached(change(fewer)):
             kept = fewer
-    return Proposal(tuple(part.name for part in kept), change(kept), extra_bytes(kept))
+    return Proposal(tuple(part.name for part in kept), change(kept), _extra_bytes(kept))
 
 
-def costliest_layers(parts: Sequence[Part], *, share: float) -> list[Part]:
-    """Return the fewest layers that together hold a share of what all layers cost alone, the costliest first."""
-    ranked = sorted((part for part in parts if part.n_weights), key=lambda part: -part.alone.relative_error)
-    wanted = share * sum(part.alone.relative_error for part in ranked)
-    chosen: list[Part] = []
-    for part in ranked:
-        if sum(one.alone.relative_error for one in chosen) >= wanted:
-            break
-        chosen.append(part)
-    return chosen
-
-
-def extra_bytes(parts: Sequence[Part]) -> int:
+def _extra_bytes(parts: Sequence[Part]) -> int:
     """Return what a model grows by where these layers are float: four bytes a weight instead of one."""
     return sum(3 * part.n_weights for part in parts)

@@ -245,7 +245,7 @@ class AsyncClassifier:
         n_characters = sum(len(text) for column in columns if column is not None for text in column)
         if n_characters > self._max_characters:
             raise InputError(f"the row has {n_characters} characters, and at most {self._max_characters} are taken")
-        self._queue.reserve()
+        self._queue.reserve(deadline)
         try:
             async with asyncio.timeout(None if deadline is None else deadline - arrived) as limit:
                 request = await self._waiting(columns, arrived, deadline)

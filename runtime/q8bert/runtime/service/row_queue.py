@@ -18,6 +18,8 @@ from q8bert.spec.errors import ClosedError, DeadlineError, QueueFullError
 
 __all__ = ["RowQueue"]
 
+_LEAST_TOKENS = 1
+
 
 class RowQueue:
     """Rows in order of arrival; every method may be called from any thread.
@@ -48,16 +50,21 @@ class RowQueue:
         self._is_closing = self._is_abandoned = False
         self._speed = BatchSpeed()
 
-    def reserve(self) -> None:
+    def reserve(self, deadline: float | None = None) -> None:
         """Hold a place for a row that is tokenized first.
 
+        Args:
+            deadline: When its answer is of no use any more; None for never.
+
         Raises:
-            QueueFullError: If there is none.
+            DeadlineError: If not even the shortest row could be answered by then.
+            QueueFullError: If there is no place.
             ClosedError: If the queue takes no rows any more.
         """
         with self._changed:
             if self._is_closing:
                 raise ClosedError("the service is closed")
+            self._refuse_hopeless(_LEAST_TOKENS, deadline)
             if self._n_coming + len(self._waiting) >= self._max_rows:
                 raise QueueFullError(f"{self._max_rows} rows wait already; try again later, or raise max_queue")
             self._n_coming += 1
@@ -81,8 +88,7 @@ class RowQueue:
         with self._changed:
             if self._is_abandoned:
                 raise ClosedError("the service was closed before the row was computed")
-            if request.deadline is not None and (self._waiting or self._running):
-                self._refuse_hopeless(request, request.deadline)
+            self._refuse_hopeless(request.n_tokens, request.deadline)
             self._waiting[request] = None
             self._changed.notify_all()
 
@@ -161,16 +167,18 @@ class RowQueue:
         with self._changed:
             return self._n_coming + len(self._waiting), len(self._running)
 
-    def _refuse_hopeless(self, request: Request, deadline: float) -> None:
-        needed, left = self._seconds_until_answered(request), deadline - self._clock()
+    def _refuse_hopeless(self, n_tokens: int, deadline: float | None) -> None:
+        if deadline is None or not (self._waiting or self._running):
+            return
+        needed, left = self._seconds_until_answered(n_tokens), deadline - self._clock()
         if needed > left:
             raise DeadlineError(
                 f"refused at once: an answer would take about {needed:.3g} s with {len(self._waiting)} rows waiting, "
                 f"and the deadline is {left:.3g} s away"
             )
 
-    def _seconds_until_answered(self, request: Request) -> float:
-        tokens = request.n_tokens + sum(other.n_tokens for other in self._waiting)
+    def _seconds_until_answered(self, n_tokens: int) -> float:
+        tokens = n_tokens + sum(other.n_tokens for other in self._waiting)
         n_rows = 1 + len(self._waiting)
         full = min(self._limits.tokens, self._limits.rows * tokens / n_rows)
         n_batches = math.ceil(tokens / full)
