@@ -77,27 +77,29 @@ class TrainedRun:
         return self.model.encode(split, labelled=True)
 
 
-def load_trained_run(run: Path) -> TrainedRun:
+def load_trained_run(run: Path, *, max_length: int | None = None) -> TrainedRun:
     """Load a run's best checkpoint.
 
     Args:
         run: Folder of the run.
+        max_length: Longest row in tokens; None for the run's own.
 
     Returns:
         The run.
 
     Raises:
         CheckpointError: If the run has no whole checkpoint.
+        ModelError: If the model cannot take rows of ``max_length``.
     """
     record = read_record(run)
     config = record.config(run)
     checkpoint = best_checkpoint(run)
-    head = config.task.head
+    head, max_length = config.task.head, max_length or config.max_length
     source = load_source_model(
         str(checkpoint.path),
         n_outputs=head.n_outputs,
         labels=head.labels,
-        max_length=config.max_length,
+        max_length=max_length,
         dropout=None,
     )
     copy_weights(source.model, checkpoint)
@@ -115,7 +117,7 @@ def load_trained_run(run: Path) -> TrainedRun:
     model = ModelToExport(
         source=source,
         task=config.task,
-        max_length=config.max_length,
+        max_length=max_length,
         obey_special_tokens=checkpoint.obey_special_tokens,
         target_scale=checkpoint.target_scale,
         sites=checkpoint.sites,

@@ -32,6 +32,11 @@ def test_zero_points_are_named_and_nothing_else_calls_the_activations_symmetric(
     card = model_card(manifest(quantization={"activation_zero_points": {"classifier.input": 4}}), None)
     assert "Zero points of activations, all others 0: classifier.input 4" in card
     assert "symmetric" not in card
+    shifted = {"activation_zero_points": {"classifier.input": 4}, "symmetric": True}
+    card = model_card(manifest(quantization=shifted), None)
+    assert (
+        "Zero points of activations, all others 0; as additions, the graph's own are all 0: classifier.input 4" in card
+    )
 
 
 def test_a_teacher_is_named() -> None:

@@ -122,9 +122,7 @@ def _quantization_lines(quantization: Mapping[str, Any]) -> list[str]:
             f"- Quantization: after training, by ONNX Runtime's own tools, {method}", fused,
             "- Not free of saturation: results may differ on CPUs without VNNI",
         ]  # fmt: skip
-    weights, tables = (
-        str(quantization[key]).replace("_", " ") for key in ("weight_granularity", "table_granularity")
-    )
+    weights, tables = (str(quantization[key]).replace("_", " ") for key in ("weight_granularity", "table_granularity"))
     if calibration := quantization.get("calibration"):
         how, ranges = "after training, in one shot, without labels", f"ranges of {calibration['n_rows']:,} rows"
     else:
@@ -138,8 +136,8 @@ def _quantization_lines(quantization: Mapping[str, Any]) -> list[str]:
     ]
     if shifted := quantization.get("activation_zero_points"):
         texts = ", ".join(f"{name} {zero_point}" for name, zero_point in shifted.items())
-        how = "as additions before it, zero points are 0" if quantization.get("symmetric") else "all others 0"
-        lines.append(f"- Zero points of activations, {how}: {texts}")
+        form = "; as additions, the graph's own are all 0" if quantization.get("symmetric") else ""
+        lines.append(f"- Zero points of activations, all others 0{form}: {texts}")
     if smoothed := quantization.get("smoothed_activations"):
         lines.append(f"- Outlier channels scaled down before quantization, and their weights up: {', '.join(smoothed)}")
     if float_layers := quantization["float_layers"]:
