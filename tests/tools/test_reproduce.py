@@ -116,10 +116,29 @@ def test_modes_that_do_not_exist_or_names_taken_twice_are_refused(tool: Any) -> 
         chosen(["dynamic"], [])
 
 
+def test_seeds_of_one_mode_with_different_options_are_not_averaged(tool: Any) -> None:
+    record, table = tool("reproduction.record"), tool("reproduction.table")
+    common = {
+        "task": "SST-2", "mode": "qat", "model": "small", "rows": {"train": 4, "official": 4, "scored": 2, "scored_on": "dev"},
+        "metrics": {"accuracy": 0.5}, "main_metric": "accuracy", "predictions": "01", "labels": "00", "training": {},
+        "bundle": {"bytes": 1}, "seconds": {},
+        "identity": {"source": "0", "is_clean": True, "commit": "", "machine": {"n_cpus": 1, "cpu": "x"}, "versions": {}},
+    }  # fmt: skip
+    alike = [record.Result(seed=seed, options=["--epochs", "2"], **common) for seed in (1, 2)]
+    assert "50.00 ± 0.00" in table.render(alike)
+    with pytest.raises(table.MixedResultsError, match="the results of SST-2 are of different options of qat"):
+        table.render([*alike, record.Result(seed=3, options=["--epochs", "3"], **common)])
+
+
+def test_a_folder_without_results_is_said(tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool("reproduce").main(["--table", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "error: there are no results\n"
+
+
 def test_a_command_without_an_answer_fails_and_names_its_log(tool: Any, tmp_path: Path) -> None:
     commands = tool("reproduction.commands")
     log = tmp_path / "log"
-    with pytest.raises(commands.CommandError, match=rf"q8bert nonsense --json exited with 2; see {log}"):
+    with pytest.raises(commands.CommandError, match=rf"q8bert nonsense --json exited with 2: .+; see {log}"):
         commands.Commands().run(["nonsense", "--json"], log=log, answer=tmp_path / "answer")
     assert "nonsense" in log.read_text()
 

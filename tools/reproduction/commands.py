@@ -63,7 +63,8 @@ class Commands:
         content = answer.read_bytes()
         # 1: a gate or a threshold was missed, which the table will show; without an answer there is nothing to show
         if code not in {0, 1} or not content:
-            raise CommandError(f"{words} exited with {code}; see {log}")
+            said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise CommandError(f"{words} exited with {code}: {said[-1] if said else 'no word'}; see {log}")
         seconds = {"wall": time.monotonic() - started, "cpu": usage.ru_utime + usage.ru_stime}
         return json.loads(content), {name: round(value, 1) for name, value in seconds.items()}
 
