@@ -11,7 +11,7 @@ with an interval of 95 %, over rows and over seeds.
     python tools/reproduce.py GLUE --tasks STS-B --held-out 0.1 --variant early "--quantize-from 0.25"   # to choose
     python tools/reproduce.py --table results/glue                                  # only print what is there
 
-Exit codes: 0 all done, 1 a command failed (the others were done), 2 wrong use.
+Exit codes: 0 all done, 1 a command failed (the others were done), 2 wrong use, 130 stopped by Ctrl-C.
 """
 
 import argparse
@@ -21,18 +21,19 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from reproduction.commands import CommandError, Commands
 from reproduction.data import prepare_rows
 from reproduction.identity import Identity
 from reproduction.modes import FLOAT, MODES, Mode, chosen_modes
 from reproduction.record import read_results
 from reproduction.table import MixedResultsError, of_one_code, render
-from reproduction.work import CommandError, Work
+from reproduction.work import Work
 
 from q8bert.spec.errors import Q8BertError
 from q8bert.tasks.glue import GLUE_TASKS, glue_task
 
 
-def make_work(args: argparse.Namespace, modes: Sequence[Mode], identity: Identity) -> list[Work]:
+def make_work(args: argparse.Namespace, modes: Sequence[Mode], identity: Identity, commands: Commands) -> list[Work]:
     """Return what is to be done, seed by seed, so that every task has something early."""
     works = []
     for seed in args.seeds:
@@ -49,7 +50,8 @@ def make_work(args: argparse.Namespace, modes: Sequence[Mode], identity: Identit
                     common=shlex.split(args.common), identity=identity,
                     results=args.results / identity.source / Path(args.model).name / part,
                     folder=args.work_dir / identity.source / f"{part}-seed{seed}-{part_of_modes[0].name}",
-                    threads=args.threads, report=lambda text: print(text, file=sys.stderr, flush=True),
+                    threads=args.threads, commands=commands,
+                    report=lambda text: print(text, file=sys.stderr, flush=True),
                 )
                 for part_of_modes in _independent(modes)
             ]  # fmt: skip
@@ -62,19 +64,26 @@ def _independent(modes: Sequence[Mode]) -> list[list[Mode]]:
     return [[mode for mode in modes if mode not in trained], *([mode] for mode in trained)]
 
 
-def do_all(works: Sequence[Work], n_jobs: int) -> list[str]:
-    """Do the work, several pieces at a time; returns what failed, in words."""
+def do_all(works: Sequence[Work], n_jobs: int, commands: Commands) -> list[str]:
+    """Do the work, several pieces at a time; returns what failed, in words. Ctrl-C ends what is under way."""
 
     def do(work: Work) -> str:
         try:
             work.run()
-        except (CommandError, Q8BertError) as error:
-            print(f"failed: {error}", file=sys.stderr, flush=True)
+        except (CommandError, Q8BertError, ValueError) as error:
+            if not commands.is_stopped:
+                print(f"failed: {error}", file=sys.stderr, flush=True)
             return str(error)
         return ""
 
-    with ThreadPoolExecutor(max_workers=n_jobs) as pool:
+    pool = ThreadPoolExecutor(max_workers=n_jobs)
+    try:
         return [failure for failure in pool.map(do, works) if failure]
+    except KeyboardInterrupt:
+        commands.stop()
+        raise
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -114,8 +123,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.table is None:
             if args.glue_dir is None:
                 parser.error("give the folder of GLUE, or --table")
-            identity = Identity.here()
-            failures = do_all(make_work(args, chosen_modes(args.modes, args.variant), identity), args.jobs)
+            identity, commands = Identity.here(), Commands()
+            works = make_work(args, chosen_modes(args.modes, args.variant), identity, commands)
+            failures = do_all(works, args.jobs, commands)
             found = [result for result in read_results(args.results) if result.identity["source"] == identity.source]
         else:
             found = of_one_code(read_results(args.table), args.source)
@@ -123,6 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MixedResultsError, Q8BertError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on where it was", file=sys.stderr)
+        return 130
     return 1 if failures else 0
 
 

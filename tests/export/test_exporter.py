@@ -137,6 +137,13 @@ def test_a_method_that_does_not_fit_the_run_is_refused(
     assert not (tmp_path / "bundle").exists()
 
 
+@pytest.mark.parametrize("method", ["none", "static"])
+def test_the_symmetric_form_of_what_has_no_grids_of_ours_is_refused(small: Any, tmp_path: Path, method: str) -> None:
+    with pytest.raises(ConfigError, match=rf"quantization {method} has none; `q8bert quantize --symmetric`"):
+        export(small.run("SST-2", "float32"), tmp_path / "bundle", quantization=method, symmetric=True)
+    assert not (tmp_path / "bundle").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["qat", "none", "static"])
 def test_scores_leave_a_bundle_in_the_users_units(small: Any, tmp_path: Path, method: str) -> None:

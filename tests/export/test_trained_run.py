@@ -68,3 +68,18 @@ def test_export_says_that_training_was_stopped(small: Any, tmp_path: Path, monke
     last = max(checkpoint_folders(run))
     assert said[0].startswith(f"note: training was stopped at step {last}, before its end; the best checkpoint so far")
     assert f"of step {report.checkpoint_step}, is exported" in said[0]
+
+
+def test_a_teacher_of_a_run_is_known(small: Any, tmp_path: Path) -> None:
+    run = Path(shutil.copytree(small.run("SST-2", "int8"), tmp_path / "run"))
+    assert "teacher" not in load_trained_run(run).model.origin.model
+    record = json.loads((run / "run.json").read_text())
+    record["options"] |= {"teacher": "twin", "teacher_weight": 0.75}
+    (run / "run.json").write_text(json.dumps(record))
+    twin = {"model": "twin", "weight": 0.75, "temperature": 2.0}
+    assert load_trained_run(run).model.origin.model["teacher"] == twin
+    record["options"]["teacher"] = "/models/large"
+    record["inputs"]["teacher_weights"] = {"sha256": "ab" * 32, "size": 3}
+    (run / "run.json").write_text(json.dumps(record))
+    other = twin | {"model": "/models/large", "weights_sha256": "ab" * 32}
+    assert load_trained_run(run).model.origin.model["teacher"] == other

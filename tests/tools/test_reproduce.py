@@ -2,6 +2,12 @@
 
 import importlib
 import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +116,75 @@ def test_modes_that_do_not_exist_or_names_taken_twice_are_refused(tool: Any) -> 
         chosen(["dynamic"], [])
 
 
+def test_seeds_of_one_mode_with_different_options_are_not_averaged(tool: Any) -> None:
+    record, table = tool("reproduction.record"), tool("reproduction.table")
+    common = {
+        "task": "SST-2", "mode": "qat", "model": "small", "rows": {"train": 4, "official": 4, "scored": 2, "scored_on": "dev"},
+        "metrics": {"accuracy": 0.5}, "main_metric": "accuracy", "predictions": "01", "labels": "00", "training": {},
+        "bundle": {"bytes": 1}, "seconds": {},
+        "identity": {"source": "0", "is_clean": True, "commit": "", "machine": {"n_cpus": 1, "cpu": "x"}, "versions": {}},
+    }  # fmt: skip
+    alike = [record.Result(seed=seed, options=["--epochs", "2"], **common) for seed in (1, 2)]
+    assert "50.00 ± 0.00" in table.render(alike)
+    with pytest.raises(table.MixedResultsError, match="the results of SST-2 are of different options of qat"):
+        table.render([*alike, record.Result(seed=3, options=["--epochs", "3"], **common)])
+
+
+def test_a_folder_without_results_is_said(tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tool("reproduce").main(["--table", str(tmp_path)]) == 2
+    assert capsys.readouterr().err == "error: there are no results\n"
+
+
+def test_a_command_without_an_answer_fails_and_names_its_log(tool: Any, tmp_path: Path) -> None:
+    commands = tool("reproduction.commands")
+    log = tmp_path / "log"
+    with pytest.raises(commands.CommandError, match=rf"q8bert nonsense --json exited with 2: .+; see {log}"):
+        commands.Commands().run(["nonsense", "--json"], log=log, answer=tmp_path / "answer")
+    assert "nonsense" in log.read_text()
+
+
+def test_what_is_under_way_can_be_stopped_and_nothing_is_begun_after_it(
+    tool: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tool("reproduction.commands")
+    monkeypatch.setattr(
+        module, "_Q8BERT", "import sys, time; print('begun', file=sys.stderr, flush=True); time.sleep(600)"
+    )
+    commands, log = module.Commands(), tmp_path / "log"
+
+    def stop() -> None:
+        while not (log.exists() and log.read_text()):
+            time.sleep(0.01)
+        commands.stop()
+
+    threading.Thread(target=stop).start()
+    with pytest.raises(module.CommandError, match="q8bert train was interrupted"):
+        commands.run(["train"], log=log, answer=tmp_path / "answer")
+    with pytest.raises(module.CommandError, match="q8bert export was not begun"):
+        commands.run(["export"], log=log, answer=tmp_path / "answer")
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_campaign_without_a_word_of_python(tool: Any, tmp_path: Path, small: Any) -> None:
+    write_sst2(tmp_path / "glue" / "SST-2", n_train=40, n_dev=20)
+    command = [
+        sys.executable, str(TOOLS / "reproduce.py"), str(tmp_path / "glue"), "--tasks", "SST-2", "--seeds", "11", "12",
+        "--model", str(small.model), "--common", "--max-steps 1000000 --max-length 16 --engine torch", "--modes", "qat",
+        "--results", str(tmp_path / "results"), "--work-dir", str(tmp_path / "work"), "--threads", "1",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    while process.poll() is None and not list((tmp_path / "work").rglob("run.json")):
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the tool and to what it runs
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines() == ["stopped; the same command goes on where it was"]
+    with pytest.raises(ProcessLookupError):  # nothing is left behind
+        os.killpg(process.pid, 0)
+
+
 @pytest.mark.slow
 def test_a_campaign_goes_on_where_it_was_stopped_and_mixes_no_code(
     tool: Any, tmp_path: Path, small: Any, capsys: pytest.CaptureFixture[str]
@@ -130,6 +205,14 @@ def test_a_campaign_goes_on_where_it_was_stopped_and_mixes_no_code(
     assert "ort-dynamic-seed11.json" in again
     table = capsys.readouterr().out
     assert "40 of 67,349 train, 20 dev" in table
+
+    others = [*arguments[:8], arguments[8].replace("--max-steps 4", "--max-steps 5"), *arguments[9:]]
+    assert (
+        main([*others, "--modes", "qat"]) == 1
+    )  # what is there was made with other options, and is not taken for them
+    said = capsys.readouterr().err
+    assert "fp32-seed11.json was made from" in said
+    assert "--max-steps 5" in said
 
     result = next(path for path in (tmp_path / "results").rglob("qat-seed11.json"))
     kept = json.loads(result.read_text(encoding="utf-8"))

@@ -6,13 +6,17 @@ half-way keeps what it had. What raises inside a part, or inside a row, costs th
 
 import gc
 import math
+import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 __all__ = ["CannotRunError", "Findings", "Value", "first_line", "run_part"]
+
+_ROOT = Path(__file__).resolve().parents[2]
 
 Value = str | float | int | bool | None
 
@@ -57,7 +61,8 @@ class Findings:
         """Add what is wrong, and where in the code it was found."""
         self.faults.append(text)
         if error is not None:
-            self.tracebacks.append("".join(traceback.format_exception(error)))
+            # where the checkout stands is nobody's business, and the file is published
+            self.tracebacks.append("".join(traceback.format_exception(error)).replace(f"{_ROOT}{os.sep}", ""))
         self.changed(f"FAULT: {text}")
 
     def check(self, text: str, *, holds: bool) -> None:

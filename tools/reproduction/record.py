@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from q8bert.spec.files import write_json
 from q8bert.tasks.task import Task
 
-__all__ = ["Result", "decode_predictions", "encode_predictions", "read_results"]
+__all__ = ["Result", "decode_predictions", "encode_predictions", "read_result", "read_results"]
 
 _DIGITS = 5
 
@@ -89,10 +89,22 @@ def read_results(folder: Path) -> list[Result]:
     Raises:
         ValueError: If a file is no result; the message names it.
     """
-    results = []
-    for path in sorted(folder.rglob("*.json")):
-        try:
-            results.append(Result(**json.loads(path.read_text(encoding="utf-8"))))
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no result of this tool: {error}. Move it out of {folder}") from error
-    return results
+    return [read_result(path) for path in sorted(folder.rglob("*.json"))]
+
+
+def read_result(path: Path) -> Result:
+    """Read one result.
+
+    Args:
+        path: Its file.
+
+    Returns:
+        The result.
+
+    Raises:
+        ValueError: If the file is none; the message names it.
+    """
+    try:
+        return Result(**json.loads(path.read_text(encoding="utf-8")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{path} is no result of this tool: {error}. Move it away") from error

@@ -1,5 +1,6 @@
 """The table of results, in Markdown: scores, paired differences, sizes, and the paper's row beside them."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ _PAPER = {
 
 
 class MixedResultsError(Exception):
-    """Raised if results of different code, models or rows would stand in one table."""
+    """Raised if results of different code, models, rows or options would stand in one table."""
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,16 @@ def of_one_code(results: Sequence[Result], source: str | None) -> list[Result]:
         Those of it.
 
     Raises:
-        MixedResultsError: If there are several and none was named, or the named one has no result.
+        MixedResultsError: If there are none, several and none was named, or the named one has no result.
     """
     found = sorted({result.identity["source"] for result in results})
+    if not found:
+        raise MixedResultsError("there are no results")
     if source is None and len(found) > 1:
         raise MixedResultsError(f"the results are of different code: {', '.join(found)}. Name one with --source")
     chosen = [result for result in results if source is None or result.identity["source"].startswith(source)]
     if not chosen:
-        raise MixedResultsError(f"no result is of the code {source}; there are {', '.join(found) or 'none at all'}")
+        raise MixedResultsError(f"no result is of the code {source}; there are {', '.join(found)}")
     return chosen
 
 
@@ -67,7 +70,8 @@ def render(results: Sequence[Result]) -> str:
     """Return the tables of results of one code.
 
     Raises:
-        MixedResultsError: If results of a task were made on different rows or from different models.
+        MixedResultsError: If results of a task were made on different rows, from different models, or those of one mode
+            with different options.
     """
     cells = _cells(results)
     tasks = [task for task in OFFICIAL_TRAINING_ROWS if task in cells]
@@ -89,6 +93,7 @@ def _cells(results: Sequence[Result]) -> dict[str, dict[str, _Cell]]:
             ("rows", {str(sorted(result.rows.items())) for result in those}),
             ("truth", {str(result.labels) for result in those}),
             ("models", {result.model for result in those}),
+            *((f"options of {mode}", options) for mode, options in _options_of_modes(those).items()),
         ):
             if len(values) > 1:
                 raise MixedResultsError(f"the results of {task} are of different {what}")
@@ -97,6 +102,13 @@ def _cells(results: Sequence[Result]) -> dict[str, dict[str, _Cell]]:
             for mode in {result.mode for result in those}
         }
     return cells
+
+
+def _options_of_modes(results: Sequence[Result]) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for result in results:
+        found.setdefault(result.mode, set()).add(shlex.join(result.options))
+    return found
 
 
 def _comparisons(cells: Mapping[str, _Cell]) -> dict[str, Comparison]:

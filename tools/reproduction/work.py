@@ -1,33 +1,24 @@
 """One task and one seed: some models are trained or made of the float twin, and every bundle is scored."""
 
-import json
-import os
+import shlex
 import shutil
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reproduction.commands import CommandError, Commands
 from reproduction.data import Rows
 from reproduction.identity import Identity
 from reproduction.modes import FLOAT, Mode
-from reproduction.record import Result, encode_predictions
+from reproduction.record import Result, encode_predictions, read_result
 
 from q8bert.data.readers import read_split
 from q8bert.runtime import Classifier
 from q8bert.tasks.metrics import score
 from q8bert.tasks.task import Task
 
-__all__ = ["CommandError", "Work"]
-
-_Q8BERT = "from q8bert.runtime.cli import main; main()"  # the command, of this very environment
-
-
-class CommandError(Exception):
-    """Raised if a command of the campaign fails; says which, and where its words are."""
+__all__ = ["Work"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +36,7 @@ class Work:
         results: Folder of the results of this task.
         folder: Folder for runs and bundles; deleted when all is done.
         threads: CPU threads; 0 for the engine's choice.
+        commands: Runs what is to be run.
         report: Called with a sentence at every stage.
     """
 
@@ -58,21 +50,47 @@ class Work:
     results: Path
     folder: Path
     threads: int
+    commands: Commands
     report: Callable[[str], None]
 
     def path_of(self, mode: Mode) -> Path:
         """Return the file of a mode's result."""
         return self.results / f"{mode.name}-seed{self.seed}.json"
 
+    def options_of(self, mode: Mode) -> list[str]:
+        """Return what decides a mode's result: options of training, or those with which the twin is exported."""
+        return [*self.common, *(mode.train or mode.export)]
+
     def missing(self) -> list[Mode]:
-        """Return the modes without a result."""
-        return [mode for mode in self.modes if not self.path_of(mode).exists()]
+        """Return the modes without a result.
+
+        Raises:
+            CommandError: If a result that is there was made with other options, or from another model.
+        """
+        missing = [mode for mode in self.modes if not self.path_of(mode).exists()]
+        for mode in self.modes:
+            if mode not in missing:
+                self._refuse_other(mode)
+        return missing
+
+    def _refuse_other(self, mode: Mode) -> None:
+        path = self.path_of(mode)
+        found = read_result(path)
+        there, asked = (
+            f"{model} {shlex.join(options)}".strip()
+            for model, options in ((found.model, found.options), (self.model, self.options_of(mode)))
+        )
+        if there != asked:
+            raise CommandError(
+                f"{path} was made from {there!r}, and {asked!r} is asked. Give another --results, name the variant "
+                "otherwise, or move the file away"
+            )
 
     def run(self) -> None:
         """Do what is missing; what an earlier, interrupted call has done is kept.
 
         Raises:
-            CommandError: If a command fails.
+            CommandError: If a command fails, or a result is there that was made otherwise.
         """
         missing = self.missing()
         if any(mode.train is None for mode in missing) and FLOAT not in missing:
@@ -115,16 +133,9 @@ class Work:
         """Run a command in a process of its own; returns its JSON object, and its wall and CPU seconds."""
         self.folder.mkdir(parents=True, exist_ok=True)
         log, answer = (self.folder / f"{mode.name}-{what}.{ending}" for ending in ("log", "json"))
-        started = time.monotonic()
-        with log.open("wb") as stderr, answer.open("wb") as stdout:
-            process = subprocess.Popen([sys.executable, "-c", _Q8BERT, *command], stdout=stdout, stderr=stderr)
-            _, status, usage = os.wait4(process.pid, 0)  # for its own CPU seconds; POSIX alone has this
-        code = process.returncode = os.waitstatus_to_exitcode(status)
-        if code not in {0, 1}:  # 1: a gate or a threshold was missed, which the table will show
-            raise CommandError(f"q8bert {' '.join(command)} exited with {code}; see {log}")
-        seconds = {"wall": time.monotonic() - started, "cpu": usage.ru_utime + usage.ru_stime}
+        said, seconds = self.commands.run(command, log=log, answer=answer)
         self.report(f"{self.task.name} seed {self.seed} {mode.name}: {what} took {seconds['wall']:.0f} s")
-        return json.loads(answer.read_bytes()), {name: round(value, 1) for name, value in seconds.items()}
+        return said, seconds
 
     def _score(self, mode: Mode, bundle: Path, training: dict[str, Any], seconds: dict[str, float]) -> None:
         task = self.task
@@ -137,7 +148,7 @@ class Work:
             mode=mode.name,
             seed=self.seed,
             model=self.model,
-            options=[*self.common, *(mode.train or mode.export)],
+            options=self.options_of(mode),
             rows={
                 "train": self.rows.n_train, "official": self.rows.n_official, "scored": len(rows.examples),
                 "scored_on": self.rows.scored_on,

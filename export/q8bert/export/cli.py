@@ -10,6 +10,7 @@ from rich.table import Table
 from q8bert.console.command import Speaker, exit_codes, progress_bar
 from q8bert.console.panels import PanelCommand
 from q8bert.export.commands import quantize, sensitivity
+from q8bert.export.commands.options import Symmetric
 from q8bert.spec.bundle import PARITY_FILE
 
 if TYPE_CHECKING:
@@ -48,14 +49,7 @@ def export_command(
     parity_rows: Annotated[
         int, typer.Option(min=0, help="Dev rows that are compared, evenly over the split; 0 for all.")
     ] = 512,
-    symmetric: Annotated[
-        bool,
-        typer.Option(
-            "--symmetric",
-            help="Write zero points as additions and scales of tables as products, for runtimes that want zero point 0 "
-            "(TensorRT). The same model, somewhat slower.",
-        ),
-    ] = False,
+    symmetric: Symmetric = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, the rest on stderr.")] = False,
 ) -> None:
     """Turn a run's best checkpoint into a bundle: INT8 QDQ ONNX, tokenizer, labels, model card, manifest."""

@@ -97,7 +97,8 @@ def export(
 
     Raises:
         CheckpointError: If the run has no whole checkpoint.
-        ConfigError: If an argument is of another type, or the run not of the kind that ``quantization`` needs.
+        ConfigError: If an argument is of another type, or the run not of the kind that ``quantization`` or
+            ``symmetric`` needs.
         ExportError: If the graph cannot be made, or ``output_dir`` holds something else.
         OutputError: If ``output_dir`` cannot be written.
         ParityError: If the exported model does not compute what the simulation of training does.
@@ -105,6 +106,11 @@ def export(
     check_target(Path(output_dir))
     trained = load_trained_run(Path(run))
     method = _method(trained.config, quantization)
+    if symmetric and method != "qat":
+        raise ConfigError([
+            f"symmetric is a form of this project's own grids, and quantization {method} has none; "
+            "`q8bert quantize --symmetric` gives them to a float run"
+        ])  # fmt: skip
     data_dir = str(data_dir or trained.config.data_dir)
     if trained.stopped_at is not None:
         step = trained.checkpoint.progress.step

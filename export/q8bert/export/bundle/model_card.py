@@ -5,6 +5,7 @@ from typing import Any
 
 from q8bert.export.proofs.parity_report import ParityReport
 from q8bert.spec.bundle import MODEL_FILE, PARITY_FILE, Manifest
+from q8bert.training.objectives.config import TWIN
 
 __all__ = ["model_card"]
 
@@ -37,6 +38,7 @@ def model_card(manifest: Manifest, parity: ParityReport | None) -> str:
         f"- Output: {', '.join(named) or 'a score, in the units of the float model'}",
     ]
     lines += _data_lines(manifest.data)
+    lines += _teacher_lines(manifest.model)
     lines += _quantization_lines(manifest.quantization)
     lines += ["", "## Use", "", "```python", "from q8bert.runtime import Classifier", ""]
     lines += ['classifier = Classifier.load("path/of/this/folder")', f"print(classifier({call}))", "```"]
@@ -60,6 +62,14 @@ def _data_lines(data: Mapping[str, Any]) -> list[str]:
             left_out = f", {split['n_skipped']:,} malformed ones left out" if split["n_skipped"] else ""
             lines.append(f"- {name}: {split['n_rows']:,}{cut if split['n_truncated'] else ''}{left_out}")
     return lines
+
+
+def _teacher_lines(model: Mapping[str, Any]) -> list[str]:
+    teacher = model.get("teacher")
+    if not isinstance(teacher, Mapping):
+        return []
+    name = "its own float model" if teacher["model"] == TWIN else teacher["model"]
+    return [f"- Learned from a teacher too, {name}, with {100 * teacher['weight']:g} % of the loss"]
 
 
 def _score_lines(manifest: Manifest) -> list[str]:
@@ -112,22 +122,22 @@ def _quantization_lines(quantization: Mapping[str, Any]) -> list[str]:
             f"- Quantization: after training, by ONNX Runtime's own tools, {method}", fused,
             "- Not free of saturation: results may differ on CPUs without VNNI",
         ]  # fmt: skip
-    granularity = str(quantization["weight_granularity"]).replace("_", " ")
+    weights, tables = (str(quantization[key]).replace("_", " ") for key in ("weight_granularity", "table_granularity"))
     if calibration := quantization.get("calibration"):
         how, ranges = "after training, in one shot, without labels", f"ranges of {calibration['n_rows']:,} rows"
     else:
         how, ranges = "quantization-aware training", "learned ranges"
     lines = [
-        f"- Quantization: {how}; symmetric int8 QDQ, weights {granularity}, embeddings per tensor, activations with "
-        f"{ranges}; attention products, softmax, GELU, LayerNorm, biases and residuals float32",
+        f"- Quantization: {how}; int8 QDQ, weights {weights}, embeddings {tables}, activations with {ranges}; "
+        "attention products, softmax, GELU, LayerNorm, biases and residuals float32",
         "- Free of saturation: none of {n_pairs:,} pairs of weights can overflow, on CPUs without VNNI either "
         "({n_unsafe_before:,} could have)".format_map(quantization["saturation"]),
         fused,
     ]
     if shifted := quantization.get("activation_zero_points"):
         texts = ", ".join(f"{name} {zero_point}" for name, zero_point in shifted.items())
-        how = "as additions before it, zero points are 0" if quantization.get("symmetric") else "all others 0"
-        lines.append(f"- Zero points of activations, {how}: {texts}")
+        form = "; as additions, the graph's own are all 0" if quantization.get("symmetric") else ""
+        lines.append(f"- Zero points of activations, all others 0{form}: {texts}")
     if smoothed := quantization.get("smoothed_activations"):
         lines.append(f"- Outlier channels scaled down before quantization, and their weights up: {', '.join(smoothed)}")
     if float_layers := quantization["float_layers"]:

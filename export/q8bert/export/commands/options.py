@@ -15,7 +15,7 @@ from q8bert.training.quantization.config import QuantizationConfig
 __all__ = [
     "HARDWARE", "MODEL", "OUTPUT", "QUANTIZATION", "ROWS", "AsJson", "BatchSize", "CalibrationRows", "DataDir",
     "FileFormat", "Granularity", "MaxLength", "ModelArgument", "Revision", "Seed", "SkipMalformed", "Smoothing",
-    "TaskFile", "TaskName", "ZeroPoints", "help_of", "optional_task",
+    "Symmetric", "TaskFile", "TaskName", "ZeroPoints", "help_of", "optional_task",
 ]  # fmt: skip
 
 ROWS, MODEL, QUANTIZATION, HARDWARE, OUTPUT = "Rows", "Model", "Quantization", "Hardware", "Output"
@@ -104,6 +104,15 @@ Smoothing = Annotated[
 ]
 ZeroPoints = Annotated[
     bool, typer.Option("--zero-points/--no-zero-points", help=help_of("zero_points"), rich_help_panel=QUANTIZATION)
+]
+Symmetric = Annotated[
+    bool,
+    typer.Option(
+        "--symmetric",
+        help="Write zero points as additions and scales of tables as products, for runtimes that want zero point 0 "
+        "(TensorRT). The same model, somewhat slower.",
+        rich_help_panel=QUANTIZATION,
+    ),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows a batch.", rich_help_panel=HARDWARE)]
 AsJson = Annotated[

@@ -26,6 +26,7 @@ from q8bert.export.commands.options import (
     Seed,
     SkipMalformed,
     Smoothing,
+    Symmetric,
     TaskFile,
     TaskName,
     ZeroPoints,
@@ -84,6 +85,7 @@ def quantize_command(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help=help_of("keep_float"), rich_help_panel=QUANTIZATION),
     ] = None,
+    symmetric: Symmetric = False,
     max_relative_loss: Annotated[
         float,
         typer.Option(
@@ -134,8 +136,9 @@ def quantize_command(
                 smoothing=smoothing, zero_points=zero_points,
                 keep_float=tuple(keep_float or ()), calibration_rows=calibration_rows,
                 max_relative_loss=max_relative_loss, max_logit_error=max_logit_error, min_agreement=min_agreement,
-                check_parity=parity, parity_rows=parity_rows, format=format, skip_malformed=skip_malformed,
-                batch_size=batch_size, threads=threads, seed=seed, report=speaker.say, show_progress=show,
+                check_parity=parity, parity_rows=parity_rows, symmetric=symmetric, format=format,
+                skip_malformed=skip_malformed, batch_size=batch_size, threads=threads, seed=seed, report=speaker.say,
+                show_progress=show,
             )  # fmt: skip
         for row in report.skipped:
             speaker.say(f"skipped: {row}")

@@ -52,6 +52,7 @@ def quantize(
     min_agreement: Annotated[float, _SHARE] | None = None,
     check_parity: bool = True,
     parity_rows: ParityRows = PARITY_ROWS,
+    symmetric: bool = False,
     format: Format = None,  # noqa: A002 - as on the command line
     skip_malformed: bool = False,
     batch_size: Annotated[int, at_least(1)] = 32,
@@ -89,6 +90,7 @@ def quantize(
         min_agreement: Smallest share of rows with the float model's label that passes; None for any.
         check_parity: False leaves the comparison with the simulation out.
         parity_rows: Rows that it takes; 0 for all.
+        symmetric: As :func:`q8bert.export.export` takes it, for runtimes that want zero point 0.
         format: How files are written; see :func:`q8bert.data.readers.read_file`.
         skip_malformed: Leave malformed rows out instead of stopping.
         batch_size: Rows a batch where models are compared.
@@ -113,6 +115,7 @@ def quantize(
     asked = Asked(
         model=str(model),
         rows=None if calibration_data is None else Path(calibration_data),
+        rows_option="--calibration-data",
         data_dir=None if data_dir is None else str(data_dir),
         task=task,
         revision=revision,
@@ -137,7 +140,7 @@ def quantize(
     n_shifted = sum(site.zero_point != 0 for site in quantized.sites)
     report(f"of {len(quantized.sites)} activations {n_smoothed} have outliers smoothed, {n_shifted} a zero point")
     quantized = _with_origin(quantized, given)
-    assembled = assemble(quantized, report=report)
+    assembled = assemble(quantized, report=report, symmetric=symmetric)
     parity = None
     if check_parity:
         parity = compare_with_simulation(
@@ -161,7 +164,12 @@ def quantize(
         graph=assembled.graph,
         tokenizer=quantized.tokenizer(),
         manifest=make_manifest(
-            quantized, "ptq", fusion=assembled.fusion, saturation=assembled.saturation, comparison=comparison
+            quantized,
+            "ptq",
+            fusion=assembled.fusion,
+            saturation=assembled.saturation,
+            comparison=comparison,
+            symmetric=symmetric,
         ),
         parity=parity,
     )

@@ -56,7 +56,9 @@ def calibrated(
     """
     network = model.source.model
     float_layers = matching_layers(network, keep_float)
-    quantized = quantized_parameters(network, per_channel=granularity == "per_channel", keep_float=float_layers)
+    quantized = quantized_parameters(
+        network, per_channel=granularity == "per_channel", per_column=True, keep_float=float_layers
+    )
     sites, ranges = calibrate(
         network,
         find_sites(network, keep_float=float_layers),
@@ -72,6 +74,7 @@ def calibrated(
         amax=ranges.amax(),
         weights=prepare_weights(network, quantized, sites),
         granularity=granularity,
+        table_granularity="per_column",  # whatever the options of a float run say
         float_layers=float_layers,
     )
 

@@ -16,24 +16,19 @@ from q8bert.training.models.source import load_source_model, position_limit
 from q8bert.training.objectives.target_scale import UNSCALED
 from q8bert.training.quantization.config import GRANULARITIES, TABLE_GRANULARITIES
 from q8bert.training.quantization.weights import prepare_weights
-from q8bert.training.runs.run_record import RUN_FILE
 
-__all__ = ["is_run", "load_fine_tuned_model", "load_float_run"]
+__all__ = ["load_fine_tuned_model", "load_float_run"]
 
 _ENDLESS = 2**31
 _SHORTEST = 8  # as in training: special tokens, and room for text
 
 
-def is_run(name: str) -> bool:
-    """Whether a name is the folder of a run of ``q8bert train``."""
-    return (Path(name) / RUN_FILE).is_file()
-
-
-def load_float_run(path: Path) -> TrainedRun:
+def load_float_run(path: Path, *, max_length: int | None = None) -> TrainedRun:
     """Load the best checkpoint of a float run.
 
     Args:
         path: Folder of the run.
+        max_length: Longest row in tokens; None for the run's own.
 
     Returns:
         The run.
@@ -41,8 +36,9 @@ def load_float_run(path: Path) -> TrainedRun:
     Raises:
         ConfigError: If it is a quantized run.
         CheckpointError: If it has no whole checkpoint.
+        ModelError: If the model cannot take rows of ``max_length``.
     """
-    trained = load_trained_run(path)
+    trained = load_trained_run(path, max_length=max_length)
     if trained.config.quantization.quantize:
         raise ConfigError([
             f"{path} is a run with quantization awareness, which has its ranges already. Export it with "

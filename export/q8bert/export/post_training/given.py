@@ -9,12 +9,13 @@ from q8bert.data.examples import Split
 from q8bert.data.hub import HUB_PREFIX
 from q8bert.export.encoded_rows import EncodedRows
 from q8bert.export.model_to_export import ModelToExport
-from q8bert.export.post_training.float_model import is_run, load_fine_tuned_model, load_float_run
+from q8bert.export.post_training.float_model import load_fine_tuned_model, load_float_run
 from q8bert.export.post_training.rows import divide, read_rows
 from q8bert.spec.errors import ConfigError, InputError
 from q8bert.tasks.task import Task
 from q8bert.training.models.tokenizer.vocabulary import notes_on_tokenizer
 from q8bert.training.runs.fingerprints import Fingerprint, fingerprint_of_rows
+from q8bert.training.runs.run_record import is_run
 
 __all__ = ["Asked", "Given", "read_given"]
 
@@ -26,6 +27,7 @@ class Asked:
     Attributes:
         model: Folder of a float run, or folder or hub id of a fine-tuned model.
         rows: File of rows, labelled or not; None for the training split of ``data_dir``.
+        rows_option: What the command calls that file.
         data_dir: Folder of the task's files; None for that of the run.
         task: Names the columns of the rows and the labels; None for the run's, or for the model's own.
         revision: Branch, tag or commit of the hub.
@@ -38,6 +40,7 @@ class Asked:
 
     model: str
     rows: Path | None
+    rows_option: str
     data_dir: str | None
     task: Task | None
     revision: str | None
@@ -106,7 +109,7 @@ def read_given(
             skip_malformed=asked.skip_malformed,
         )  # fmt: skip
     except InputError as error:
-        if asked.task is None and "text" not in columns and not is_run(asked.model):
+        if asked.task is None and "text" not in columns and not is_run(Path(asked.model)):
             raise InputError(f"{error} Columns of other names than text and text_pair need a --task-file") from error
         raise
     divided = divide(split, n_calibration=n_calibration, n_held_out=n_held_out, seed=asked.seed)
@@ -128,12 +131,12 @@ def read_given(
 
 def _load(asked: Asked, report: Callable[[str], None]) -> tuple[ModelToExport, Asked]:
     """Return the model, and what was asked with the run's own words where nothing else was said."""
-    if is_run(asked.model):
+    if is_run(Path(asked.model)):
         return _of_run(asked, report)
     if asked.rows is None and asked.data_dir is None:
         raise ConfigError([
-            f"{asked.model} is no run, which would know its rows: give some hundred rows as it will meet them with "
-            "--calibration-data, or the task's folder with --data-dir and --task"
+            f"{asked.model} is no run, which would know its rows: give a file of some hundred rows as it will meet "
+            f"them with {asked.rows_option}, or the task's folder with --data-dir and --task"
         ])  # fmt: skip
     if asked.data_dir is not None and asked.task is None:
         raise ConfigError(["--data-dir needs --task or --task-file, which say how its files are read"])
@@ -150,9 +153,8 @@ def _of_run(asked: Asked, report: Callable[[str], None]) -> tuple[ModelToExport,
     conflicts = {"--task and --task-file": asked.task, "--revision": asked.revision}
     if faults := [f"{name}: {asked.model} is a run, which has its own" for name, it in conflicts.items() if it]:
         raise ConfigError(faults)
-    trained = load_float_run(Path(asked.model))
-    config = trained.config
-    model = replace(trained.model, max_length=asked.max_length or config.max_length)
+    trained = load_float_run(Path(asked.model), max_length=asked.max_length)
+    config, model = trained.config, trained.model
     data_dir: str | None = asked.data_dir or config.data_dir
     if asked.data_dir is None and asked.rows is not None and not _is_there(config.data_dir):
         report(f"note: the run's data folder {config.data_dir} is not here, so nothing is scored on its rows")

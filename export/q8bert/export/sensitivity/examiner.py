@@ -82,6 +82,7 @@ def examine_sensitivity(
     asked = Asked(
         model=str(model),
         rows=None if data is None else Path(data),
+        rows_option="--data",
         data_dir=None if data_dir is None else str(data_dir),
         task=task,
         revision=revision,

@@ -34,10 +34,11 @@ def refuse_strangers(ours: Classifier, theirs: Classifier) -> None:
         *((name, mine.model.get(name), other.model.get(name)) for name in _KINSHIP),
         ("max_length", mine.max_length, other.max_length),
         ("pad_token_id", mine.pad_token_id, other.pad_token_id),
+        ("obey_special_tokens", mine.obey_special_tokens, other.obey_special_tokens),
     ]:
         if value != reference:
             faults.append(f"{name} is {value} in {places[0]} and {reference} in {places[1]}")
-    if not ours.tokenizes_like(theirs):
+    if mine.obey_special_tokens == other.obey_special_tokens and not ours.tokenizes_like(theirs):
         faults.append(f"{places[0]} and {places[1]} have different tokenizers")
     if faults:
         raise ConfigError([*faults, "Train and export both from one model with the same options"])

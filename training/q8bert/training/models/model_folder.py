@@ -11,6 +11,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
+from q8bert.spec.bundle import MANIFEST_FILE
 from q8bert.spec.errors import ModelError
 from q8bert.training.models.border import library_border
 
@@ -48,12 +49,14 @@ def find_model(name: str, *, revision: str | None) -> ModelFolder:
         Its folder.
 
     Raises:
-        ModelError: If it is not there, the alias's package is not installed, or a revision of a folder is asked for.
+        ModelError: If it is not there, or a bundle or a run, the alias's package is not installed, or a revision of a
+            folder is asked for.
     """
     folder = _minilm() if name == MINILM_ALIAS else Path(name)
     if name and folder.is_dir():
         if revision is not None:
             raise ModelError(f"--revision is for models of the hub, and {name} is a folder here. Leave it out")
+        _refuse_other_folders(folder)
         return ModelFolder(folder, None)
     if name and folder.exists():
         raise ModelError(f"model {name!r} is a file. Give the folder with its config.json, weights and tokenizer")
@@ -64,6 +67,18 @@ def find_model(name: str, *, revision: str | None) -> ModelFolder:
         )
     snapshot = _snapshot(name, revision)
     return ModelFolder(snapshot, snapshot.name)
+
+
+def _refuse_other_folders(folder: Path) -> None:
+    """Tell what this program made from a model that lacks its configuration."""
+    if (folder / "config.json").exists():
+        return
+    if (folder / MANIFEST_FILE).is_file():
+        raise ModelError(
+            f"{folder} is a bundle, which is there to be served. Give the model or run that it was made of"
+        )
+    if checkpoints := sorted((folder / "checkpoints").glob("step-*")):
+        raise ModelError(f"{folder} is a run. Give one of its checkpoints, for example {checkpoints[-1]}")
 
 
 def _minilm() -> Path:

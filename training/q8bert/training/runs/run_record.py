@@ -19,7 +19,7 @@ from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.fingerprints import Fingerprint
 from q8bert.training.versions import library_versions
 
-__all__ = ["RUN_FILE", "RunRecord", "read_record", "read_run"]
+__all__ = ["RUN_FILE", "RunRecord", "is_run", "read_record", "read_run"]
 
 RUN_FILE = "run.json"
 RUN_VERSION = 6
@@ -110,6 +110,18 @@ class RunRecord:
     def write(self, run: Path) -> None:
         """Write the record into a run's folder."""
         write_json(run / RUN_FILE, {**asdict(self), "inputs": _as_json(self.inputs)})
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is that of a run, and not of a model in Hugging Face's layout.
+
+    Args:
+        folder: The folder; there need be none.
+
+    Returns:
+        Whether it is. Other programs have a ``run.json`` too; a model's folder has its configuration beside it.
+    """
+    return (folder / RUN_FILE).is_file() and not (folder / "config.json").exists()
 
 
 def read_record(path: Path) -> RunRecord:

@@ -27,7 +27,7 @@ from q8bert.training.quantization.weights import prepare_weights, quantized_para
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.fingerprints import Fingerprint, fingerprints_of_model
 from q8bert.training.runs.run_folder import best_checkpoint
-from q8bert.training.runs.run_record import RUN_FILE, read_run
+from q8bert.training.runs.run_record import is_run, read_run
 from q8bert.training.teachers.teacher import Teacher
 
 __all__ = ["FinishedTeacher", "load_teacher"]
@@ -87,7 +87,7 @@ def load_teacher(
     """
     place, head = config.distillation.finished_teacher or "", config.task.head
     name, quantization = f"the teacher {place}", _Quantization()
-    if _is_run(Path(place)):
+    if is_run(Path(place)):
         place, quantization = _checkpoint_of_run(Path(place))
     try:
         source = load_source_model(
@@ -122,11 +122,6 @@ def load_teacher(
     )
     taught = QuantizedModel(model, quantization.sites, quantize_activation)
     return FinishedTeacher(Teacher(name, taught, quantization.amax, rows, units), inputs)
-
-
-def _is_run(folder: Path) -> bool:
-    # other programs have a run.json too; a model's folder has its configuration beside it
-    return (folder / RUN_FILE).is_file() and not (folder / "config.json").exists()
 
 
 def _checkpoint_of_run(run: Path) -> tuple[str, _Quantization]:
