@@ -229,6 +229,16 @@ def test_rows_that_cannot_be_used_are_refused(
     assert not (tmp_path / "bundle").exists()
 
 
+def test_a_limit_on_a_loss_that_nothing_can_measure_is_refused(
+    fine_tuned: Callable[..., Path], write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    with pytest.raises(
+        ConfigError, match=r"a relative loss of at most 0\.01 is wanted, but no labelled rows are given"
+    ):
+        quantize(fine_tuned(num_labels=2), tmp_path / "bundle", calibration_data=write_rows(20), max_relative_loss=0.01)
+    assert not (tmp_path / "bundle").exists()
+
+
 def test_a_model_beside_a_run_json_of_another_program_is_a_model(
     fine_tuned: Callable[..., Path], tmp_path: Path
 ) -> None:

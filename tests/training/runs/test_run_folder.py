@@ -254,6 +254,17 @@ def test_overwriting_deletes_what_is_the_runs_and_nothing_else(stopped: Stopped)
     assert set(steps) == {1}
 
 
+def test_a_run_is_not_overwritten_by_one_that_is_started_from_it(stopped: Stopped) -> None:
+    stopped.go_on()
+    before = stopped.state()
+    checkpoint = str(checkpoint_folders(stopped.run)[4].relative_to(stopped.root))
+    with pytest.raises(CheckpointError, match=r"--model .*step-00000004 would be deleted with the run in .*output-dir"):
+        stopped.go_on(model=checkpoint, overwrite=True)
+    with pytest.raises(CheckpointError, match=r"--teacher .*run would be deleted with the run in"):
+        stopped.go_on(teacher=str(stopped.run), overwrite=True)
+    assert stopped.state() == before
+
+
 def test_a_run_file_of_another_program_is_not_replaced(stopped: Stopped) -> None:
     shutil.rmtree(stopped.run)
     stopped.run.mkdir()

@@ -87,12 +87,13 @@ def quantize_command(
     ] = None,
     symmetric: Symmetric = False,
     max_relative_loss: Annotated[
-        float,
+        Optional[float],  # noqa: UP045
         typer.Option(
-            help="Largest relative loss of the main metric that passes, with labels; 0.01 is 1 %.",
+            help="Largest relative loss of the main metric that passes, which needs labels. Default: 0.01, which is "
+            "1 %, where there are any.",
             rich_help_panel=_LIMITS,
         ),
-    ] = 0.01,
+    ] = None,
     max_logit_error: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(

@@ -27,6 +27,7 @@ __all__ = ["PARITY_ROWS", "quantize"]
 
 # rows that the exported model is compared on with its simulation, which takes five runs of a model
 PARITY_ROWS = 128
+_MAX_RELATIVE_LOSS = 0.01
 _SHARE = Check("from 0 to 1", lambda value: 0 <= value <= 1)
 
 
@@ -47,7 +48,7 @@ def quantize(
     zero_points: bool = True,
     keep_float: tuple[str, ...] = (),
     calibration_rows: Annotated[int, at_least(1)] = CALIBRATION_ROWS,
-    max_relative_loss: float = 0.01,
+    max_relative_loss: float | None = None,
     max_logit_error: Annotated[float, at_least(0)] | None = None,
     min_agreement: Annotated[float, _SHARE] | None = None,
     check_parity: bool = True,
@@ -85,7 +86,8 @@ def quantize(
         zero_points: Whether activations that lie to one side have zero points.
         keep_float: Patterns of layers that stay float.
         calibration_rows: Rows to calibrate with, at most.
-        max_relative_loss: Largest relative loss of the main metric that passes, where there are labels.
+        max_relative_loss: Largest relative loss of the main metric that passes, which needs labels; by default 0.01
+            where there are any.
         max_logit_error: Largest relative error of the logits that passes; None for any.
         min_agreement: Smallest share of rows with the float model's label that passes; None for any.
         check_parity: False leaves the comparison with the simulation out.
@@ -111,7 +113,11 @@ def quantize(
         ParityError: If the exported model does not compute what its simulation does.
     """
     check_target(Path(output_dir))
-    limits = Limits(max_relative_loss=max_relative_loss, max_logit_error=max_logit_error, min_agreement=min_agreement)
+    limits = Limits(
+        max_relative_loss=_MAX_RELATIVE_LOSS if max_relative_loss is None else max_relative_loss,
+        max_logit_error=max_logit_error,
+        min_agreement=min_agreement,
+    )
     asked = Asked(
         model=str(model),
         rows=None if calibration_data is None else Path(calibration_data),
@@ -131,6 +137,11 @@ def quantize(
     rows, rows_name = evaluation_rows(
         given, None if eval_data is None else Path(eval_data), split, report, format=format
     )
+    if max_relative_loss is not None and rows.labels is None:
+        raise ConfigError([
+            f"a relative loss of at most {max_relative_loss:g} is wanted, but no labelled rows are given to measure it "
+            "on; give --eval-data, or limit --max-logit-error or --min-agreement"
+        ])  # fmt: skip
     report(f"observing the activations of {len(given.calibration)} rows")
     quantized = calibrated(
         given.model, given.calibration, granularity=granularity, smoothing=smoothing, zero_points=zero_points,

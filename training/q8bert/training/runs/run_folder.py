@@ -44,7 +44,8 @@ def prepare_folder(folder: Path, asked: RunRecord, *, overwrite: bool, report: C
         report: Called with what there is to know before it goes on.
 
     Raises:
-        CheckpointError: If the folder holds another run, a damaged one, or something else.
+        CheckpointError: If the folder holds another run, a damaged one, something else, or the model or teacher that
+            the new run is started from.
         OutputError: If it cannot be written.
     """
     if (folder / RUN_FILE).exists():
@@ -52,6 +53,7 @@ def prepare_folder(folder: Path, asked: RunRecord, *, overwrite: bool, report: C
         if not overwrite and checkpoint_folders(folder):
             _accept(folder, asked, report)
             return
+        _refuse_own_sources(folder, asked)
         delete_checkpoints(folder)
         delete_log(folder)
         delete_data_report(folder)
@@ -62,6 +64,16 @@ def prepare_folder(folder: Path, asked: RunRecord, *, overwrite: bool, report: C
             "--output-dir"
         )
     asked.write(folder)
+
+
+def _refuse_own_sources(folder: Path, asked: RunRecord) -> None:
+    """Refuse to delete what the run that is wanted needs, now and when it is gone on with."""
+    for name in ("model", "teacher"):
+        place = Path(str(asked.options.get(name)))
+        if folder.resolve() in {place, *place.parents}:
+            raise CheckpointError(
+                f"--{name} {place} would be deleted with the run in {folder}; give another --output-dir"
+            )
 
 
 def newest_checkpoint(path: Path, model: PreTrainedModel, sites: tuple[Site, ...]) -> Checkpoint | None:
