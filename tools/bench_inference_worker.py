@@ -97,7 +97,7 @@ class OpenVinoModel:
     """
 
     def __init__(self, order: Order) -> None:
-        self._openvino: Any = importlib.import_module("openvino")
+        self._openvino: Any = importlib.import_module("q8bert.machine.openvino_runtime").openvino
         self._core = self._openvino.Core()
         self._path = order.path
         self._is_static = order.options["shapes"] == "static"

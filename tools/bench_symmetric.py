@@ -55,7 +55,7 @@ def contenders(name: str, graph: bytes, threads: int) -> dict[str, Callable[[dic
         f"{name}, ONNX Runtime {ort.__version__}": Session(graph, threads=threads).run
     }
     try:
-        openvino = importlib.import_module("openvino")
+        openvino = importlib.import_module("q8bert.machine.openvino_runtime").openvino
     except ImportError:
         return found
     with tempfile.TemporaryDirectory() as folder:

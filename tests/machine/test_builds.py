@@ -1,11 +1,12 @@
 """None, one or two builds of ONNX Runtime, and missing extras."""
 
-import importlib
+from typing import Any
 
 import pytest
 
 from q8bert.machine import builds
 from q8bert.machine.builds import installed_ort_build, require
+from q8bert.runtime import Classifier
 from q8bert.spec.errors import MissingExtraError, OrtBuildError
 
 
@@ -40,7 +41,7 @@ def test_a_missing_package_names_the_extra() -> None:
         require("json", "no_such_module", extra="evaluate", purpose="scoring")
 
 
-def test_a_name_of_the_runtime_without_a_build_says_which_command_mends_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_loading_without_a_build_says_which_command_mends_it(monkeypatch: pytest.MonkeyPatch, small: Any) -> None:
     monkeypatch.setattr(builds, "_version_of", lambda _: None)
     with pytest.raises(MissingExtraError, match=r'pip install "q8bert\[runtime\]"'):
-        importlib.import_module("q8bert.runtime").Classifier  # noqa: B018 - the access itself is what is tested
+        Classifier.load(small.bundle("SST-2", "int8"))

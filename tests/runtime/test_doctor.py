@@ -1,5 +1,6 @@
 """The doctor says what is there, what is missing, and what to run."""
 
+import importlib.util
 import json
 from importlib.metadata import version
 from typing import Any
@@ -11,7 +12,7 @@ from q8bert.machine.builds import OrtBuild, installed_ort_build
 from q8bert.machine.cuda import CudaDriver
 from q8bert.runtime import doctor
 from q8bert.runtime.cli import build_app
-from q8bert.spec.errors import OrtBuildError
+from q8bert.spec.errors import MissingExtraError, OrtBuildError
 
 
 def run(*arguments: str) -> tuple[int, dict[str, Any]]:
@@ -26,6 +27,9 @@ def test_this_environment_is_healthy_and_described() -> None:
     assert report["versions"][build.distribution] == build.version == version(build.distribution)
     assert report["builds_gradients"] is build.builds_gradients
     assert "CPUExecutionProvider" in report["execution_providers"]
+    has_openvino = importlib.util.find_spec("openvino") is not None
+    assert report["engines"] == ["onnxruntime", *(["openvino"] if has_openvino else [])]
+    assert ("openvino" in report["versions"]) is has_openvino
     assert report["extras"]["evaluate"] is True
 
 
@@ -77,6 +81,21 @@ def test_two_builds_are_a_problem_and_no_crash(monkeypatch: pytest.MonkeyPatch) 
     code, report = run()
     assert code == 1
     assert report["problems"] == ["2 builds of ONNX Runtime are installed together"]
+
+
+def test_openvino_alone_is_an_engine_and_healthy(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("q8bert.machine.openvino_runtime", reason="needs openvino")
+
+    def none() -> OrtBuild:
+        raise MissingExtraError("no ONNX Runtime is installed")
+
+    monkeypatch.setattr(doctor, "installed_ort_build", none)
+    code, report = run()
+    assert (code, report["engines"], report["execution_providers"]) == (0, ["openvino"], [])
+    assert report["versions"]["openvino"] == version("openvino")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    code, report = run()
+    assert (code, report["engines"], report["problems"]) == (1, [], ["no ONNX Runtime is installed"])
 
 
 def test_people_read_a_table_and_a_verdict(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,6 @@
 """Which ONNX Runtime build is installed, and clear words where it is none or two.
 
-Five distributions own the same ``onnxruntime`` folder. Installed together they overwrite one
+Several distributions own the same ``onnxruntime`` folder. Installed together they overwrite one
 another's files, and what runs is a mixture; so exactly one may be there.
 """
 
@@ -15,7 +15,6 @@ __all__ = ["OrtBuild", "installed_ort_build", "require"]
 _EXTRA_OF_BUILD = {
     "onnxruntime": "runtime",
     "onnxruntime-gpu": "runtime-gpu",
-    "onnxruntime-openvino": "runtime-openvino",
     "onnxruntime-training-cpu": "train-ort-training",
     "onnxruntime-training": "train-ort-training-gpu",
 }

@@ -6,8 +6,6 @@ Names are loaded when first asked for, so that the command line can list its com
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from q8bert.machine.builds import installed_ort_build
-
 if TYPE_CHECKING:
     from q8bert.runtime.engines.options import RuntimeOptions
     from q8bert.runtime.gate.evaluation import EvaluationReport, evaluate
@@ -47,5 +45,4 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    installed_ort_build()
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,7 +1,7 @@
 """The commands ``evaluate``, ``predict``, ``verify`` and ``doctor``: parse, call, print."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
@@ -10,13 +10,14 @@ from rich.table import Table
 
 from q8bert.console.command import GATE_FAILED, Speaker, exit_codes, line, progress_bar
 from q8bert.console.panels import PanelCommand
-from q8bert.machine.builds import installed_ort_build, require
+from q8bert.machine.builds import require
+from q8bert.runtime.engines.choice import require_engine
+from q8bert.runtime.engines.engine import ENGINES, ONNX_RUNTIME, EngineName
+from q8bert.runtime.engines.provider_names import Provider, parse_provider
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
+from q8bert.spec.checked import fitted
 from q8bert.tasks.data_set import FORMATS
 from q8bert.tasks.task_file import choose_task
-
-if TYPE_CHECKING:
-    from q8bert.runtime.engines.providers import Provider
 
 __all__ = ["register"]
 
@@ -25,12 +26,14 @@ _ROWS, _HARDWARE, _OUTPUT = "Rows", "Hardware", "Output"
 
 DataDir = Annotated[str, typer.Option(help="The task's own folder, e.g. GLUE/STS-B, or hub:nyu-mll/glue.")]
 SplitName = Annotated[str, typer.Option(help="Split to score: dev, dev_mismatched (MNLI), …")]
+Engine = Annotated[str, typer.Option(help=f"What runs the model: {' or '.join(ENGINES)}.", rich_help_panel=_HARDWARE)]
+Bfloat16 = Annotated[bool, typer.Option("--bfloat16", help="OpenVINO: floats in bfloat16.", rich_help_panel=_HARDWARE)]
 Providers = Annotated[
     Optional[list[str]],  # noqa: UP045 - Typer reads the union at run time
     typer.Option(
         "--provider",
-        help="Execution provider by full name, with options as NAME:key=value,key=value; repeat for an order. "
-        "Default CPUExecutionProvider.",
+        help="ONNX Runtime's execution provider by full name, with options as NAME:key=value,key=value; repeat for an "
+        "order. Default CPUExecutionProvider.",
         rich_help_panel=_HARDWARE,
     ),
 ]
@@ -82,14 +85,16 @@ def evaluate_command(
     ] = None,
     format: FileFormat = None,
     skip_malformed: SkipMalformed = False,
+    engine: Engine = ONNX_RUNTIME,
     provider: Providers = None,
     threads: Threads = 0,
+    bfloat16: Bfloat16 = False,
     batch_size: BatchSize = 32,
     json: AsJson = False,
 ) -> None:
     """Score a bundle on labelled rows."""
     with exit_codes():
-        speaker = _ready(as_json=json, scoring=True)
+        speaker = _ready(engine, as_json=json, scoring=True)
         from q8bert.runtime.gate.evaluation import evaluate  # noqa: PLC0415 - onnxruntime loads slowly
 
         with progress_bar(speaker, "evaluating") as show:
@@ -98,15 +103,18 @@ def evaluate_command(
                 data_dir,
                 split=split,
                 task=choose_task(task, None) if task else None,
+                engine=engine,
                 providers=_providers(provider),
                 threads=threads,
+                bfloat16=bfloat16,
                 batch_size=batch_size,
                 format=format,
                 skip_malformed=skip_malformed,
                 show_progress=show,
             )
         _say_left_out(speaker, report.skipped, report.n_truncated)
-        table = _score_table(f"{report.task} {report.split}, {report.n_rows} rows, {report.kernels}")
+        title = f"{report.task} {report.split}, {report.n_rows} rows, {report.kernels}"
+        table = Table("metric", "points", title=escape(title))
         for name, value in report.metrics.items():
             table.add_row(name, f"{100 * value:.2f}")
         speaker.say(report.precision_note)
@@ -128,14 +136,16 @@ def predict_command(
     format: FileFormat = None,
     skip_malformed: SkipMalformed = False,
     refuse_long: RefuseLong = False,
+    engine: Engine = ONNX_RUNTIME,
     provider: Providers = None,
     threads: Threads = 0,
+    bfloat16: Bfloat16 = False,
     batch_size: BatchSize = 32,
     json: AsJson = False,
 ) -> None:
     """Predict every row of a file."""
     with exit_codes():
-        speaker = _ready(as_json=json, scoring=False)
+        speaker = _ready(engine, as_json=json, scoring=False)
         from q8bert.runtime.predict.files import predict_file  # noqa: PLC0415 - onnxruntime loads slowly
 
         with progress_bar(speaker, "predicting") as show:
@@ -143,8 +153,10 @@ def predict_command(
                 bundle,
                 input,
                 output,
+                engine=engine,
                 providers=_providers(provider),
                 threads=threads,
+                bfloat16=bfloat16,
                 batch_size=batch_size,
                 format=format,
                 skip_malformed=skip_malformed,
@@ -164,14 +176,16 @@ def verify_command(
     max_relative_loss: Annotated[float, typer.Option(help="Largest relative loss that passes; 0.01 is 1 %.")] = 0.01,
     format: FileFormat = None,
     skip_malformed: SkipMalformed = False,
+    engine: Engine = ONNX_RUNTIME,
     provider: Providers = None,
     threads: Threads = 0,
+    bfloat16: Bfloat16 = False,
     batch_size: BatchSize = 32,
     json: AsJson = False,
 ) -> None:
     """Check that a bundle is four times smaller than its float twin and as good; exits 1 if not."""
     with exit_codes():
-        speaker = _ready(as_json=json, scoring=True)
+        speaker = _ready(engine, as_json=json, scoring=True)
         from q8bert.runtime.gate.verification import VerificationReport, verify  # noqa: PLC0415 - onnxruntime loads slowly
 
         with progress_bar(speaker, "evaluating") as show:
@@ -182,8 +196,10 @@ def verify_command(
                 split=split,
                 min_size_ratio=min_size_ratio,
                 max_relative_loss=max_relative_loss,
+                engine=engine,
                 providers=_providers(provider),
                 threads=threads,
+                bfloat16=bfloat16,
                 batch_size=batch_size,
                 format=format,
                 skip_malformed=skip_malformed,
@@ -237,6 +253,7 @@ def doctor_command(
         table.add_row("trains", "yes" if report.extras["train"] else 'no; pip install "q8bert[train]" would')
         if report.builds_gradients:
             table.add_row("", "--gradients onnxruntime-training can be asked for")
+        table.add_row("engines", ", ".join(report.engines) or "none")
         table.add_row("execution providers", ", ".join(report.execution_providers) or "none")
         table.add_row("extras", ", ".join(name for name, there in report.extras.items() if there) or "none")
         table.add_row("INT8 on this CPU", ", ".join(report.cpu_features) or "unknown")
@@ -258,16 +275,14 @@ def doctor_command(
             raise typer.Exit(GATE_FAILED)
 
 
-def _ready(*, as_json: bool, scoring: bool) -> Speaker:
-    installed_ort_build()
+def _ready(engine: str, *, as_json: bool, scoring: bool) -> Speaker:
+    require_engine(fitted(EngineName, engine, "engine"))
     if scoring:
         require("scipy", "sklearn", extra="evaluate", purpose="scoring")
     return Speaker(as_json=as_json)
 
 
-def _providers(given: list[str] | None) -> "list[Provider]":
-    from q8bert.runtime.engines.providers import parse_provider  # noqa: PLC0415 - onnxruntime loads slowly
-
+def _providers(given: list[str] | None) -> list[Provider]:
     return [parse_provider(text) for text in given or (CPU_PROVIDER,)]
 
 
@@ -278,7 +293,3 @@ def _say_left_out(speaker: Speaker, skipped: tuple[str, ...], n_truncated: int) 
         speaker.say(f"{len(skipped)} malformed rows left out")
     if n_truncated:
         speaker.say(f"truncated rows, longer than the bundle's maximum length: {n_truncated}")
-
-
-def _score_table(title: str) -> Table:
-    return Table("metric", "points", title=escape(title))

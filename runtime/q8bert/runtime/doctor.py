@@ -9,6 +9,7 @@ from importlib.metadata import version
 from q8bert.machine.builds import installed_ort_build
 from q8bert.machine.cpu import computes_bfloat16, cpu_features
 from q8bert.machine.cuda import cuda_driver, preload_cuda_libraries
+from q8bert.runtime.engines.engine import ONNX_RUNTIME, OPENVINO
 from q8bert.runtime.engines.provider_table import CUDA_PROVIDER
 from q8bert.spec.errors import MissingExtraError, OrtBuildError
 
@@ -29,8 +30,9 @@ class DoctorReport:
     Attributes:
         healthy: Whether everything that is installed can be used.
         problems: What is wrong, each with its remedy.
-        versions: Python, q8bert and the build of ONNX Runtime.
+        versions: Python, q8bert, the build of ONNX Runtime, and OpenVINO.
         builds_gradients: Whether that build appends a backward pass itself (``--gradients onnxruntime-training``).
+        engines: What can run a bundle here: ``onnxruntime``, ``openvino``.
         execution_providers: What the build was made with.
         extras: Extra → whether its packages are there.
         cpu_features: Of the instructions that matter to INT8, those that this CPU has.
@@ -44,6 +46,7 @@ class DoctorReport:
     problems: tuple[str, ...]
     versions: Mapping[str, str]
     builds_gradients: bool
+    engines: tuple[str, ...]
     execution_providers: tuple[str, ...]
     extras: Mapping[str, bool]
     cpu_features: tuple[str, ...]
@@ -72,11 +75,17 @@ def examine(*, device: bool = True) -> DoctorReport:
     libraries: dict[str, str | None] = {}
     providers: tuple[str, ...] = ()
     builds_gradients = False
+    engines: list[str] = []
+    if importlib.util.find_spec("openvino") is not None:
+        versions["openvino"] = version("openvino")
+        engines.append(OPENVINO)
     try:
         build = installed_ort_build()
     except (OrtBuildError, MissingExtraError) as error:
-        problems.append(str(error))
+        if isinstance(error, OrtBuildError) or not engines:
+            problems.append(str(error))
     else:
+        engines.insert(0, ONNX_RUNTIME)
         versions[build.distribution] = build.version
         builds_gradients = build.builds_gradients
         libraries = preload_cuda_libraries(build.distribution)
@@ -90,6 +99,7 @@ def examine(*, device: bool = True) -> DoctorReport:
         problems=tuple(problems),
         versions=versions,
         builds_gradients=builds_gradients,
+        engines=tuple(engines),
         execution_providers=providers,
         extras=extras,
         cpu_features=cpu_features(),

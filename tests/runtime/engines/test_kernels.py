@@ -1,6 +1,7 @@
 """Precision is counted in what a session ran, and is unknown where nobody could look."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from q8bert.runtime import Classifier, RuntimeOptions
 from q8bert.runtime.engines.kernels import KernelWatch, Products, count_products
 from q8bert.runtime.engines.precision import precision_note
+from q8bert.runtime.engines.provider_table import facts_of
 from q8bert.runtime.engines.session import Session
 
 CPU = "CPUExecutionProvider"
@@ -54,6 +56,7 @@ def test_products_with_weights_are_counted(events: list[dict[str, Any]], counted
     [
         (Products(26, 0), "int8 (26 of 26 products)"),
         (Products(0, 26), "float32 (0 of 26 products)"),
+        (Products(0, 26, "bfloat16"), "bfloat16 (0 of 26 products)"),
         (Products(24, 2), "mixed (24 of 26 products)"),
     ],
 )
@@ -62,12 +65,15 @@ def test_counts_are_said(products: Products, text: str) -> None:
 
 
 def test_a_note_says_what_to_do() -> None:
-    def note(products: Products | None, *providers: str) -> str:
-        return precision_note(products, bundle_precision="int8", providers=tuple((name, {}) for name in providers))
+    def note(products: Products | None, provider: str) -> str:
+        place = f"{provider}, ONNX Runtime 1.2.3"
+        engine: Any = SimpleNamespace(products=products, place=place, float_note=facts_of(provider).float_note)
+        return precision_note(engine, bundle_precision="int8")
 
     assert "'extended' and 'all'" in note(Products(0, 26), CPU)
-    assert "TensorrtExecutionProvider runs this bundle in INT8" in note(Products(0, 26), "CUDAExecutionProvider", CPU)
-    assert "OpenVINOExecutionProvider, ONNX Runtime" in note(None, "OpenVINOExecutionProvider")
+    assert "TensorrtExecutionProvider runs this bundle in INT8" in note(Products(0, 26), "CUDAExecutionProvider")
+    assert note(Products(26, 0), CPU) == f"26 of 26 products with weights run in integers ({CPU}, ONNX Runtime 1.2.3)."
+    assert "SomeExecutionProvider, ONNX Runtime" in note(None, "SomeExecutionProvider")
 
 
 def test_a_session_that_is_watched_computes_the_same_and_leaves_nothing_behind(

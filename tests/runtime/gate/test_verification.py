@@ -118,7 +118,9 @@ def test_a_bundle_whose_products_run_in_float_fails(
     int8, float32, data = pair
     limits: dict[str, Any] = {"min_size_ratio": 0, "max_relative_loss": 1, "threads": 1}
     with monkeypatch.context() as patch:
-        patch.setattr(RuntimeOptions, "batch", lambda threads: RuntimeOptions(threads=threads, optimization="basic"))
+        patch.setattr(
+            RuntimeOptions, "batch", lambda threads, bfloat16: RuntimeOptions(threads=threads, optimization="basic")
+        )
         report = verify(int8, float32, data, **limits)
         assert (report.passed, report.precision) == (False, "float32")
         assert report.failures == (

@@ -50,6 +50,10 @@ class Gated(Classifier):
     def threads(self) -> int:
         return self._classifier.threads
 
+    @property
+    def runs_together(self) -> bool:
+        return self._classifier.runs_together
+
     def encode(self, texts: Any, text_pairs: Any = None) -> Encoded:
         return self._classifier.encode(texts, text_pairs)
 
@@ -415,7 +419,7 @@ def test_a_service_whose_batches_all_fail_is_not_healthy_and_recovers(sentiment:
 def sick(bundle: Any, bad_id: int, *, fails: bool) -> Classifier:
     """Return a real classifier whose session fails rows with one token, or gives NaN for them."""
     classifier = Classifier.load(bundle, threads=1)
-    session: Any = classifier._session
+    session: Any = classifier._engine
 
     class Sick:
         input_names, options, providers = session.input_names, session.options, session.providers
@@ -426,7 +430,7 @@ def sick(bundle: Any, bad_id: int, *, fails: bool) -> Classifier:
                 raise BundleError("indices element out of data bounds")
             return np.where(is_bad[:, None], np.nan, session.run(inputs)).astype(np.float32)
 
-    classifier._model._session = Sick()  # type: ignore[assignment]
+    classifier._model._engine = Sick()  # type: ignore[assignment]
     return classifier
 
 
@@ -462,7 +466,7 @@ def test_a_model_that_fails_on_every_row_makes_the_service_unhealthy(small: Any)
     async def main() -> None:
         async with AsyncClassifier(classifier, workers=1, max_delay_ms=0) as service:
             await service("good")
-            classifier._session.run = lost  # type: ignore[method-assign]
+            classifier._engine.run = lost  # type: ignore[method-assign]
             for _ in range(3):
                 with pytest.raises(WorkerError, match="the device is lost"):
                     await service("good")

@@ -34,17 +34,19 @@ class Products:
     Attributes:
         n_integer: Products of integers.
         n_float: Products of floats.
+        floats: What floats they are: ``float32``, ``bfloat16`` or ``float16``.
     """
 
     n_integer: int
     n_float: int
+    floats: str = "float32"
 
     @property
     def precision(self) -> str:
-        """``int8``, ``float32``, or ``mixed`` where there are both."""
+        """``int8``, :attr:`floats`, or ``mixed`` where there are both."""
         if self.n_integer and self.n_float:
             return "mixed"
-        return "int8" if self.n_integer else "float32"
+        return "int8" if self.n_integer else self.floats
 
     def __str__(self) -> str:
         return f"{self.precision} ({self.n_integer} of {self.n_integer + self.n_float} products)"

@@ -13,18 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q8bert.machine.onnx_runtime import ort
+from q8bert.runtime.engines.engine import ONNX_RUNTIME
 from q8bert.runtime.engines.kernels import KernelWatch, Products
 from q8bert.runtime.engines.optimized_cache import discard_entry, entry_key, find_entry, new_entry
 from q8bert.runtime.engines.options import RuntimeOptions
-from q8bert.runtime.engines.provider_table import CPU_PROVIDER
-from q8bert.runtime.engines.providers import (
-    NamedProviders,
-    Provider,
-    bound_device,
-    check_active,
-    named_providers,
-    prepare_providers,
-)
+from q8bert.runtime.engines.provider_names import NamedProviders, Provider, bound_device, named_providers
+from q8bert.runtime.engines.provider_table import CPU_PROVIDER, facts_of
+from q8bert.runtime.engines.providers import check_active, prepare_providers
 from q8bert.runtime.engines.session_options import session_options
 from q8bert.spec.errors import BundleError, ConfigError, ForkedError, ProviderError
 
@@ -55,6 +50,9 @@ class Session:
         BundleError: If ONNX Runtime cannot load the model.
     """
 
+    engine = ONNX_RUNTIME
+    runs_together = True
+
     def __init__(
         self,
         model: Path | bytes,
@@ -66,14 +64,14 @@ class Session:
         options: RuntimeOptions | None = None,
         watch: KernelWatch | None = None,
     ) -> None:
-        if options is not None and threads:
-            raise ConfigError([f"give threads or options, not both; say options=RuntimeOptions(threads={threads})"])
-        self.options = options or RuntimeOptions(threads=threads)
+        self.options = RuntimeOptions.of(threads, options)
         self.providers = named_providers(providers)
         prepare_providers(self.providers)
         source = _Source(model, weights or {}, str(model) if isinstance(model, Path) else name, watch)
         self._session = _open(source, self.providers, self.options)
         self._device = bound_device(self.providers)
+        self.place = f"{' and '.join(name for name, _ in self.providers)}, ONNX Runtime {ort.__version__}"
+        self.float_note = facts_of(self.providers[0][0]).float_note
         self.input_names = tuple(value.name for value in self._session.get_inputs())
         self.products: Products | None = None
         self._process = os.getpid()

@@ -2,6 +2,7 @@
 
 from q8bert.machine.onnx_runtime import ort
 from q8bert.runtime.engines.options import RuntimeOptions
+from q8bert.spec.errors import ConfigError
 
 __all__ = ["session_options"]
 
@@ -21,7 +22,12 @@ def session_options(options: RuntimeOptions) -> ort.SessionOptions:
 
     Returns:
         A new object, which the caller may change.
+
+    Raises:
+        ConfigError: If bfloat16 is asked for.
     """
+    if options.bfloat16:
+        raise ConfigError(["bfloat16 is an option of the engine openvino; ONNX Runtime has none. Leave it out"])
     chosen = ort.SessionOptions()
     chosen.log_severity_level = 3
     chosen.intra_op_num_threads = options.n_threads

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from q8bert.data.examples import Split
 from q8bert.data.readers import Format, read_split
+from q8bert.runtime.engines.engine import ONNX_RUNTIME, EngineName
 from q8bert.runtime.engines.options import RuntimeOptions
+from q8bert.runtime.engines.provider_names import Provider
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
-from q8bert.runtime.engines.providers import Provider
 from q8bert.runtime.predict.classifier import BatchSize, Classifier, Threads
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError
@@ -26,7 +27,8 @@ class EvaluationReport:
     Attributes:
         task: Name of the task.
         split: Name of the split.
-        precision: In what products with weights really ran: ``int8``, ``float32``, ``mixed`` or ``unknown``.
+        precision: In what products with weights really ran: ``int8``, ``float32``, ``bfloat16``, ``mixed`` or
+            ``unknown``.
         kernels: The same with counts, for example ``int8 (26 of 26 products)``.
         precision_note: What was counted, and where.
         main_metric: The metric that the gate compares.
@@ -59,8 +61,10 @@ def evaluate(
     *,
     split: str = "dev",
     task: Task | None = None,
+    engine: EngineName = ONNX_RUNTIME,
     providers: Sequence[Provider] = (CPU_PROVIDER,),
     threads: Threads = 0,
+    bfloat16: bool = False,
     batch_size: BatchSize = 32,
     format: Format = None,  # noqa: A002 - as on the command line
     skip_malformed: bool = False,
@@ -73,8 +77,10 @@ def evaluate(
         data_dir: Folder of the task's files, or ``hub:nyu-mll/glue``.
         split: Name of the split.
         task: Another task with the same labels, for example QNLI for a bundle of RTE; default the bundle's own.
-        providers: Execution providers by full name, or pairs of a name and its options.
+        engine: What runs the model: ``onnxruntime`` or ``openvino``.
+        providers: ONNX Runtime's execution providers by full name, or pairs of a name and its options.
         threads: CPU threads; 0 for the cores that this process may use.
+        bfloat16: Whether OpenVINO computes what is not in integers in bfloat16.
         batch_size: Rows a batch.
         format: How the file of the split is written; see :func:`q8bert.data.readers.read_file`.
         skip_malformed: Leave malformed rows out instead of stopping.
@@ -88,7 +94,9 @@ def evaluate(
         ConfigError: If ``task`` has other labels than the bundle.
         InputError: If the data cannot be read, has no labels, or only such that the main metric is undefined.
     """
-    classifier = Classifier.load(bundle, providers=providers, options=RuntimeOptions.batch(threads=threads))
+    classifier = Classifier.load(
+        bundle, engine=engine, providers=providers, options=RuntimeOptions.batch(threads=threads, bfloat16=bfloat16)
+    )
     chosen = task or classifier.task
     own = classifier.task.head
     if chosen.head != own:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 from q8bert.data.readers import Format, read_split
+from q8bert.runtime.engines.engine import ONNX_RUNTIME, EngineName
 from q8bert.runtime.engines.options import RuntimeOptions
+from q8bert.runtime.engines.provider_names import Provider
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
-from q8bert.runtime.engines.providers import Provider
 from q8bert.runtime.gate.evaluation import score_split
 from q8bert.runtime.gate.twins import float_faults, refuse_strangers
 from q8bert.runtime.predict.classifier import BatchSize, Classifier, Threads
@@ -34,8 +35,8 @@ class VerificationReport:
         max_relative_loss: Largest loss that passes.
         task: Name of the task.
         split: Name of the split.
-        precision: In what the bundle's products with weights really ran: ``int8``, ``float32``, ``mixed`` or
-            ``unknown``.
+        precision: In what the bundle's products with weights really ran: ``int8``, ``float32``, ``bfloat16``, ``mixed``
+            or ``unknown``.
         kernels: The same with counts, for example ``int8 (26 of 26 products)``.
         precision_note: What was counted, and where.
         main_metric: The metric compared.
@@ -76,8 +77,10 @@ def verify(
     split: str = "dev",
     min_size_ratio: Annotated[float, at_least(0)] = 3.9,
     max_relative_loss: float = 0.01,
+    engine: EngineName = ONNX_RUNTIME,
     providers: Sequence[Provider] = (CPU_PROVIDER,),
     threads: Threads = 0,
+    bfloat16: bool = False,
     batch_size: BatchSize = 32,
     format: Format = None,  # noqa: A002 - as on the command line
     skip_malformed: bool = False,
@@ -92,8 +95,10 @@ def verify(
         split: Name of the split.
         min_size_ratio: Smallest size ratio that passes.
         max_relative_loss: Largest relative loss of the main metric that passes, as a fraction.
-        providers: Execution providers by full name, or pairs of a name and its options.
+        engine: What runs the model: ``onnxruntime`` or ``openvino``.
+        providers: ONNX Runtime's execution providers by full name, or pairs of a name and its options.
         threads: CPU threads; 0 for the cores that this process may use.
+        bfloat16: Whether OpenVINO computes what is not in integers in bfloat16.
         batch_size: Rows a batch.
         format: How the file of the split is written; see :func:`q8bert.data.readers.read_file`.
         skip_malformed: Leave malformed rows out instead of stopping.
@@ -108,8 +113,10 @@ def verify(
             no relative loss can be formed.
         InputError: If the data cannot be read, or has only labels such that the main metric is undefined.
     """
-    options = RuntimeOptions.batch(threads=threads)
-    ours, theirs = (Classifier.load(path, providers=providers, options=options) for path in (bundle, reference))
+    options = RuntimeOptions.batch(threads=threads, bfloat16=bfloat16)
+    ours, theirs = (
+        Classifier.load(path, engine=engine, providers=providers, options=options) for path in (bundle, reference)
+    )
     refuse_strangers(ours, theirs)
     task = ours.task
     rows = read_split(task, data_dir, split, format=format, skip_malformed=skip_malformed)

@@ -1,6 +1,6 @@
 """Texts in, labels and probabilities (or scores) out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -8,12 +8,13 @@ from typing import Annotated, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from q8bert.runtime.engines.kernels import KernelWatch, Products
+from q8bert.runtime.engines.choice import watched_engine
+from q8bert.runtime.engines.engine import ONNX_RUNTIME, Engine, EngineName
+from q8bert.runtime.engines.kernels import Products
 from q8bert.runtime.engines.options import RuntimeOptions
-from q8bert.runtime.engines.precision import precision_note, with_int8_enabled
+from q8bert.runtime.engines.precision import precision_note
+from q8bert.runtime.engines.provider_names import Provider, with_int8_enabled
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
-from q8bert.runtime.engines.providers import Provider
-from q8bert.runtime.engines.session import Session
 from q8bert.runtime.predict.model import BatchSize, BundleModel
 from q8bert.runtime.predict.parts import extreme_rows, task_and_tokenizer
 from q8bert.runtime.predict.rows import Texts, text_columns
@@ -42,12 +43,12 @@ class Classifier:
         'positive'
     """
 
-    def __init__(self, bundle: Bundle, session: Session, *, tokenizer: str, on_long: OnLong = "truncate") -> None:
+    def __init__(self, bundle: Bundle, engine: Engine, *, tokenizer: str, on_long: OnLong = "truncate") -> None:
         self.bundle = bundle
         self.on_long = on_long
-        self._session = session
-        self.task, self._tokenizer = task_and_tokenizer(bundle, tokenizer, threads=session.options.n_threads)
-        self._model = BundleModel(bundle, session, self.task)
+        self._engine = engine
+        self.task, self._tokenizer = task_and_tokenizer(bundle, tokenizer, threads=engine.options.n_threads)
+        self._model = BundleModel(bundle, engine, self.task)
 
     @classmethod
     @checked
@@ -55,6 +56,7 @@ class Classifier:
         cls,
         bundle: Path | str,
         *,
+        engine: EngineName = ONNX_RUNTIME,
         providers: Sequence[Provider] = (CPU_PROVIDER,),
         threads: Threads = 0,
         options: RuntimeOptions | None = None,
@@ -64,7 +66,8 @@ class Classifier:
 
         Args:
             bundle: The bundle's folder.
-            providers: Execution providers by full name, or pairs of a name and its options, in order of preference.
+            engine: What runs the model: ``onnxruntime`` or ``openvino``.
+            providers: ONNX Runtime's execution providers by full name, or pairs of a name and its options, in order.
             threads: CPU threads; 0 for the cores that this process may use.
             options: Everything that can be chosen, instead of ``threads``: ``RuntimeOptions.service()``, ``.batch()``.
             on_long: Rows longer than the bundle's maximum length: ``truncate`` them, or ``refuse`` them with an error.
@@ -75,7 +78,8 @@ class Classifier:
         Raises:
             BundleError: If the bundle is incomplete, altered or unreadable, or its model cannot run what its manifest
                 allows.
-            ConfigError: If providers, threads, options or ``on_long`` do not fit.
+            ConfigError: If engine, providers, threads, options or ``on_long`` do not fit.
+            MissingExtraError: If the engine is not installed.
             ProviderError: If a provider that was asked for cannot be had.
         """
         opened, contents = load_bundle(bundle)
@@ -83,21 +87,18 @@ class Classifier:
         if opened.manifest.precision == "int8":
             providers = with_int8_enabled(providers)
         weights = {name: contents[name] for name in contents.keys() - {MODEL_FILE, TOKENIZER_FILE}}
-        with KernelWatch() as watch:
-            session = Session(
-                model, weights=weights, name=str(opened.model_path), providers=providers, threads=threads,
-                options=options, watch=watch,
-            )  # fmt: skip
-            classifier = cls(opened, session, tokenizer=tokenizer.decode("utf-8", "replace"), on_long=on_long)
+        with watched_engine(
+            engine, model, weights=weights, name=str(opened.model_path), providers=providers,
+            options=RuntimeOptions.of(threads, options),
+        ) as loaded:  # fmt: skip
+            classifier = cls(opened, loaded, tokenizer=tokenizer.decode("utf-8", "replace"), on_long=on_long)
             classifier.prove(longest=True)
-            session.end_watch(watch)
         return classifier
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # a session cannot be copied to another process; where it came from can
-        session = self._session
-        arguments = self.bundle.path.resolve(), session.providers, session.options, self.on_long
-        return _loaded_again, (*arguments, self.bundle.manifest.digest)
+        loaded = self._engine  # which cannot be copied to another process; where it came from can
+        how = loaded.engine, loaded.providers, loaded.options, self.on_long
+        return _loaded_again, (self.bundle.path.resolve(), self.bundle.manifest.digest, how)
 
     def __copy__(self) -> Self:
         return self
@@ -108,7 +109,17 @@ class Classifier:
     @property
     def threads(self) -> int:
         """CPU threads that share one operator."""
-        return self._session.options.n_threads
+        return self._engine.options.n_threads
+
+    @property
+    def engine(self) -> str:
+        """What runs the model: ``onnxruntime`` or ``openvino``."""
+        return self._engine.engine
+
+    @property
+    def runs_together(self) -> bool:
+        """Whether calls of several threads run at the same time, not one after the other."""
+        return self._engine.runs_together
 
     def prove(self, *, longest: bool = False) -> None:
         """Run the shortest row that the tokenizer makes, and see that logits of the task's width come out.
@@ -124,19 +135,17 @@ class Classifier:
     @property
     def products(self) -> Products | None:
         """How many products with weights really ran in integers when the model was loaded; None where nobody looked."""
-        return self._session.products
+        return self._engine.products
 
     @property
     def precision(self) -> str:
-        """In what products with weights really run: ``int8``, ``float32``, ``mixed`` or ``unknown``."""
+        """In what products with weights really run: ``int8``, ``float32``, ``bfloat16``, ``mixed`` or ``unknown``."""
         return "unknown" if self.products is None else self.products.precision
 
     @property
     def precision_note(self) -> str:
         """A sentence on what was counted, and what else could be done."""
-        return precision_note(
-            self.products, bundle_precision=self.bundle.manifest.precision, providers=self._session.providers
-        )
+        return precision_note(self._engine, bundle_precision=self.bundle.manifest.precision)
 
     def __call__(
         self, texts: Texts, text_pairs: Sequence[str] | None = None, *, batch_size: int = 32
@@ -157,8 +166,7 @@ class Classifier:
             BundleError: If the model's output is of another width than the task's, or holds NaN or infinity.
         """
         encoded = self.encode(texts, text_pairs)
-        logits = self.run(encoded, batch_size=batch_size)
-        return self._predictions(logits, [row in encoded.truncated for row in range(len(encoded))])
+        return self._predictions(self.run(encoded, batch_size=batch_size), encoded, range(len(encoded)))
 
     def answers(
         self, texts: Texts, text_pairs: Sequence[str] | None = None, *, batch_size: int = 32
@@ -263,7 +271,7 @@ class Classifier:
         outputs = dict[int, Any](self._model.outputs(encoded, batch_size=batch_size))
         whole = {row: output for row, output in outputs.items() if not isinstance(output, BundleError)}
         logits = np.stack([*whole.values()]) if whole else np.zeros((0, self.task.head.n_outputs), dtype=np.float32)
-        outputs |= dict(zip(whole, self._predictions(logits, [row in encoded.truncated for row in whole]), strict=True))
+        outputs |= dict(zip(whole, self._predictions(logits, encoded, whole), strict=True))
         return [outputs[row] for row in range(len(encoded))]
 
     def tokenizes_like(self, other: "Classifier") -> bool:
@@ -279,18 +287,14 @@ class Classifier:
             "long rows are refused. Shorten it, or load the classifier with on_long='truncate'"
         )
 
-    def _predictions(self, logits: NDArray[np.float32], truncated: Sequence[bool]) -> list[Prediction]:
-        predictions = self.task.head.decode(logits)
-        return [
-            replace(prediction, truncated=True) if is_cut else prediction
-            for prediction, is_cut in zip(predictions, truncated, strict=True)
-        ]
+    def _predictions(self, logits: NDArray[np.float32], encoded: Encoded, rows: Iterable[int]) -> list[Prediction]:
+        decoded = zip(rows, self.task.head.decode(logits), strict=True)
+        return [replace(one, truncated=True) if row in encoded.truncated else one for row, one in decoded]
 
 
-def _loaded_again(
-    path: Path, providers: Sequence[Provider], options: RuntimeOptions, on_long: OnLong, digest: str
-) -> Classifier:
-    classifier = Classifier.load(path, providers=providers, options=options, on_long=on_long)
+def _loaded_again(path: Path, digest: str, how: tuple[str, Sequence[Provider], RuntimeOptions, OnLong]) -> Classifier:
+    engine, providers, options, on_long = how
+    classifier = Classifier.load(path, engine=engine, providers=providers, options=options, on_long=on_long)
     if classifier.bundle.manifest.digest != digest:
         raise BundleError(f"{path} is not the bundle any more that was there when its classifier was pickled")
     return classifier

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from q8bert.data.examples import text_columns
 from q8bert.data.readers import Format, read_file
+from q8bert.runtime.engines.engine import ONNX_RUNTIME, EngineName
 from q8bert.runtime.engines.options import RuntimeOptions
+from q8bert.runtime.engines.provider_names import Provider
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
-from q8bert.runtime.engines.providers import Provider
 from q8bert.runtime.predict.classifier import BatchSize, Classifier, OnLong, Threads
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import BundleError, InputError
@@ -49,8 +50,10 @@ def predict_file(
     source: Path | str,
     output: Path | str,
     *,
+    engine: EngineName = ONNX_RUNTIME,
     providers: Sequence[Provider] = (CPU_PROVIDER,),
     threads: Threads = 0,
+    bfloat16: bool = False,
     batch_size: BatchSize = 32,
     format: Format = None,  # noqa: A002 - as on the command line
     skip_malformed: bool = False,
@@ -66,8 +69,10 @@ def predict_file(
         bundle: The bundle's folder.
         source: A table with the task's columns, labelled or not, or JSON lines with ``text`` and ``text_pair``.
         output: File to write.
-        providers: Execution providers by full name, or pairs of a name and its options.
+        engine: What runs the model: ``onnxruntime`` or ``openvino``.
+        providers: ONNX Runtime's execution providers by full name, or pairs of a name and its options.
         threads: CPU threads; 0 for the cores that this process may use.
+        bfloat16: Whether OpenVINO computes what is not in integers in bfloat16.
         batch_size: Rows a batch.
         format: How ``source`` is written; see :func:`q8bert.data.readers.read_file`.
         skip_malformed: Leave malformed rows out instead of stopping; ``index`` counts them too.
@@ -84,8 +89,8 @@ def predict_file(
         OutputError: If the output cannot be written.
     """
     source, output = Path(source), Path(output)
-    options = RuntimeOptions.batch(threads=threads)
-    classifier = Classifier.load(bundle, providers=providers, options=options, on_long=on_long)
+    options = RuntimeOptions.batch(threads=threads, bfloat16=bfloat16)
+    classifier = Classifier.load(bundle, engine=engine, providers=providers, options=options, on_long=on_long)
     if not output.parent.is_dir():
         raise InputError(f"cannot write {output}: the folder {output.parent} does not exist")
     if output.exists() and not output.is_file():

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import numpy as np
 
-from q8bert.runtime.engines.session import Session
+from q8bert.runtime.engines.engine import Engine
 from q8bert.runtime.predict.outcomes import Outputs, outcomes_of_rows
 from q8bert.spec.bundle import Bundle
 from q8bert.spec.checked import fitted
@@ -21,21 +21,21 @@ BatchSize = Annotated[int, at_least(1)]
 
 
 class BundleModel:
-    """A session that is held to what the bundle says of it.
+    """A loaded model that is held to what the bundle says of it.
 
     Args:
         bundle: The bundle.
-        session: Its model.
+        engine: Its model, loaded.
         task: Its task, which says how many outputs there are.
 
     Raises:
         BundleError: If manifest and model have other inputs.
     """
 
-    def __init__(self, bundle: Bundle, session: Session, task: Task) -> None:
-        if differing := sorted(set(session.input_names) ^ set(bundle.manifest.input_names)):
+    def __init__(self, bundle: Bundle, engine: Engine, task: Task) -> None:
+        if differing := sorted(set(engine.input_names) ^ set(bundle.manifest.input_names)):
             raise BundleError(f"{bundle.path}: manifest and model disagree on the inputs {', '.join(differing)}")
-        self._bundle, self._session, self._task = bundle, session, task
+        self._bundle, self._engine, self._task = bundle, engine, task
 
     def outputs(
         self,
@@ -86,7 +86,7 @@ class BundleModel:
 
     def _logits(self, encoded: Encoded, rows: Sequence[int]) -> Outputs:
         manifest, n_outputs = self._bundle.manifest, self._task.head.n_outputs
-        output = self._session.run(
+        output = self._engine.run(
             model_inputs(encoded, np.array(rows), manifest.input_names, pad_token_id=manifest.pad_token_id)
         )
         if output.shape != (len(rows), n_outputs):

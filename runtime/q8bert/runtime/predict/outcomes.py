@@ -1,6 +1,6 @@
 """What becomes of each row of a batch: its logits, or an error of its own.
 
-ONNX Runtime runs a batch or fails it as a whole, so one row that the model cannot take would fail those beside it. A
+An engine runs a batch or fails it as a whole, so one row that the model cannot take would fail those beside it. A
 batch that fails is halved until the rows that it fails for stand alone: two runs for each halving, which a healthy
 batch never needs.
 """

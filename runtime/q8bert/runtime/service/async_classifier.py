@@ -51,7 +51,8 @@ class AsyncClassifier:
         timeout_s: Default deadline of a call, in seconds from the call; None for none.
         drain_s: How long leaving the context waits for rows that are not answered yet; None for as long as it takes.
         workers: Threads that run the model, each on a batch of its own. Default: so many that together with the
-            classifier's own threads they use the cores that this process may use.
+            classifier's own threads they use the cores that this process may use; one where the engine runs one batch
+            at a time.
 
     Raises:
         ConfigError: If a value is of another type or out of range.
@@ -78,7 +79,9 @@ class AsyncClassifier:
     ) -> None:
         self._classifier = classifier
         self._max_characters, self._timeout_s, self._drain_s = max_characters, timeout_s, drain_s
-        self._n_workers = workers or max(1, available_cores() // classifier.threads)
+        self._n_workers = workers or (
+            max(1, available_cores() // classifier.threads) if classifier.runs_together else 1
+        )
         # so many rows of one caller are on their way at once: they keep all workers busy and leave room for others
         self._n_at_once = max(1, min(max_queue // 2, 4 * self._n_workers * max_batch_size))
         self._counters = ServiceCounters()
