@@ -126,7 +126,9 @@ def load_trained_run(run: Path) -> TrainedRun:
         float_layers=float_layers,
         origin=Origin(
             model={"source": config.model, "seed": config.seed, "checkpoint_step": checkpoint.progress.step},
-            quantization={"quantize_from": options.quantize_from} if options.quantize else {},
+            quantization=(
+                {"quantize_from": options.quantize_from, "ranges": options.ranges} if options.quantize else {}
+            ),
             metrics=checkpoint.progress.metrics,
             data={} if data is None else asdict(data),
         ),
