@@ -21,6 +21,7 @@ from q8bert.spec.errors import CheckpointError, ConfigError, ExportError
 from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train
 from q8bert.training.quantization import calibration
+from q8bert.training.quantization.learned_ranges import LearnedRanges
 from q8bert.training.quantization.seen_site import SeenSite
 from q8bert.training.quantization.sites import Site
 from q8bert.training.runs.run_folder import best_checkpoint
@@ -51,6 +52,8 @@ def test_a_bundle_says_what_it_is(small: Any, tmp_path: Path) -> None:
     assert report.saturation is not None
     assert f"none of {report.saturation.n_pairs:,} pairs of weights can overflow" in card
     assert "negative, positive" in card
+    assert manifest.quantization["ranges"] == "ema"
+    assert "activations with ranges averaged while it was trained;" in card
     assert report.parity is not None
     assert json.loads((bundle.path / "parity.json").read_text())["n_rows"] == report.parity.n_rows == 200
 
@@ -195,6 +198,25 @@ def test_layers_left_in_float_are_reported_with_what_they_cost(small: Any, tmp_p
     # scales, zero points and two fewer pairs of nodes weigh little beside three bytes a weight
     grown = bundle.model_size_bytes - whole.model_size_bytes
     assert grown == pytest.approx(report.float_layers_bytes, abs=4096)
+    assert report.parity is not None
+    assert report.parity.resolved.n_rows_differing == 0
+
+
+@pytest.mark.slow
+def test_learned_ranges_are_exported_as_they_are_and_the_bundle_says_so(small: Any, tmp_path: Path) -> None:
+    options = TrainConfig.from_options(
+        task=glue_task("SST-2"), data_dir=str(small.data("SST-2")), model=str(small.model), output_dir=tmp_path / "run",
+        engine="torch", max_steps=12, max_length=32, threads=1, quantize_from=0.25, ranges="learned",
+    )  # fmt: skip
+    train(options)
+    bundle, report = export(tmp_path / "run", tmp_path / "bundle")
+    ranges = best_checkpoint(tmp_path / "run").ranges
+    assert isinstance(ranges, LearnedRanges)
+    assert ranges.count == 9
+    scales = bundle.manifest.quantization["activation_scales"]
+    np.testing.assert_allclose(list(scales.values()), ranges.log_amax.exp() / 127, rtol=1e-6)  # type: ignore[attr-defined]
+    assert bundle.manifest.quantization["ranges"] == "learned"
+    assert "activations with ranges learned with the weights;" in (bundle.path / "README.md").read_text()
     assert report.parity is not None
     assert report.parity.resolved.n_rows_differing == 0
 

@@ -80,15 +80,22 @@ class Case:
         ids = torch.randint(5, 100, mask.shape) * mask
         self.batch = Batch({"input_ids": ids, "attention_mask": mask}, {"labels": torch.randint(0, 2, (4,))})
 
-    def engine(self, kind: str, precision: str, weights: TrainableWeights) -> Engine:
+    def engine(self, kind: str, precision: str, weights: TrainableWeights, *, learns_ranges: bool = False) -> Engine:
         objective = Classification()
         if kind == "torch":
-            return TorchEngine(self.model, self.sites, weights, objective, precision=precision)
-        return OrtEngine(self.programs(precision), self.sites, weights, objective, precision=precision, threads=1)
+            options: dict[str, Any] = {"precision": precision, "learns_ranges": learns_ranges}
+            return TorchEngine(self.model, self.sites, weights, objective, **options)
+        programs = self.programs(precision, learns_ranges=learns_ranges)
+        return OrtEngine(programs, self.sites, weights, objective, precision=precision, threads=1)
 
-    def programs(self, precision: str) -> Programs:
+    def programs(self, precision: str, **more: Any) -> Programs:
         names = tuple(self.batch.inputs)
-        return self._built(self.model, self.sites, Classification(), input_names=names, precision=precision)
+        return self._built(self.model, self.sites, Classification(), input_names=names, precision=precision, **more)
+
+    def range_gradient(self, kind: str, precision: str, *, loss_scale: float) -> torch.Tensor:
+        weights = prepare_weights(self.model, quantized_parameters(self.model, per_channel=True), self.sites)
+        engine = self.engine(kind, precision, weights, learns_ranges=True)
+        return engine.step(self.batch, self.amax, seed=1, loss_scale=loss_scale).range_gradient / loss_scale
 
     def gradient(self, kind: str, precision: str, *, loss_scale: float) -> tuple[torch.Tensor, float, torch.Tensor]:
         weights = prepare_weights(self.model, quantized_parameters(self.model, per_channel=True), self.sites)
@@ -119,6 +126,25 @@ def test_gradients_are_near_those_of_float32(
     torch.testing.assert_close(our_logits, logits, rtol=0, atol=relative)
     assert float((ours - expected).norm() / expected.norm()) < relative
     assert float(torch.cosine_similarity(ours, expected, dim=0)) > 1 - relative / 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "precision", "loss_scale"),
+    [
+        ("torch", "bfloat16", 1.0), ("torch", "float16", 1024.0),
+        pytest.param("ort", "float16", 1024.0, marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
+def test_gradients_of_ranges_are_float32_and_near_those_of_float32(
+    kind: str, precision: str, loss_scale: float, built: Callable[..., Programs]
+) -> None:
+    case = Case(built)
+    case.amax = torch.full((len(case.sites),), 0.5)  # where many values are clamped, for rounding errors are noise
+    expected = case.range_gradient("torch", "float32", loss_scale=1.0)
+    ours = case.range_gradient(kind, precision, loss_scale=loss_scale)
+    assert ours.dtype == torch.float32
+    relative = {"float16": 0.1, "bfloat16": 0.4}[precision]
+    assert float((ours - expected).norm() / expected.norm()) < relative
 
 
 @pytest.mark.slow
@@ -206,6 +232,23 @@ def test_steps_that_overflow_are_left_out_counted_and_resumed(
     assert checkpoint.loss_scale.n_skipped == len(expected)
     assert checkpoint.ranges.count == 8 + 30 - len(expected)
     assert all(bool(torch.isfinite(tensor).all()) for tensor in checkpoint.weights.values())
+
+
+def test_learned_ranges_take_no_step_where_weights_take_none(
+    small: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from q8bert.training.runs import engine_choice
+
+    original = engine_choice.TorchEngine
+    monkeypatch.setattr(
+        engine_choice, "TorchEngine", lambda *args, **more: Overflowing(original(*args, **more), above=2.0**12)
+    )
+    options = {"precision": "float16", "loss_scale": 2.0**14, "max_steps": 8, "save_every": 1, "keep_checkpoints": 8}
+    train(config(small, tmp_path / "run", **options, ranges="learned"))
+    found = [load_checkpoint(path).ranges for path in checkpoint_folders(tmp_path / "run").values()]
+    assert [ranges.count for ranges in found] == [0, 0, 1, 2, 3, 4, 5, 6]
+    assert torch.equal(found[0].amax(), found[1].amax())
+    assert all(bool(torch.isfinite(ranges.amax()).all()) for ranges in found)
 
 
 def test_a_gradient_that_always_overflows_ends_the_run(

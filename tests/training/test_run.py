@@ -47,12 +47,17 @@ def events(run: Path) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("engine", "dropout"), [("torch", 0.1), ("ort", 0.0), pytest.param("ort", 0.1, marks=pytest.mark.slow)]
-)
+    ("engine", "dropout", "ranges"),
+    [
+        ("torch", 0.1, "ema"), ("ort", 0.0, "ema"), pytest.param("ort", 0.1, "ema", marks=pytest.mark.slow),
+        ("torch", 0.1, "learned"), pytest.param("ort", 0.0, "learned", marks=pytest.mark.slow),
+    ],
+)  # fmt: skip
 def test_an_interrupted_run_ends_as_one_never_interrupted(
-    small: Any, tmp_path: Path, engine: str, dropout: float
+    small: Any, tmp_path: Path, engine: str, dropout: float, ranges: str
 ) -> None:
-    whole, cut, options = tmp_path / "whole", tmp_path / "cut", {"engine": engine, "dropout": dropout}
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    options: dict[str, Any] = {"engine": engine, "dropout": dropout, "ranges": ranges}
     expected = train(config(small, whole, **options))
 
     def stop(step: int, n_steps: int, loss: float) -> None:
@@ -68,9 +73,26 @@ def test_an_interrupted_run_ends_as_one_never_interrupted(
     weights = [load_file(checkpoint_folders(run)[38] / "model.safetensors") for run in (whole, cut)]
     for name, tensor in weights[0].items():
         assert torch.equal(tensor, weights[1][name]), name
-    ranges = [load_checkpoint(checkpoint_folders(run)[38]).ranges.average for run in (whole, cut)]
-    assert torch.equal(*ranges)
+    kept = [load_checkpoint(checkpoint_folders(run)[38]).ranges.tensors() for run in (whole, cut)]
+    for name, tensor in kept[0].items():
+        assert torch.equal(tensor, kept[1][name]), name
     assert events(whole) == events(cut)
+
+
+def test_ranges_of_another_kind_than_the_runs_are_refused(small: Any, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+
+    def stop(step: int, *_: Any) -> None:
+        if step == 3:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        train(config(small, run, max_steps=4, save_every=2), show_step=stop)
+    record = json.loads((run / "run.json").read_text())
+    record["options"]["ranges"] = "learned"
+    (run / "run.json").write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="has ranges that are not learned, as the run's are"):
+        train(config(small, run, max_steps=4, save_every=2, ranges="learned"))
 
 
 def test_what_was_found_in_the_model_is_told_and_logged_once(small: Any, tmp_path: Path) -> None:

@@ -133,7 +133,9 @@ def load_trained_run(run: Path, *, max_length: int | None = None) -> TrainedRun:
                 "checkpoint_step": checkpoint.progress.step,
                 **_teacher(record, config),
             },
-            quantization={"quantize_from": options.quantize_from} if options.quantize else {},
+            quantization=(
+                {"quantize_from": options.quantize_from, "ranges": options.ranges} if options.quantize else {}
+            ),
             metrics=checkpoint.progress.metrics,
             data={} if data is None else asdict(data),
         ),

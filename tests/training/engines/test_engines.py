@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -122,16 +123,12 @@ class Case:
     def weights(self) -> TrainableWeights:
         return prepare_weights(self.model, self.quantized, self.sites)
 
-    def ort_engine(
-        self, weights: TrainableWeights, built: Callable[..., Programs], *, gradients: str = "torch"
-    ) -> OrtEngine:
-        programs = built(
-            self.model, self.sites, self.objective, input_names=list(self.batch.inputs), gradients=gradients
-        )
+    def ort_engine(self, weights: TrainableWeights, built: Callable[..., Programs], **options: Any) -> OrtEngine:
+        programs = built(self.model, self.sites, self.objective, input_names=list(self.batch.inputs), **options)
         return OrtEngine(programs, self.sites, weights, self.objective, threads=1)
 
-    def torch_engine(self, weights: TrainableWeights) -> TorchEngine:
-        return TorchEngine(self.model, self.sites, weights, self.objective)
+    def torch_engine(self, weights: TrainableWeights, **options: Any) -> TorchEngine:
+        return TorchEngine(self.model, self.sites, weights, self.objective, **options)
 
 
 def assert_same_gradients(ours: Mapping[str, Tensor], reference: Mapping[str, Tensor]) -> None:
@@ -229,6 +226,40 @@ def test_one_ort_engine_serves_every_batch_shape_and_writes_gradients_in_place(
         torch.testing.assert_close(logits, expected, rtol=0, atol=1e-5)
     assert addresses == {name: gradient.data_ptr() for name, gradient in weights.gradients.items()}
     assert all(model.get_parameter(name).grad.data_ptr() == address for name, address in addresses.items())
+
+
+@pytest.mark.parametrize(
+    "family", ["bert", *(pytest.param(name, marks=pytest.mark.slow) for name in CONFIGS if name != "bert")]
+)
+def test_engines_agree_on_the_gradient_of_learned_ranges(family: str, built: Callable[..., Programs]) -> None:
+    case = Case(family, regression=False, per_channel=True)
+    weights, plain_weights, our_weights = case.weights(), case.weights(), case.weights()
+    # as many values are clamped as are not
+    case.amax = torch.linspace(0.5, 1.5, len(case.sites))
+    reference = case.torch_engine(weights, learns_ranges=True).step(case.batch, case.amax, seed=1, loss_scale=8.0)
+    plain = case.torch_engine(plain_weights).step(case.batch, case.amax, seed=1, loss_scale=8.0)
+    engine = case.ort_engine(our_weights, built, learns_ranges=True)
+    ours = engine.step(case.batch, case.amax, seed=1, loss_scale=8.0)
+    assert reference.range_gradient.shape == case.amax.shape
+    assert float(ours.loss) == pytest.approx(float(reference.loss), rel=1e-6)
+    assert_same_gradients({"amax": ours.range_gradient}, {"amax": reference.range_gradient})
+    assert_same_gradients(our_weights.gradients, weights.gradients)
+    # all else is as without
+    assert (len(plain.range_gradient), float(plain.loss)) == (0, float(reference.loss))
+    assert torch.equal(plain_weights.gradient, weights.gradient)
+
+
+def test_padding_adds_nothing_to_the_gradient_of_ranges() -> None:
+    case = Case("bert", regression=False, per_channel=True)
+    engine = case.torch_engine(case.weights(), learns_ranges=True)
+    found = engine.step(case.batch, case.amax, seed=1).range_gradient
+    alone = torch.zeros_like(found)
+    lengths = case.batch.inputs["attention_mask"].sum(dim=1).tolist()
+    for row, length in enumerate(lengths):
+        inputs = {name: tensor[row : row + 1, :length] for name, tensor in case.batch.inputs.items()}
+        labels = {"labels": case.batch.targets["labels"][row : row + 1]}
+        alone += engine.step(Batch(inputs, labels), case.amax, seed=1).range_gradient / len(lengths)
+    assert_same_gradients({"amax": found}, {"amax": alone})
 
 
 def test_observations_are_those_of_the_rows_without_padding() -> None:

@@ -33,6 +33,7 @@ from q8bert.training.loop.batches import TokenizedSplit, shared_out
 from q8bert.training.loop.gradients import step_seed
 from q8bert.training.programs import cache as programs_module
 from q8bert.training.programs.cache import Programs
+from q8bert.training.quantization.learned_ranges import LearnedRanges
 from q8bert.training.quantization.sites import Site
 from q8bert.training.runs.checkpoint import checkpoint_folders, load_checkpoint
 from q8bert.training.runs.preparation import prepare
@@ -187,6 +188,57 @@ def test_two_processes_train_like_one_with_the_doubled_batch(
     assert events(tmp_path / "run", "dev")[0]["accuracy"] == pytest.approx(
         events(reference, "dev")[0]["accuracy"], abs=0.05
     )
+
+
+@pytest.fixture(scope="module")
+def learned(small: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twenty steps of 32 rows with learned ranges on the torch engine."""
+    run = tmp_path_factory.mktemp("learned") / "run"
+    train(config(small, run, max_steps=20, ranges="learned"))
+    return run
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        pytest.param({"engine": "ort"}, id="ort"),
+        pytest.param({"batch_size": 8, "gradient_accumulation": 4}, id="accumulated", marks=pytest.mark.slow),
+        pytest.param({"processes": 2, "batch_size": 16}, id="two processes", marks=pytest.mark.slow),
+    ],
+)
+def test_learned_ranges_stay_together_over_twenty_steps(
+    small: Any, tmp_path: Path, learned: Path, options: dict[str, Any]
+) -> None:
+    shared = {"max_steps": 20, "ranges": "learned", **options}
+    if n_processes := shared.pop("processes", 0):
+        done = torchrun(n_processes, small, tmp_path / "run", engine="torch", **shared)
+        assert done.returncode == 0, done.stderr
+    else:
+        train(config(small, tmp_path / "run", **shared))
+    assert_close_runs(tmp_path / "run", learned, quantize=True)
+    ours, theirs = (load_checkpoint(checkpoint_folders(run)[20]).ranges for run in (tmp_path / "run", learned))
+    assert isinstance(ours, LearnedRanges)
+    assert isinstance(theirs, LearnedRanges)
+    # rates sum up to 11e-3, ten times that for ranges; a tie that falls otherwise may turn a small gradient about
+    assert float((ours.log_amax - theirs.log_amax).abs().mean()) < 0.1 * 0.11
+
+
+def test_learned_ranges_start_where_calibration_ends_move_and_are_frozen(small: Any, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_steps": 10, "save_every": 1, "keep_checkpoints": 10}
+    train(config(small, tmp_path / "learned", **options, ranges="learned", freeze_ranges_from=0.5))
+    # as good as frozen at once: these are what calibration gave
+    train(config(small, tmp_path / "ema", **options, freeze_ranges_from=0.01))
+    ours, theirs = (
+        [load_checkpoint(path).ranges for path in checkpoint_folders(tmp_path / name).values()]
+        for name in ("learned", "ema")
+    )
+    rates = [event["learning_rate"] for event in events(tmp_path / "learned", "train")]
+    # Adam's first step is as long as the rate, for every range with a gradient
+    first = (ours[0].amax() / theirs[0].amax()).log().abs()
+    torch.testing.assert_close(first, torch.full_like(first, 10 * rates[0]), rtol=2e-2, atol=0)
+    assert not torch.equal(ours[3].amax(), ours[4].amax())
+    assert all(torch.equal(later.amax(), ours[4].amax()) for later in ours[5:])
+    assert [later.count for later in ours] == [1, 2, 3, 4, 5, 5, 5, 5, 5, 5]
 
 
 @pytest.mark.slow
@@ -543,6 +595,12 @@ def test_patterns_that_match_nothing_or_everything_are_refused(
         ({"quantize_from": 0.5, "freeze_ranges_from": 0.4}, "must come after quantize_from"),
         ({"freeze_ranges_from": 0.0}, "freeze_ranges_from must be above 0"),
         ({"keep_float": ("classifier",), "quantize": False}, "but quantize is False"),
+        ({"ranges": "minmax"}, "ranges must be one of ema, learned, got 'minmax'"),
+        ({"range_rate_ratio": 2.0}, r"range_rate_ratio \(2.0\) is of learned ranges, got ranges ema"),
+        (
+            {"ranges": "learned", "engine": "ort", "gradients": "onnxruntime-training"},
+            "ranges learned need gradients torch",
+        ),
         ({"device": "gpu"}, "device must be cpu, cuda or cuda:N, got 'gpu'"),
     ],
 )

@@ -1,6 +1,7 @@
 """One optimizer step against plain torch: clipping, loss scaling, steps that are left out, ranges."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -19,6 +20,7 @@ from q8bert.training.loop.progress import Progress
 from q8bert.training.loop.schedule import Schedule
 from q8bert.training.loop.step import StepReport, TrainingState, take_step
 from q8bert.training.quantization.fake_quantize import WeightGrid
+from q8bert.training.quantization.learned_ranges import LearnedRanges
 from q8bert.training.quantization.ranges import RangeState
 from q8bert.training.quantization.sites import Site
 from q8bert.training.quantization.weights import TrainableWeights, prepare_weights
@@ -30,6 +32,8 @@ RATE, MAX_NORM = 1e-2, 1.0
 class Told:
     """An engine that gives the gradients that it is told, one set a step, times the loss scale."""
 
+    range_gradient = torch.zeros(0)
+
     def __init__(self, weights: TrainableWeights, gradients: Sequence[Mapping[str, Tensor]], seen: float = 2.0) -> None:
         self.n_sites = 1
         self._weights, self._waiting, self._seen = weights, iter(gradients), seen
@@ -37,7 +41,8 @@ class Told:
     def step(self, batch: Batch, amax: Tensor | None, *, seed: int, loss_scale: float = 1.0) -> StepResult:
         for name, gradient in next(self._waiting).items():
             self._weights.gradients[name].copy_(gradient * loss_scale)
-        return StepResult(torch.tensor(0.5), {}, torch.full((self.n_sites,), self._seen))
+        seen = torch.full((self.n_sites,), self._seen)
+        return StepResult(torch.tensor(0.5), {}, seen, self.range_gradient * loss_scale)
 
 
 def model() -> nn.Module:
@@ -186,6 +191,42 @@ def test_observations_are_learned_from_until_ranges_are_frozen() -> None:
     assert loop.state.ranges.count == 2
 
 
+@pytest.mark.parametrize("scale", [LossScale(), LossScale(1024.0, 2.0, 1000)], ids=["float32", "float16"])
+def test_learned_ranges_take_steps_of_their_own_until_they_are_frozen(scale: LossScale) -> None:
+    gradients = gradients_of_steps(4)
+    loop = Loop(gradients, scale=scale)
+    loop.schedule = Schedule(**{**vars(loop.schedule), "freeze_ranges_from": 3, "range_rate_ratio": 5.0})
+    start = torch.tensor([3.0])
+    loop.state = replace(loop.state, ranges=LearnedRanges.starting_at(start))
+    theirs = nn.Parameter(start.double().log())
+    optimizer = torch.optim.AdamW([theirs], lr=5 * RATE, weight_decay=0.0, eps=1e-12)
+    for step, told in enumerate([0.2, -70.0, 3.0, 4.0]):  # as they are, clipped to no norm
+        loop.engine.range_gradient = torch.tensor([told])
+        theirs.grad = told * theirs.detach().exp()
+        if step < 3:
+            optimizer.step()
+        loop.step()
+        torch.testing.assert_close(loop.state.amax, theirs.detach().exp().float())
+    assert loop.state.ranges.count == 3
+    assert_same_weights(loop.model, by_plain_torch(gradients))  # the norm is of their gradients alone
+
+
+def test_a_gradient_of_ranges_that_is_not_finite_leaves_the_step_out() -> None:
+    loop = Loop(gradients_of_steps(3), scale=LossScale(1024.0, 4.0, 1000))
+    loop.state = replace(loop.state, ranges=LearnedRanges.starting_at(torch.tensor([3.0])))
+    loop.engine.range_gradient = torch.tensor([1.0])
+    loop.step()
+    before, ranges = loop.everything(), loop.state.ranges
+    loop.engine.range_gradient = torch.tensor([NOT_A_NUMBER])
+    assert not loop.step().is_finite
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(loop.everything(), before, strict=True))
+    assert loop.state.ranges is ranges
+    assert loop.state.loss_scale.scale == 256.0
+    loop.state = replace(loop.state, loss_scale=LossScale())
+    with pytest.raises(CalibrationError, match="gradients are not finite at a loss scale of 1"):
+        loop.step()
+
+
 # ---- the parts -----------------------------------------------------------------------------------
 
 
@@ -211,7 +252,8 @@ class MeanOfRows:
     def step(self, batch: Batch, amax: Tensor | None, *, seed: int, loss_scale: float = 1.0) -> StepResult:
         values = batch.inputs["input_ids"][:, 0].float()
         self._weights.gradient[0] = values.mean() * loss_scale
-        return StepResult(values.mean(), {"logits": values}, torch.stack([values.max(), (-values).max()]))
+        seen = torch.stack([values.max(), (-values).max()])
+        return StepResult(values.mean(), {"logits": values}, seen, loss_scale * seen.new_tensor([1, 2]) * values.mean())
 
 
 @pytest.mark.parametrize("sizes", [(7,), (4, 3), (3, 3, 1)])
@@ -221,8 +263,9 @@ def test_passes_of_any_sizes_have_the_mean_gradient_of_all_rows(sizes: tuple[int
     batches = [Batch({"input_ids": part[:, None]}, {}) for part in values.split(sizes)]
     result = mean_gradients(
         MeanOfRows(weights), weights, batches, n_rows=7, amax=None, seeds=range(len(sizes)), processes=Processes(),
-        loss_scale=8.0,
+        loss_scale=8.0, learns_ranges=True,
     )  # fmt: skip
+    assert result.range_gradient.tolist() == pytest.approx([8 * 10 / 7, 16 * 10 / 7])
     assert float(result.loss) == pytest.approx(10 / 7)
     assert float(weights.gradient[0]) == pytest.approx(8 * 10 / 7)
     assert result.observations.tolist() == [8.0, 5.0]

@@ -135,6 +135,11 @@ def own_samples() -> Iterator[Any]:
     grid = torch.tensor(0.3), torch.tensor(-20.0)
     yield pytest.param(OWN.fake_quantize.default, (x.clone().requires_grad_(), *grid), id="fake_quantize")
     yield pytest.param(OWN.fake_quantize_backward.default, (x, x * 50, *grid), id="fake_quantize_backward")
+    learned = (x.clone().requires_grad_(), grid[0].clone().requires_grad_(), grid[1])
+    yield pytest.param(OWN.fake_quantize.default, learned, id="fake_quantize-learned")
+    yield pytest.param(
+        OWN.fake_quantize_learned_backward.default, (x, x * 50, x * 49, *grid), id="fake_quantize_learned_backward"
+    )
     leaves = tuple(leaf.clone().requires_grad_() for leaf in (x, weight, bias))
     yield pytest.param(OWN.linear.default, leaves, id="linear")
     yield pytest.param(OWN.linear.default, (*leaves[:2], None), id="linear-without-bias")
@@ -169,7 +174,10 @@ def of_rounding() -> dict[str, Sample]:
             f"fake_quantize {zero_point}": (OWN.fake_quantize.default, (drawn(3, 4) * 100, torch.tensor(0.3), code)),
             f"fake_quantize at the borders {zero_point}": (OWN.fake_quantize.default, (at, *grid)),
             f"fake_quantize_backward {zero_point}": (OWN.fake_quantize_backward.default, (dy, at, *grid)),
-        }
+            f"fake_quantize_learned_backward {zero_point}": (
+                OWN.fake_quantize_learned_backward.default, (dy, at, operators.fake_quantize(at, *grid), *grid),
+            ),
+        }  # fmt: skip
     return samples
 
 

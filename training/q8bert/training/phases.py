@@ -17,6 +17,7 @@ from q8bert.training.loop.trainer import Parts, train_steps
 from q8bert.training.objectives.distillation import Distilled
 from q8bert.training.quantization.calibration import calibrate
 from q8bert.training.quantization.fake_quantize import WeightGrid
+from q8bert.training.quantization.learned_ranges import LearnedRanges
 from q8bert.training.quantization.quantized_model import QuantizedModel
 from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
 from q8bert.training.runs.config import TrainConfig
@@ -123,6 +124,7 @@ def _parts(
             threads=setting.threads,
             processes=setting.processes,
             report=setting.report,
+            learns_ranges=bool(state.sites) and config.quantization.learns_ranges,
         ),
         optimizer=optimizer,
         weights=weights,
@@ -213,4 +215,5 @@ def _calibrated(setting: Setting, state: TrainingState) -> TrainingState:
     )
     n_smoothed, n_shifted = sum(bool(site.smoothing) for site in sites), sum(bool(site.zero_point) for site in sites)
     setting.report(f"of {len(sites)} activations, {n_smoothed} are smoothed and {n_shifted} have a zero point")
-    return replace(state, sites=sites, ranges=ranges.to(setting.device))
+    first = LearnedRanges.starting_at(ranges.amax()) if options.learns_ranges else ranges
+    return replace(state, sites=sites, ranges=first.to(setting.device))

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 
 from q8bert.spec.checked import checked
-from q8bert.spec.errors import ConfigError
+from q8bert.spec.errors import CheckpointError, ConfigError
 from q8bert.training.engines.device import resolve_device
 from q8bert.training.loop.averaging import WeightAverage
 from q8bert.training.loop.loss_scale import LossScale
@@ -23,6 +23,7 @@ from q8bert.training.loop.progress import Progress
 from q8bert.training.loop.schedule import Schedule, make_schedule
 from q8bert.training.loop.step import TrainingState
 from q8bert.training.phases import Setting, train_phases
+from q8bert.training.quantization.learned_ranges import LearnedRanges
 from q8bert.training.quantization.ranges import RangeState
 from q8bert.training.runs.checkpoint import prune_checkpoints, save_checkpoint
 from q8bert.training.runs.config import TrainConfig
@@ -182,6 +183,11 @@ def _first_state(setting: Setting, optimizer: torch.optim.Optimizer, average: We
     )
     if not schedule.is_quantized(step):
         return state
+    if resume.sites and isinstance(resume.ranges, LearnedRanges) != config.quantization.learns_ranges:
+        raise CheckpointError(
+            f"{resume.path} has ranges that are not {config.quantization.ranges}, as the run's are. Put back its files "
+            "as they were, or start again with --overwrite"
+        )
     sites = tuple(
         replace(site, smoothing=before.smoothing, zero_point=before.zero_point)
         for site, before in zip(given.sites, resume.sites, strict=False)
@@ -211,7 +217,8 @@ def _save(
         epoch = progress.step / schedule.steps_per_epoch
         mark = _mark(progress, schedule)
         setting.report(f"step {progress.step}/{schedule.n_steps}, epoch {epoch:.4g}, dev: {scores}{mark}")
-    setting.processes.refuse_drift(setting.model.parameters())
+    ranges = [] if state.amax is None else [state.amax]
+    setting.processes.refuse_drift([*setting.model.parameters(), *ranges])
     if not setting.processes.is_first:
         return
     save_checkpoint(

@@ -108,6 +108,9 @@ def _comparison_lines(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
+_RANGES = {"ema": "ranges averaged while it was trained", "learned": "ranges learned with the weights"}
+
+
 def _quantization_lines(quantization: Mapping[str, Any]) -> list[str]:
     if not quantization:
         return []
@@ -126,7 +129,7 @@ def _quantization_lines(quantization: Mapping[str, Any]) -> list[str]:
     if calibration := quantization.get("calibration"):
         how, ranges = "after training, in one shot, without labels", f"ranges of {calibration['n_rows']:,} rows"
     else:
-        how, ranges = "quantization-aware training", "learned ranges"
+        how, ranges = "quantization-aware training", _RANGES[quantization.get("ranges", "ema")]
     lines = [
         f"- Quantization: {how}; int8 QDQ, weights {weights}, embeddings {tables}, activations with {ranges}; "
         "attention products, softmax, GELU, LayerNorm, biases and residuals float32",

@@ -1,9 +1,10 @@
 """What computes gradients: one small interface, two engines behind it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 __all__ = ["Batch", "Engine", "StepResult"]
@@ -35,11 +36,14 @@ class StepResult:
         outputs: The objective's outputs, float32 ``(batch, …)``, by name.
         observations: Float32 ``(n_sites,)``, the range that each site's real tokens need; empty for a float
             model.
+        range_gradient: Float32 ``(n_sites,)``, of the loss, times its scale, with respect to the ranges, by
+            :mod:`~q8bert.training.quantization.learned_ranges`; empty where they are not learned.
     """
 
     loss: Tensor
     outputs: Mapping[str, Tensor]
     observations: Tensor
+    range_gradient: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
 class Engine(Protocol):
@@ -61,7 +65,7 @@ class Engine(Protocol):
             loss_scale: Gradients are those of the loss times this.
 
         Returns:
-            Loss, outputs and observations.
+            Loss, outputs and observations, and the gradient of the ranges for an engine that was made to learn them.
         """
         ...
 

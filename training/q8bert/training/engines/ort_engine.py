@@ -25,7 +25,7 @@ class OrtEngine:
     """ONNX Runtime, on the device where the weights are.
 
     Args:
-        programs: The model's programs.
+        programs: The model's programs; with gradients of the ranges where these are learned.
         sites: Activations that the programs quantize and observe; empty for a float model.
         weights: Tensors to read and gradients to write; their addresses must not change.
         objective: What the programs were built for.
@@ -56,6 +56,7 @@ class OrtEngine:
         self._evaluation = self._bound(programs.evaluation, threads)
         for name, gradient in self._written.items():
             self._training.bind_output(f"{name}_grad", gradient)
+        self._learned = [name for name in ("amax_grad",) if name in self._training.outputs]
         self._tables = tuple(name for name in self._written if f"{name}_rows_grad" in self._training.outputs)
         self._dropout = DropoutMasks(read_dropout_inputs(self._training.metadata), self._device, self._dtype)
 
@@ -66,12 +67,14 @@ class OrtEngine:
         scale = torch.tensor(loss_scale, device=self._device)
         inputs = {**batch.inputs, **batch.targets, "loss_scale": scale, **masks}
         wanted = ["loss", *self._objective.outputs, *(["observations"] if self.n_sites else [])]
+        wanted += self._learned
         wanted += [f"{name}_{what}" for name in self._tables for what in ("ids", "rows_grad")]
         self._copy_weights()
         results = self._training.run(inputs if amax is None else {**inputs, "amax": amax}, wanted, sizes)
         self._collect_gradients(results)
         observations = results.get("observations", torch.zeros(0, device=self._device))
-        return StepResult(results["loss"], {name: results[name] for name in self._objective.outputs}, observations)
+        outputs = {name: results[name] for name in self._objective.outputs}
+        return StepResult(results["loss"], outputs, observations, *(results[name] for name in self._learned))
 
     def outputs(self, inputs: Mapping[str, Tensor], amax: Tensor | None) -> dict[str, Tensor]:
         """Run forward in evaluation mode; see :class:`q8bert.training.engines.engine.Engine`."""

@@ -32,6 +32,7 @@ class TorchEngine:
         objective: Which outputs are read, and the loss.
         precision: ``float32``, or what torch's autocast runs the large products in.
         quantize: How activations are quantized.
+        learns_ranges: Whether a step gives the gradient of the ranges too.
     """
 
     def __init__(
@@ -43,6 +44,7 @@ class TorchEngine:
         *,
         precision: str = "float32",
         quantize: ActivationQuantizer = quantize_activation,
+        learns_ranges: bool = False,
     ) -> None:
         self._model = QuantizedModel(model, sites, quantize, outputs=objective.outputs)
         self._weights = weights
@@ -50,6 +52,7 @@ class TorchEngine:
         self._device = weights.gradient.device
         self._dtype: torch.dtype = getattr(torch, precision)
         self.n_sites = len(sites)
+        self._learns_ranges = learns_ranges
         self._leaves = {f"model.{name}": tensor.detach().requires_grad_() for name, tensor in weights.effective.items()}
         for name, gradient in weights.gradients.items():
             # autograd adds into an existing .grad in place, so gradients land in the shared memory
@@ -59,6 +62,8 @@ class TorchEngine:
         """Run forward and backward; see :class:`q8bert.training.engines.engine.Engine`."""
         self._weights.gradient.zero_()
         self._model.train()
+        if amax is not None and self._learns_ranges:
+            amax = amax.detach().to(self._device).requires_grad_()
         with torch.random.fork_rng(devices=[self._device] if self._device.type == "cuda" else []):
             torch.manual_seed(seed)
             outputs, observations = self._run(batch.inputs, amax, observe=True)
@@ -66,7 +71,10 @@ class TorchEngine:
         loss = self._objective.loss(outputs, targets)
         (loss * loss_scale).backward()  # type: ignore[no-untyped-call]
         self._weights.finish_gradients()
-        return StepResult(loss.detach(), {name: value.detach() for name, value in outputs.items()}, observations)
+        learned = [] if amax is None or amax.grad is None else [amax.grad]
+        return StepResult(
+            loss.detach(), {name: value.detach() for name, value in outputs.items()}, observations, *learned
+        )
 
     def outputs(self, inputs: Mapping[str, Tensor], amax: Tensor | None) -> dict[str, Tensor]:
         """Run forward in evaluation mode; see :class:`q8bert.training.engines.engine.Engine`."""

@@ -45,6 +45,7 @@ def mean_gradients(
     seeds: Sequence[int],
     processes: Processes,
     loss_scale: float = 1.0,
+    learns_ranges: bool = False,
 ) -> StepResult:
     """Run a step's forward and backward passes and leave the mean gradient in the weights' gradient buffers.
 
@@ -57,15 +58,18 @@ def mean_gradients(
         seeds: One for each batch.
         processes: Those that share the step.
         loss_scale: What the loss is multiplied by on the way, and so the gradients are.
+        learns_ranges: Whether the engine gives the gradient of the ranges.
 
     Returns:
-        Mean loss and largest observations over all rows; outputs of this process's last pass.
+        Mean loss, largest observations and mean gradient of the ranges over all rows; outputs of this process's last
+        pass.
     """
     if processes.count == 1 and len(batches) == 1:
         return engine.step(batches[0], amax, seed=seeds[0], loss_scale=loss_scale)
     gradient = torch.zeros_like(weights.gradient)
     loss = torch.zeros((), dtype=torch.float64, device=gradient.device)
     observations = torch.zeros(engine.n_sites, device=gradient.device)
+    range_gradient = torch.zeros(engine.n_sites if learns_ranges else 0, device=gradient.device)
     outputs: Mapping[str, Tensor] = {}
     for batch, seed in zip(batches, seeds, strict=True):
         result = engine.step(batch, amax, seed=seed, loss_scale=loss_scale)
@@ -73,12 +77,16 @@ def mean_gradients(
         gradient.add_(weights.gradient, alpha=share)
         loss += share * result.loss
         observations = torch.maximum(observations, result.observations)
+        if learns_ranges:
+            range_gradient.add_(result.range_gradient, alpha=share)
         outputs = result.outputs
     weights.gradient.copy_(gradient)
     processes.sum_(weights.gradient)
     processes.sum_(loss)
     processes.max_(observations)
-    return StepResult(loss, outputs, observations)
+    if learns_ranges:
+        processes.sum_(range_gradient)
+    return StepResult(loss, outputs, observations, range_gradient)
 
 
 def gradient_divisor(norm: Tensor, *, max_norm: float, loss_scale: float) -> Tensor:

@@ -21,7 +21,7 @@ class Schedule:
         steps_per_epoch: Steps that pass over the training split once.
         rows_per_step: Rows of a step, over all processes and forward passes.
         quantize_from: First step with quantization; in a float run, the first that has it in the quantized twin.
-        freeze_ranges_from: First step whose observations are no longer learned from.
+        freeze_ranges_from: First step after which ranges stay as they are.
         eval_every: Steps between evaluations.
         optimization: Batches, learning rate and gradient norm.
         evaluation: Batches of evaluations, and when to stop early.
@@ -30,6 +30,7 @@ class Schedule:
         quantizes: Whether the run quantizes at all.
         candidates_from: Step after which evaluations may be the best.
         average_from: Step after which weights are averaged; None if never.
+        range_rate_ratio: Learning rate of learned ranges, as a multiple of that of the weights.
     """
 
     n_steps: int
@@ -45,6 +46,7 @@ class Schedule:
     quantizes: bool = True
     candidates_from: int = 0
     average_from: int | None = None
+    range_rate_ratio: float = 1.0
 
     @property
     def phases(self) -> tuple[int, ...]:
@@ -136,6 +138,7 @@ def make_schedule(
         seed=seed,
         quantizes=quantization.quantize,
         average_from=max(quantize_from, n_steps - max(1, int(average * n_steps))) if average else None,
+        range_rate_ratio=quantization.range_rate_ratio,
     )
     return replace(schedule, candidates_from=_candidates_from(schedule))
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from q8bert.training.engines.engine import Engine
+from q8bert.training.engines.engine import Engine, StepResult
 from q8bert.training.loop.feed import StepBatches
 from q8bert.training.loop.gradients import gradient_divisor, mean_gradients, step_seed
 from q8bert.training.loop.loss_scale import LossScale
@@ -18,7 +18,8 @@ from q8bert.training.loop.processes import Processes
 from q8bert.training.loop.progress import Progress
 from q8bert.training.loop.schedule import Schedule
 from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
-from q8bert.training.quantization.ranges import RangeState, refuse_infinite
+from q8bert.training.quantization.learned_ranges import LearnedRanges, Ranges
+from q8bert.training.quantization.ranges import refuse_infinite
 from q8bert.training.quantization.sites import Site
 from q8bert.training.quantization.weights import TrainableWeights
 
@@ -31,7 +32,7 @@ class TrainingState:
 
     Attributes:
         sites: Where activations are quantized, and how they are smoothed; empty while the model is float.
-        ranges: Moving averages of the activation ranges; no sites while the model is float.
+        ranges: Of the activations, observed or learned; no sites while the model is float.
         progress: Steps and scores so far.
         loss_scale: What the loss is multiplied by; fixed at 1 but in float16.
         target_scale: Between scores and what the model computes; the same through the whole run.
@@ -39,7 +40,7 @@ class TrainingState:
     """
 
     sites: tuple[Site, ...]
-    ranges: RangeState
+    ranges: Ranges
     progress: Progress
     loss_scale: LossScale
     target_scale: TargetScale = UNSCALED
@@ -47,7 +48,7 @@ class TrainingState:
 
     @property
     def amax(self) -> Tensor | None:
-        """The learned ranges, or None while the model is float."""
+        """The ranges, or None while the model is float."""
         return self.ranges.amax() if self.sites else None
 
 
@@ -98,6 +99,7 @@ def take_step(
         CalibrationError: If gradients or activations are not finite, and no loss scale explains it.
     """
     step, scale = state.progress.step, state.loss_scale
+    learns_ranges = isinstance(state.ranges, LearnedRanges)
     rate = _set_rate(optimizer, schedule, step)
     result = mean_gradients(
         engine,
@@ -110,18 +112,21 @@ def take_step(
         ],
         processes=processes,
         loss_scale=scale.scale,
+        learns_ranges=learns_ranges,
     )
     # one process's norm for all: sums in another order would let their weights drift apart
     norm = torch.linalg.vector_norm(weights.gradient) / scale.scale
     processes.take_first_(norm)
     are_finite = torch.isfinite(result.observations).all()
+    if learns_ranges:
+        are_finite &= torch.isfinite(result.range_gradient).all()
     apply_gradients(optimizer, norm, are_finite, max_norm=schedule.optimization.max_grad_norm, loss_scale=scale.scale)
     refresh()
     loss, norm_there, finite = torch.stack([result.loss.double(), norm.double(), are_finite.double()]).tolist()
     if not finite and not scale.is_dynamic:
         refuse_infinite(result.observations)
     report = StepReport(loss, norm_there, rate, bool(finite) and math.isfinite(norm_there))
-    return _after(state, schedule, result.observations, report), report
+    return _after(state, schedule, result, report), report
 
 
 def apply_gradients(
@@ -143,19 +148,26 @@ def apply_gradients(
     optimizer.step()
 
 
-def _after(state: TrainingState, schedule: Schedule, observations: Tensor, report: StepReport) -> TrainingState:
+def _after(state: TrainingState, schedule: Schedule, result: StepResult, report: StepReport) -> TrainingState:
     progress, step = state.progress, state.progress.step
     if not report.is_finite:
         return replace(state, progress=replace(progress, step=step + 1), loss_scale=state.loss_scale.after_overflow())
-    learns = bool(state.sites) and step < schedule.freeze_ranges_from
+    moves = bool(state.sites) and step < schedule.freeze_ranges_from
     return replace(
         state,
-        ranges=state.ranges.observe(observations) if learns else state.ranges,
+        ranges=_moved(state, schedule, result, report) if moves else state.ranges,
         progress=replace(
             progress, step=step + 1, loss_sum=progress.loss_sum + report.loss, loss_count=progress.loss_count + 1
         ),
         loss_scale=state.loss_scale.after_step(),
     )
+
+
+def _moved(state: TrainingState, schedule: Schedule, result: StepResult, report: StepReport) -> Ranges:
+    if isinstance(state.ranges, LearnedRanges):
+        gradient = result.range_gradient / state.loss_scale.scale
+        return state.ranges.descend(gradient, rate=report.rate * schedule.range_rate_ratio)
+    return state.ranges.observe(result.observations)
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, schedule: Schedule, step: int) -> float:

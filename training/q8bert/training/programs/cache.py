@@ -23,7 +23,7 @@ import torch
 from torch import nn
 
 from q8bert.spec import quant
-from q8bert.spec.errors import ConfigError
+from q8bert.spec.errors import ConfigError, ExportError
 from q8bert.spec.files import write_bytes
 from q8bert.spec.private_folders import make_private, prune, refuse_shared
 from q8bert.training.objectives.objective import Objective
@@ -61,6 +61,7 @@ def build_programs(
     input_names: Sequence[str],
     gradients: str = "torch",
     precision: str = "float32",
+    learns_ranges: bool = False,
 ) -> Programs:
     """Write a model's programs.
 
@@ -72,6 +73,7 @@ def build_programs(
         gradients: Who writes the backward pass: ``torch``, or ``onnxruntime-training``, which knows float32 alone.
         precision: ``float32``, ``float16`` or ``bfloat16``, the type of parameters, activations and gradients in the
             programs.
+        learns_ranges: Whether the ranges of the activations get gradients too; torch alone writes those.
 
     Returns:
         Both programs.
@@ -82,8 +84,12 @@ def build_programs(
     is_as_wanted = precision == "float32" and next(model.parameters()).device.type == "cpu"
     if not is_as_wanted:  # a program is traced on the CPU, wherever it will run
         model = copy.deepcopy(model).to(device="cpu", dtype=getattr(torch, precision))
-    build = build_training_graph if gradients == "torch" else build_with_ort_gradients
-    training = build(model, sites, objective, input_names=input_names)
+    if gradients == "torch":
+        training = build_training_graph(model, sites, objective, input_names=input_names, learns_ranges=learns_ranges)
+    elif learns_ranges:
+        raise ExportError(f"gradients of ranges are written by torch, not by {gradients}")
+    else:
+        training = build_with_ort_gradients(model, sites, objective, input_names=input_names)
     return Programs(*(_serialized(graph) for graph in (training, evaluation_graph(training, objective))))
 
 
@@ -95,6 +101,7 @@ def cached_programs(
     input_names: Sequence[str],
     gradients: str,
     precision: str,
+    learns_ranges: bool = False,
     cache_dir: Path,
     report: Callable[[str], None],
 ) -> Programs:
@@ -107,6 +114,7 @@ def cached_programs(
         input_names: Inputs that the model takes.
         gradients: As in :func:`build_programs`.
         precision: As in :func:`build_programs`.
+        learns_ranges: As in :func:`build_programs`.
         cache_dir: Folder of the cache; made where it is missing.
         report: Called with a sentence on what happens.
 
@@ -117,7 +125,10 @@ def cached_programs(
         ConfigError: If the cache is not the user's alone.
         ExportError: If torch or ONNX Runtime cannot make them.
     """
-    options: dict[str, Any] = {"input_names": tuple(input_names), "gradients": gradients, "precision": precision}
+    options: dict[str, Any] = {
+        "input_names": tuple(input_names), "gradients": gradients, "precision": precision,
+        "learns_ranges": learns_ranges,
+    }  # fmt: skip
     path = cache_dir / f"{entry_name(model, sites, objective, options)}.zip"
     refuse_shared(cache_dir, option="cache_dir")
     if path.is_file():

@@ -62,7 +62,7 @@ class ForwardAndLoss(nn.Module):
 
 
 def example_inputs(
-    objective: Objective, input_names: Sequence[str], *, n_sites: int
+    objective: Objective, input_names: Sequence[str], *, n_sites: int, learns_ranges: bool = False
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return keyword arguments of :class:`ForwardAndLoss` to trace it with, and their dynamic axes.
 
@@ -70,6 +70,7 @@ def example_inputs(
         objective: What the targets look like.
         input_names: Inputs that the model takes.
         n_sites: Quantized activations; 0 for a float model.
+        learns_ranges: Whether their ranges require a gradient.
 
     Returns:
         Arguments, and in the same nesting a mapping of axis to symbolic name for each tensor.
@@ -93,7 +94,7 @@ def example_inputs(
         "loss_scale": {},
     }
     if n_sites:
-        arguments["amax"], axes["amax"] = torch.ones(n_sites), {}
+        arguments["amax"], axes["amax"] = torch.ones(n_sites, requires_grad=learns_ranges), {}
     return arguments, axes
 
 

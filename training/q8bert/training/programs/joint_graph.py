@@ -59,9 +59,9 @@ class JointGraph:
     Attributes:
         program: The graph. Its inputs are parameters and arguments; buffers are constants.
         input_names: One name an input: parameters as the module names them, arguments by their innermost key.
-        output_names: One name an output: those of the module's outputs, then for each trained parameter
-            ``<parameter>_grad``, or ``<parameter>_rows_grad`` and ``<parameter>_ids`` for a table whose rows were
-            looked up once: gradients of those rows, and which they were.
+        output_names: One name an output: those of the module's outputs, then for each trained parameter, and each
+            argument that requires a gradient, ``<name>_grad``, or ``<parameter>_rows_grad`` and ``<parameter>_ids`` for
+            a table whose rows were looked up once: gradients of those rows, and which they were.
     """
 
     program: ExportedProgram
@@ -83,7 +83,7 @@ def trace_joint_graph(
     Args:
         module: Called with ``arguments`` as keywords. Its first output is the scalar to differentiate.
         arguments: Example tensors, or mappings of them by name. Sizes on dynamic axes must be 2 or more, and differ
-            where their symbolic names do.
+            where their symbolic names do. Those that require a gradient get one.
         dynamic_axes: In the same nesting, for each tensor axis → symbolic name.
         output_names: One name an output of the module.
         undecomposed: Operators that are left whole.
@@ -101,6 +101,8 @@ def trace_joint_graph(
     trained = [name for name, value in parameters.items() if value.requires_grad]
     buffers = {name: _fake(mode, value) for name, value in module.named_buffers()}
     fakes = _fake_arguments(mode, arguments, dynamic_axes)
+    leaves = zip(argument_names(arguments), pytree.tree_leaves(fakes), strict=True)
+    trained_arguments = [name for name, value in leaves if value.requires_grad]
 
     def forward(parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], arguments: Mapping[str, Any]) -> Any:
         return functional_call(module, {**parameters, **buffers}, kwargs=dict(arguments))
@@ -109,7 +111,9 @@ def trace_joint_graph(
         parameters: Mapping[str, Tensor], buffers: Mapping[str, Tensor], arguments: Mapping[str, Any]
     ) -> tuple[Tensor | None, ...]:
         outputs = forward_graph(parameters, buffers, arguments)
-        gradients = torch.autograd.grad(outputs[0], [parameters[name] for name in trained], allow_unused=True)
+        wanted = [parameters[name] for name in trained]
+        wanted += [value for value in pytree.tree_leaves(dict(arguments)) if value.requires_grad]
+        gradients = torch.autograd.grad(outputs[0], wanted, allow_unused=True)
         return (*outputs, *gradients)
 
     try:
@@ -137,7 +141,7 @@ def trace_joint_graph(
     _refuse_fixed_sizes(inputs[arguments_from:], dynamic_axes)
     _refuse_branches(shapes, module)
     read_sizes_off_first_inputs(graph, inputs[arguments_from:])
-    names = _name_outputs(graph, [*output_names, *(f"{name}_grad" for name in trained)])
+    names = _name_outputs(graph, [*output_names, *(f"{name}_grad" for name in trained + trained_arguments)])
     of_buffers = dict(zip(inputs[len(parameters) : arguments_from], state, strict=True))
     program = _exported_program(graph_module, inputs, of_buffers, state)
     return JointGraph(program, (*parameters, *argument_names(arguments)), names)

@@ -17,6 +17,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from q8bert.spec.quant import ACTIVATION_QMAX, ACTIVATION_QMIN
+from q8bert.training.quantization.learned_ranges import step_size_factor
 from q8bert.training.quantization.quantized_model import largest_of_tokens
 
 __all__ = [
@@ -45,6 +46,17 @@ def fake_quantize_backward(dy: Tensor, x: Tensor, scale: Tensor, zero_point: Ten
     """Return the straight-through gradient: ``dy`` where the code was not clamped, else 0."""
     below, above = (LOWEST_INSIDE - zero_point) * scale, (HIGHEST_INSIDE - zero_point) * scale
     return dy.masked_fill((x < below) | (x >= above), 0.0)
+
+
+@torch.library.custom_op("q8bert::fake_quantize_learned_backward", mutates_args=())
+def fake_quantize_learned_backward(
+    dy: Tensor, x: Tensor, y: Tensor, scale: Tensor, zero_point: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the straight-through gradient, and that of the scale with its factor; ``y`` is what was computed."""
+    below, above = (LOWEST_INSIDE - zero_point) * scale, (HIGHEST_INSIDE - zero_point) * scale
+    outside = (x < below) | (x >= above)
+    total = (dy * (y - x.masked_fill(outside, 0.0))).sum()
+    return dy.masked_fill(outside, 0.0), total * (step_size_factor(x.shape[-1]) / scale)
 
 
 @torch.library.custom_op("q8bert::linear", mutates_args=())
@@ -117,6 +129,11 @@ def _(dy: Tensor, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:  # no
     return torch.empty_like(dy)
 
 
+@fake_quantize_learned_backward.register_fake
+def _(dy: Tensor, x: Tensor, y: Tensor, scale: Tensor, zero_point: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+    return torch.empty_like(dy), torch.empty_like(scale)
+
+
 @linear.register_fake
 def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:  # noqa: ARG001
     return x.new_empty((*x.shape[:-1], weight.shape[0]))
@@ -137,13 +154,15 @@ def _(x: Tensor, probability: float) -> Tensor:  # noqa: ARG001
     return torch.empty_like(x)
 
 
-def _save_fake_quantize(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001
-    ctx.save_for_backward(*inputs)
+def _save_fake_quantize(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs, *([output] if ctx.needs_input_grad[1] else []))
 
 
-def _fake_quantize_gradients(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:
-    x, scale, zero_point = ctx.saved_tensors
-    return fake_quantize_backward(dy, x, scale, zero_point), None, None
+def _fake_quantize_gradients(ctx: Any, dy: Tensor) -> tuple[Tensor, Tensor | None, None]:
+    x, scale, zero_point, *learned = ctx.saved_tensors
+    if not learned:
+        return fake_quantize_backward(dy, x, scale, zero_point), None, None
+    return *fake_quantize_learned_backward(dy, x, *learned, scale, zero_point), None
 
 
 def _save_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ARG001

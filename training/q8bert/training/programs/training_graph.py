@@ -18,7 +18,8 @@ the objective's        its targets
 
 Outputs are ``loss``, the objective's outputs, ``observations`` where there are sites, ``<parameter>_grad`` of
 ``loss · loss_scale``, and for an embedding table ``<table>_rows_grad`` and ``<table>_ids``: gradients of the rows that
-were looked up, and which rows those were. All other rows have none.
+were looked up, and which rows those were. All other rows have none. Where ranges are learned, ``amax_grad`` is their
+gradient, float32 ``(n_sites,)``, with the factor of :mod:`~q8bert.training.quantization.learned_ranges`.
 """
 
 from collections.abc import Sequence
@@ -51,7 +52,12 @@ __all__ = ["build_training_graph", "evaluation_graph"]
 
 
 def build_training_graph(
-    model: nn.Module, sites: Sequence[Site], objective: Objective, *, input_names: Sequence[str]
+    model: nn.Module,
+    sites: Sequence[Site],
+    objective: Objective,
+    *,
+    input_names: Sequence[str],
+    learns_ranges: bool = False,
 ) -> ir.Model:
     """Trace a model's forward and backward pass in training mode.
 
@@ -60,6 +66,7 @@ def build_training_graph(
         sites: Activations to quantize and observe; empty for float training.
         objective: Which outputs are read, and the loss.
         input_names: Inputs that the model takes.
+        learns_ranges: Whether the ranges of the activations get gradients too.
 
     Returns:
         The graph, with inputs and outputs as the module's docstring says.
@@ -74,7 +81,7 @@ def build_training_graph(
         ProgramOperators({functional.dropout: dropout_to_mask, functional.linear: linear_to_one_node}),
         observe=bool(sites),
     ).train()
-    arguments, axes = example_inputs(objective, input_names, n_sites=len(sites))
+    arguments, axes = example_inputs(objective, input_names, n_sites=len(sites), learns_ranges=learns_ranges)
     try:
         joint = trace_joint_graph(
             module,

@@ -24,6 +24,7 @@ from onnxscript import opset20, values
 
 from q8bert.spec.quant import ACTIVATION_QMAX
 from q8bert.training.programs import operators
+from q8bert.training.quantization.learned_ranges import step_size_factor
 
 __all__ = ["DROPOUT_MASK", "OPSET", "UNDECOMPOSED", "dropout_translation", "translations"]
 
@@ -48,6 +49,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     return {
         own.fake_quantize.default: _fake_quantize,
         own.fake_quantize_backward.default: _fake_quantize_backward,
+        own.fake_quantize_learned_backward.default: _fake_quantize_learned_backward,
         own.linear.default: _linear,
         own.linear_backward.default: _linear_backward,
         own.largest.default: _largest,
@@ -74,9 +76,20 @@ def _fake_quantize(x: Any, scale: Any, zero_point: Any) -> Any:
 
 
 def _fake_quantize_backward(dy: Any, x: Any, scale: Any, zero_point: Any) -> Any:
+    return op.Where(_is_clamped(x, scale, zero_point), _float(0.0), dy)
+
+
+def _fake_quantize_learned_backward(dy: Any, x: Any, y: Any, scale: Any, zero_point: Any) -> tuple[Any, Any]:
+    clamped = _is_clamped(x, scale, zero_point)
+    terms = op.Mul(dy, op.Sub(y, op.Where(clamped, _float(0.0), x)))
+    factor = op.Div(_float(step_size_factor(x.shape[-1])), scale)
+    return op.Where(clamped, _float(0.0), dy), op.Mul(op.ReduceSum(terms, keepdims=0), factor)
+
+
+def _is_clamped(x: Any, scale: Any, zero_point: Any) -> Any:
     below = op.Less(x, op.Mul(scale, op.Sub(_float(operators.LOWEST_INSIDE), zero_point)))
     above = op.GreaterOrEqual(x, op.Mul(scale, op.Sub(_float(operators.HIGHEST_INSIDE), zero_point)))
-    return op.Where(op.Or(below, above), _float(0.0), dy)
+    return op.Or(below, above)
 
 
 def _linear(x: Any, weight: Any, bias: Any = None) -> Any:

@@ -4,13 +4,16 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from q8bert.spec.checked import fit_fields
-from q8bert.spec.kinds import Check, at_least, one_of, share
+from q8bert.spec.kinds import Check, above, at_least, one_of, share
 from q8bert.training.options import MAIN_PANEL, option
 
-__all__ = ["GRANULARITIES", "TABLE_GRANULARITIES", "QuantizationConfig"]
+__all__ = ["GRANULARITIES", "RANGES", "TABLE_GRANULARITIES", "QuantizationConfig"]
 
 GRANULARITIES = ("per_channel", "per_tensor")
 TABLE_GRANULARITIES = ("per_column", "per_tensor")
+RANGES = ("ema", "learned")
+
+_RANGE_RATE_RATIO = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +49,16 @@ class QuantizationConfig:
     keep_float: tuple[str, ...] = option(
         default=(), help="Pattern of layers that stay float, e.g. 'classifier' or '*.output.dense'; repeat for more."
     )
+    ranges: Annotated[str, one_of(RANGES)] = option(
+        default="ema",
+        help="How activation ranges go on from those of calibration: ema (moving average of the observed ones) or "
+        "learned (trained with the weights, as learned step sizes are).",
+    )
+    range_rate_ratio: Annotated[float, above(0)] = option(
+        default=_RANGE_RATE_RATIO,
+        help="Learning rate of learned ranges, as a multiple of that of the weights: about the share of its width by "
+        "which a range moves in a step.",
+    )
     range_decay: Annotated[float, share()] = option(
         default=0.99, help="Decay of the moving average of activation ranges."
     )
@@ -58,7 +71,7 @@ class QuantizationConfig:
     )
     freeze_ranges_from: Annotated[float, Check("above 0 and at most 1", lambda value: 0 < value <= 1)] = option(
         default=1.0,
-        help="Share of all steps after which the learned ranges stay as they are; 1 learns to the end.",
+        help="Share of all steps after which ranges stay as they are; 1 moves them to the end.",
     )
 
     def __post_init__(self) -> None:
@@ -74,7 +87,16 @@ class QuantizationConfig:
             )
         if self.keep_float and not self.quantize:
             conflicts.append("keep_float names layers to leave out of quantization, but quantize is False")
+        if self.ranges != "learned" and self.range_rate_ratio != _RANGE_RATE_RATIO:
+            conflicts.append(
+                f"range_rate_ratio ({self.range_rate_ratio}) is of learned ranges, got ranges {self.ranges}"
+            )
         return conflicts
+
+    @property
+    def learns_ranges(self) -> bool:
+        """Whether activation ranges are trained with the weights."""
+        return self.quantize and self.ranges == "learned"
 
     @property
     def per_channel(self) -> bool:

@@ -1,10 +1,10 @@
 """The quantization formula in torch: codes and scales of weights, straight-through activations.
 
-Same numbers as :mod:`q8bert.spec.quant`, bit for bit. Only two things are differentiated through
-fake quantization:
+Same numbers as :mod:`q8bert.spec.quant`, bit for bit. Differentiated through fake quantization are:
 
 - Activations: the gradient passes where the code was inside −128…127 and is zero where it was
   clamped. ONNX Runtime's ``FakeQuant`` does the same.
+- Their scales, where ranges are learned; see :mod:`~q8bert.training.quantization.learned_ranges`.
 - Weights: their scale comes from their own largest values, so no code is ever clamped and the
   straight-through gradient is 1 everywhere. Weights are therefore quantized *outside* the
   differentiated graph, once an optimizer step, and the gradient with respect to the quantized
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from q8bert.spec.quant import ACTIVATION_QMAX, ACTIVATION_QMIN, MIN_AMAX, WEIGHT_QMAX, WEIGHT_QMIN
+from q8bert.training.quantization.learned_ranges import step_size_factor
 
 __all__ = [
     "WeightGrid",
@@ -138,11 +139,13 @@ def fake_quantize(x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
         zero_point: Float32 scalar, code of 0; even.
 
     Returns:
-        Float32 of the shape of ``x``; its gradient is passed on where the code was not clamped.
+        Float32 of the shape of ``x``; its gradient is passed on where the code was not clamped. If the scale requires a
+        gradient, it gets that of learned step sizes, with their factor.
 
     References:
         Zafrir et al. 2019, "Q8BERT", arXiv 1910.06188: linear quantization with a
-        straight-through estimator. ONNX ``QuantizeLinear`` → ``DequantizeLinear``.
+        straight-through estimator. ONNX ``QuantizeLinear`` → ``DequantizeLinear``. Of the scale:
+        :mod:`~q8bert.training.quantization.learned_ranges`.
     """
     result: Tensor = _FakeQuantize.apply(x, scale, zero_point)  # type: ignore[no-untyped-call]
     return result
@@ -153,10 +156,18 @@ class _FakeQuantize(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor) -> Tensor:
         codes = torch.round(x / scale)  # less the zero point, here and below: two passes over x are saved
         clamped = codes.clamp(ACTIVATION_QMIN - zero_point, ACTIVATION_QMAX - zero_point)
-        ctx.save_for_backward(codes == clamped)
-        return clamped.mul_(scale)
+        inside = codes == clamped
+        y = clamped.mul_(scale)
+        ctx.save_for_backward(inside, *((x, y, scale) if ctx.needs_input_grad[1] else ()))
+        return y
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
-        (inside,) = ctx.saved_tensors
-        return grad_output * inside, None, None
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, Tensor | None, None]:
+        inside, *more = ctx.saved_tensors
+        d_scale = None
+        if more:
+            x, y, scale = more
+            # y / scale is the code less the zero point, clamped or not
+            terms = grad_output * (y - torch.where(inside, x, 0.0))
+            d_scale = terms.sum() / scale * step_size_factor(x.shape[-1])
+        return grad_output * inside, d_scale, None

@@ -72,7 +72,8 @@ class QuantizedModel(nn.Module):
         Args:
             inputs: Int64 ``(batch, seq)`` by name: ``input_ids``, ``attention_mask`` (1 on tokens, 0 on padding), and
                 what else the model takes.
-            amax: Float32 ``(n_sites,)``, range of each site; None leaves activations float.
+            amax: Float32 ``(n_sites,)``, range of each site; None leaves activations float. If it requires a gradient,
+                scales get theirs.
             observe: Whether to note the range that each site's values need, padding left out.
 
         Returns:
@@ -86,14 +87,16 @@ class QuantizedModel(nn.Module):
         hidden = (1.0 - mask.to(dtype)) * torch.finfo(dtype).min
         additive_mask = hidden.unsqueeze(1).unsqueeze(2)  # (batch, 1, 1, seq)
         noted = observations if observe else None
-        scales = None if amax is None else scale_from_amax(amax)
+        scales = None if amax is None else _by_site(scale_from_amax(amax))
         with self._hooks(scales, mask, noted):
             result = self.model(**{**inputs, "attention_mask": additive_mask})
         outputs = {name: getattr(result, name) for name in self._outputs}
         return outputs, torch.stack(observations) if observations else torch.zeros(0, device=mask.device)
 
     @contextmanager
-    def _hooks(self, scales: Tensor | None, mask: Tensor, observations: list[Tensor] | None) -> Iterator[None]:
+    def _hooks(
+        self, scales: Sequence[Tensor] | Tensor | None, mask: Tensor, observations: list[Tensor] | None
+    ) -> Iterator[None]:
         handles = []
         for index, site in enumerate(self._sites):
             hook = self._hook(index, scales, mask, observations)
@@ -105,7 +108,7 @@ class QuantizedModel(nn.Module):
                 handle.remove()
 
     def _hook(
-        self, index: int, scales: Tensor | None, mask: Tensor, observations: list[Tensor] | None
+        self, index: int, scales: Sequence[Tensor] | Tensor | None, mask: Tensor, observations: list[Tensor] | None
     ) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Tensor]]:
         shared: list[Tensor] = []  # the result for the first reader serves the others
 
@@ -133,6 +136,11 @@ class QuantizedModel(nn.Module):
             return x
         factors: Tensor = getattr(self, smoothing_name(index))
         return x * factors.to(x.dtype)
+
+
+def _by_site(scales: Tensor) -> Sequence[Tensor] | Tensor:
+    # the gradient of Unbind is one Stack; gradients of indices would be added up one by one
+    return scales.unbind() if scales.requires_grad else scales
 
 
 def smoothing_name(site: int) -> str:

@@ -1,4 +1,4 @@
-"""Learned activation ranges: a bias-corrected moving average of the largest absolute value.
+"""Observed activation ranges: a bias-corrected moving average of the largest absolute value.
 
 Each optimizer step observes at every site the range that its values need, padding left out (``max |x|`` where the zero
 point is 0), and the average
@@ -35,6 +35,11 @@ class RangeState:
     average: Tensor
     count: int
     decay: float
+
+    @property
+    def n_sites(self) -> int:
+        """How many activations have one."""
+        return len(self.average)
 
     @staticmethod
     def empty(n_sites: int, *, decay: float) -> "RangeState":
@@ -79,6 +84,10 @@ class RangeState:
             raise CalibrationError("ranges were asked for before any batch was observed")
         corrected = self.average / (1 - self.decay**self.count)
         return corrected.clamp(min=MIN_AMAX).float()
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return what is kept of it in a checkpoint, by name, beside :attr:`count` and :attr:`decay`."""
+        return {"average": self.average}
 
 
 def refuse_infinite(observations: Tensor) -> None:

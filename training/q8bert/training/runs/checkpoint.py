@@ -8,7 +8,7 @@ A checkpoint is a folder ``checkpoints/step-00000360``:
                            transformers loads the folder
 ``tokenizer.json``         text → ids
 ``optimizer.safetensors``  AdamW's moments
-``ranges.safetensors``     moving averages of the activation ranges, float64
+``ranges.safetensors``     activation ranges, float64: moving averages, or learned logarithms and their moments
 ``average.safetensors``    mean of the weights so far, while one is taken
 ``state.json``             step, scores, the sites and their grids, and the rest; a SHA-256 of each of the others
 =========================  ==============================================================
@@ -36,6 +36,7 @@ from q8bert.spec.folders import new_folder, remove_folder
 from q8bert.training.loop.loss_scale import LossScale
 from q8bert.training.loop.progress import Progress
 from q8bert.training.objectives.target_scale import TargetScale, read_target_scale, write_target_scale
+from q8bert.training.quantization.learned_ranges import Ranges, ranges_from_tensors
 from q8bert.training.quantization.ranges import RangeState
 from q8bert.training.quantization.sites import Site
 from q8bert.training.runs.checkpoint_state import (
@@ -72,7 +73,7 @@ class Checkpoint:
         path: Its folder.
         weights: Float weights by Hugging Face name.
         optimizer: Moments by ``<parameter>.<moment>``.
-        ranges: Moving averages of the ranges.
+        ranges: Of the activations, observed or learned.
         sites: Where activations are quantized, and how they are smoothed; empty for a float run.
         progress: How far the run had come.
         loss_scale: As it stood.
@@ -87,7 +88,7 @@ class Checkpoint:
     path: Path
     weights: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
-    ranges: RangeState
+    ranges: Ranges
     sites: tuple[Site, ...]
     progress: Progress
     loss_scale: LossScale
@@ -114,7 +115,7 @@ def save_checkpoint(
     model: PreTrainedModel,
     tokenizer: Tokenizer,
     optimizer: torch.optim.Optimizer,
-    ranges: RangeState,
+    ranges: Ranges,
     sites: tuple[Site, ...],
     progress: Progress,
     loss_scale: LossScale,
@@ -133,7 +134,7 @@ def save_checkpoint(
         model: Its parameters are the float weights.
         tokenizer: Text → ids.
         optimizer: AdamW.
-        ranges: Moving averages of the ranges.
+        ranges: Of the activations, observed or learned.
         sites: Where activations are quantized, and how they are smoothed.
         progress: How far the run has come; names the folder.
         loss_scale: As it stands.
@@ -156,7 +157,7 @@ def save_checkpoint(
         weights = {name: parameter.detach() for name, parameter in model.named_parameters()}
         save_file(weights, folder / _WEIGHTS_FILE, metadata={"format": "pt"})
         save_file(_moments(model, optimizer), folder / _OPTIMIZER_FILE)
-        save_file({"average": ranges.average}, folder / _RANGES_FILE)
+        save_file(ranges.tensors(), folder / _RANGES_FILE)
         if average is not None:
             save_file(dict(average), folder / _AVERAGE_FILE)
         config = copy.deepcopy(model.config)
@@ -171,7 +172,7 @@ def save_checkpoint(
                 for site in sites
             ),
             range_count=ranges.count,
-            range_decay=ranges.decay,
+            range_decay=ranges.decay if isinstance(ranges, RangeState) else 0.0,
             input_names=input_names,
             pad_token_id=pad_token_id,
             teacher=teacher,
@@ -224,7 +225,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         path=path,
         weights=_tensors(path / _WEIGHTS_FILE),
         optimizer=_tensors(path / _OPTIMIZER_FILE),
-        ranges=RangeState(_averages(path / _RANGES_FILE), state.range_count, state.range_decay),
+        ranges=_ranges(path / _RANGES_FILE, state),
         sites=tuple(Site(site.name, site.linears, site.smoothing, zero_point=site.zero_point) for site in state.sites),
         progress=state.progress,
         loss_scale=state.loss_scale,
@@ -251,11 +252,11 @@ def _tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(damage(path, error)) from error
 
 
-def _averages(path: Path) -> Tensor:
-    average = _tensors(path).get("average")
-    if average is None or average.ndim != 1 or average.dtype != torch.float64 or not average.isfinite().all():
-        raise CheckpointError(damage(path, "it holds no moving averages"))
-    return average
+def _ranges(path: Path, state: CheckpointState) -> Ranges:
+    found = ranges_from_tensors(_tensors(path), count=state.range_count, decay=state.range_decay)
+    if found is None:
+        raise CheckpointError(damage(path, "it holds neither moving averages nor learned ranges"))
+    return found
 
 
 @contextmanager

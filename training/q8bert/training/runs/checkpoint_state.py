@@ -41,8 +41,8 @@ class CheckpointState:
         progress: How far the run had come.
         loss_scale: As it stood.
         sites: Where activations are quantized, how they are smoothed, and their zero points; empty for a float run.
-        range_count: Observations of the ranges so far.
-        range_decay: Weight of the past in them.
+        range_count: Observations of the ranges so far; steps, of learned ones.
+        range_decay: Weight of the past in them; 0 for learned ones.
         input_names: Inputs that the model takes.
         pad_token_id: Id that fills shorter rows.
         teacher: SHA-256 of the teacher's outputs that were learned from; empty where none were.

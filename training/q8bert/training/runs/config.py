@@ -101,6 +101,8 @@ class TrainConfig:
             conflicts.append(f"task {name} has no training data; train MNLI and predict its rows with the bundle")
         if self.format is not None and self.data_dir.startswith(HUB_PREFIX):
             conflicts.append(f"format {self.format} is for files, but data_dir is {self.data_dir}")
+        if self.quantization.learns_ranges and self.execution.gradients != "torch":
+            conflicts.append(f"ranges learned need gradients torch; {self.execution.gradients} has none of ranges")
         return conflicts + self._conflicts_of_the_teacher() + self._conflicts_of_the_mean()
 
     def _conflicts_of_the_teacher(self) -> list[str]:

@@ -29,6 +29,7 @@ def choose_engine(
     threads: int,
     processes: Processes,
     report: Callable[[str], None],
+    learns_ranges: bool = False,
 ) -> Engine:
     """Make the engine of one phase of a run.
 
@@ -42,12 +43,13 @@ def choose_engine(
         threads: CPU threads; 0 leaves the choice to the library.
         processes: Those that train together.
         report: Called with a sentence where a program is built.
+        learns_ranges: Whether steps give the gradient of the ranges too.
 
     Returns:
         The engine.
     """
     if execution.engine == "torch":
-        return TorchEngine(model, sites, weights, objective, precision=execution.precision)
+        return TorchEngine(model, sites, weights, objective, precision=execution.precision, learns_ranges=learns_ranges)
 
     def programs() -> Programs:
         return cached_programs(
@@ -57,6 +59,7 @@ def choose_engine(
             input_names=input_names,
             gradients=execution.gradients,
             precision=execution.precision,
+            learns_ranges=learns_ranges,
             cache_dir=execution.cache_dir or user_cache_path("q8bert") / "graphs",
             report=report,
         )

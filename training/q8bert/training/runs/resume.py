@@ -85,7 +85,7 @@ def check_fits(checkpoint: Checkpoint, model: PreTrainedModel, sites: tuple[Site
     _check_weights(checkpoint, model)
     there, here = ([(site.name, site.linears) for site in which] for which in (checkpoint.sites, sites))
     # none before quantization starts
-    if there not in ([], here) or len(checkpoint.ranges.average) != len(checkpoint.sites):
+    if there not in ([], here) or checkpoint.ranges.n_sites != len(checkpoint.sites):
         raise CheckpointError(
             f"{checkpoint.path} has ranges of other activations than this model; it was made with other versions of "
             "transformers or q8bert"
