@@ -23,9 +23,15 @@ def manifest(**changes: Any) -> Manifest:
 
 
 @pytest.mark.parametrize(("granularity", "words"), [("per_column", "per column"), ("per_tensor", "per tensor")])
-def test_the_scales_of_weights_and_of_tables_are_named(granularity: str, words: str) -> None:
-    card = model_card(manifest(quantization={"table_granularity": granularity}), None)
-    assert f"weights per channel, embeddings {words}, activations with learned ranges" in card
+@pytest.mark.parametrize(
+    ("ranges", "how"),
+    [("ema", "ranges averaged while it was trained"), ("learned", "ranges learned with the weights")],
+)
+def test_the_scales_of_weights_and_of_tables_and_how_ranges_came_are_named(
+    granularity: str, words: str, ranges: str, how: str
+) -> None:
+    card = model_card(manifest(quantization={"table_granularity": granularity, "ranges": ranges}), None)
+    assert f"weights per channel, embeddings {words}, activations with {how}" in card
 
 
 def test_zero_points_are_named_and_nothing_else_calls_the_activations_symmetric() -> None:
