@@ -9,6 +9,7 @@ from q8bert.export.encoded_rows import EncodedRows
 from q8bert.export.model_to_export import ModelToExport, Origin
 from q8bert.spec.errors import ExportError, InputError
 from q8bert.training.models.source import load_source_model
+from q8bert.training.quantization.config import QuantizationConfig
 from q8bert.training.quantization.sites import matching_layers
 from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
 from q8bert.training.runs.checkpoint import Checkpoint, checkpoint_folders
@@ -126,14 +127,19 @@ def load_trained_run(run: Path) -> TrainedRun:
         float_layers=float_layers,
         origin=Origin(
             model={"source": config.model, "seed": config.seed, "checkpoint_step": checkpoint.progress.step},
-            quantization=(
-                {"quantize_from": options.quantize_from, "ranges": options.ranges} if options.quantize else {}
-            ),
+            quantization=_told(options),
             metrics=checkpoint.progress.metrics,
             data={} if data is None else asdict(data),
         ),
     )
     return TrainedRun(config, record.inputs, checkpoint, model, _stopped_at(run))
+
+
+def _told(options: QuantizationConfig) -> dict[str, object]:
+    if not options.quantize:
+        return {}
+    percentile = {} if options.percentile is None else {"range_percentile": options.percentile}
+    return {"quantize_from": options.quantize_from, "ranges": options.ranges, **percentile}
 
 
 def _stopped_at(run: Path) -> int | None:
