@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int, default=40)
     parser.add_argument("--save-every", type=int, default=5)
     parser.add_argument("--teacher", help="as of `q8bert train`, for example twin")
+    parser.add_argument("--ranges", default="ema", choices=["ema", "learned"], help="as of `q8bert train`")
     parser.add_argument("--average-weights", type=float, default=0.0, help="as of `q8bert train`")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the kills")
     args = parser.parse_args()
@@ -124,7 +125,7 @@ def main() -> None:
                 gradient_accumulation=2, quantize_from=0.3, freeze_ranges_from=0.8, keep_checkpoints=2,
                 learning_rate=1e-3, max_length=32, max_steps=args.max_steps, eval_every=10, save_every=args.save_every,
                 log_every=1, threads=1, dropout=0.1, output_dir=Path(folder, name), cache_dir=Path(folder, "cache"),
-                teacher=args.teacher, average_weights=args.average_weights,
+                teacher=args.teacher, average_weights=args.average_weights, ranges=args.ranges,
             )  # fmt: skip
 
         killed_run(config("cache-filler"), None)  # so that no kill falls into the long building of the graph

@@ -203,6 +203,24 @@ def test_layers_left_in_float_are_reported_with_what_they_cost(small: Any, tmp_p
 
 
 @pytest.mark.slow
+def test_ranges_of_a_percentile_are_told_in_the_bundle(small: Any, tmp_path: Path) -> None:
+    options = TrainConfig.from_options(
+        task=glue_task("SST-2"), data_dir=str(small.data("SST-2")), model=str(small.model), output_dir=tmp_path / "run",
+        engine="torch", max_steps=4, max_length=32, threads=1, ranges="percentile", range_percentile=99.5,
+    )  # fmt: skip
+    train(options)
+    bundle, report = export(tmp_path / "run", tmp_path / "bundle")
+    told = bundle.manifest.quantization
+    assert (told["ranges"], told["range_percentile"]) == ("percentile", 99.5)
+    assert (
+        "activations with ranges of a percentile of the calibration's values;"
+        in (bundle.path / "README.md").read_text()
+    )
+    assert report.parity is not None
+    assert report.parity.resolved.n_rows_differing == 0
+
+
+@pytest.mark.slow
 def test_learned_ranges_are_exported_as_they_are_and_the_bundle_says_so(small: Any, tmp_path: Path) -> None:
     options = TrainConfig.from_options(
         task=glue_task("SST-2"), data_dir=str(small.data("SST-2")), model=str(small.model), output_dir=tmp_path / "run",

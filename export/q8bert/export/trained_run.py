@@ -9,6 +9,7 @@ from q8bert.export.encoded_rows import EncodedRows
 from q8bert.export.model_to_export import ModelToExport, Origin
 from q8bert.spec.errors import ExportError, InputError
 from q8bert.training.models.source import load_source_model
+from q8bert.training.quantization.config import QuantizationConfig
 from q8bert.training.quantization.sites import matching_layers
 from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
 from q8bert.training.runs.checkpoint import Checkpoint, checkpoint_folders
@@ -133,9 +134,7 @@ def load_trained_run(run: Path, *, max_length: int | None = None) -> TrainedRun:
                 "checkpoint_step": checkpoint.progress.step,
                 **_teacher(record, config),
             },
-            quantization=(
-                {"quantize_from": options.quantize_from, "ranges": options.ranges} if options.quantize else {}
-            ),
+            quantization=_told(options),
             metrics=checkpoint.progress.metrics,
             data={} if data is None else asdict(data),
         ),
@@ -154,6 +153,13 @@ def _teacher(record: RunRecord, config: TrainConfig) -> dict[str, object]:
     if "teacher_weights" in record.inputs:
         found["weights_sha256"] = record.inputs["teacher_weights"].sha256
     return {"teacher": found}
+
+
+def _told(options: QuantizationConfig) -> dict[str, object]:
+    if not options.quantize:
+        return {}
+    percentile = {} if options.percentile is None else {"range_percentile": options.percentile}
+    return {"quantize_from": options.quantize_from, "ranges": options.ranges, **percentile}
 
 
 def _stopped_at(run: Path) -> int | None:

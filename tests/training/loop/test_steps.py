@@ -20,6 +20,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, BertForSequenceClassification
 
@@ -440,6 +441,29 @@ def test_frozen_ranges_stay_as_they_are(small: Any, tmp_path: Path) -> None:
     assert all(torch.equal(average, averages[4]) for average in averages[5:])
 
 
+@pytest.mark.parametrize("percentile", [99.99, 95.0])
+def test_ranges_of_a_percentile_are_those_of_calibration_to_the_end(
+    small: Any, tmp_path: Path, percentile: float
+) -> None:
+    options = config(
+        small, tmp_path / "run", max_steps=8, quantize_from=0.5, eval_every=4, calibration_batches=1, learning_rate=1e-2,
+        smoothing=False, zero_points=False, ranges="percentile", range_percentile=percentile,
+    )  # fmt: skip
+    train(options)
+    folders = checkpoint_folders(tmp_path / "run")
+    last = load_checkpoint(folders[8])
+    found = values_read(small, options, folders[4], [site.linears[0] for site in last.sites])
+    expected = []
+    for values in found:
+        ordered = np.sort(values)
+        rank = int(np.ceil(percentile / 100 * len(ordered)))  # nearest rank, counted from 1 at either end
+        expected.append(max(ordered[rank - 1], -ordered[len(ordered) - rank]))
+    assert last.ranges.count == 1
+    np.testing.assert_allclose(last.ranges.amax(), expected, rtol=1e-5)
+    largest = np.array([np.abs(values).max() for values in found])
+    assert (np.array(expected) < 0.99 * largest).all() == (percentile < 99)
+
+
 @pytest.mark.parametrize("engine", ["torch", "ort"])
 def test_quantization_can_start_late(small: Any, tmp_path: Path, engine: str) -> None:
     late, plain, early = tmp_path / "late", tmp_path / "plain", tmp_path / "early"
@@ -504,20 +528,26 @@ def test_first_ranges_are_those_of_the_model_as_it_is_when_quantization_starts(s
     train(options)
     folders = checkpoint_folders(tmp_path / "run")
     last = load_checkpoint(folders[8])
-    model = BertForSequenceClassification.from_pretrained(folders[4]).eval()
+    names = [site.linears[0] for site in last.sites]
+    largest = [np.abs(values).max() for values in values_read(small, options, folders[4], names)]
+    assert last.ranges.count == 1
+    np.testing.assert_allclose(last.ranges.amax(), largest, rtol=1e-5)
+
+
+def values_read(small: Any, options: TrainConfig, checkpoint: Path, linears: list[str]) -> list[NDArray[np.float32]]:
+    """What Linear layers of a checkpoint of step 4 read in the step after it, padding left out."""
+    model = BertForSequenceClassification.from_pretrained(checkpoint).eval()
     rows = next(prepare(options, torch.device("cpu"), print).train.training_steps(32, seed=options.seed, start=4))
     texts = [example.text for example in read_split(options.task, small.data("SST-2"), "train").examples]
     inputs = AutoTokenizer.from_pretrained(small.model)([texts[row] for row in rows], return_tensors="pt", padding=True)
-    largest: dict[str, float] = {}
-    for site in last.sites:
-        name = site.linears[0]
+    found: dict[str, NDArray[np.float32]] = {}
+    for name in linears:
         model.get_submodule(name).register_forward_pre_hook(
-            lambda _, args, name=name: largest.update({name: float(tokens_of(args[0], inputs, name).abs().max())})
+            lambda _, args, name=name: found.update({name: tokens_of(args[0], inputs, name).flatten().numpy()})
         )
     with torch.no_grad():
         model(**inputs)
-    assert last.ranges.count == 1
-    np.testing.assert_allclose(last.ranges.amax(), [largest[site.linears[0]] for site in last.sites], rtol=1e-5)
+    return [found[name] for name in linears]
 
 
 def tokens_of(x: torch.Tensor, inputs: Any, linear: str) -> torch.Tensor:
@@ -595,7 +625,10 @@ def test_patterns_that_match_nothing_or_everything_are_refused(
         ({"quantize_from": 0.5, "freeze_ranges_from": 0.4}, "must come after quantize_from"),
         ({"freeze_ranges_from": 0.0}, "freeze_ranges_from must be above 0"),
         ({"keep_float": ("classifier",), "quantize": False}, "but quantize is False"),
-        ({"ranges": "minmax"}, "ranges must be one of ema, learned, got 'minmax'"),
+        ({"ranges": "minmax"}, "ranges must be one of ema, learned, percentile, got 'minmax'"),
+        ({"range_percentile": 99.0}, r"range_percentile \(99.0\) is of ranges percentile, got ema"),
+        ({"ranges": "percentile", "freeze_ranges_from": 0.9}, "is of ranges that move; percentile has none"),
+        ({"range_percentile": 101.0}, "range_percentile must be above 50 and at most 100"),
         ({"range_rate_ratio": 2.0}, r"range_rate_ratio \(2.0\) is of learned ranges, got ranges ema"),
         (
             {"ranges": "learned", "engine": "ort", "gradients": "onnxruntime-training"},

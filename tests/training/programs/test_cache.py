@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
+from q8bert.spec.errors import ExportError
 from q8bert.training.objectives.objective import Classification, Regression
 from q8bert.training.programs import cache as programs_module
 from q8bert.training.programs.cache import Programs, build_programs, cached_programs, entry_name
@@ -67,6 +68,7 @@ def test_everything_that_decides_the_programs_decides_their_name(
         name_of(model, objective=Classification(outputs=("logits", "hidden_states"))),
         name_of(model, gradients="onnxruntime-training"),
         name_of(model, precision="float16"),
+        name_of(model, learns_ranges=True),
         name_of(model, input_names=(*INPUTS, "token_type_ids")),
         name_of(frozen),
         *(name_of(model_of(**change)) for change in changes),
@@ -173,6 +175,33 @@ def test_inputs_and_outputs_bear_the_names_that_the_rest_knows(
         assert outputs == {"loss", "logits"} | gradients | observed
         # a forward pass needs no target, no mask and no scale
         assert names_of(programs.evaluation) == ({*INPUTS} | parameters | ranges, {"logits"})
+
+
+def test_a_program_of_learned_ranges_gives_their_gradient_besides_in_standard_onnx(
+    model_of: ModelOf, built: Callable[..., Programs]
+) -> None:
+    model = model_of()
+    sites = find_sites(model)
+    plain, learned = (
+        built(model, sites, Classification(), input_names=INPUTS, learns_ranges=learns) for learns in (False, True)
+    )
+    (inputs, outputs), (our_inputs, our_outputs) = names_of(plain.training), names_of(learned.training)
+    assert (our_inputs, our_outputs) == (inputs, outputs | {"amax_grad"})
+    assert names_of(learned.evaluation) == names_of(plain.evaluation)
+    proto = onnx.load_model_from_string(learned.training)
+    (gradient,) = [value for value in proto.graph.output if value.name == "amax_grad"]
+    assert [axis.dim_value for axis in gradient.type.tensor_type.shape.dim] == [len(sites)]
+    assert [(entry.domain, entry.version) for entry in proto.opset_import] == [("", 20)]
+    onnx.checker.check_model(proto, full_check=True)
+
+
+def test_gradients_of_ranges_are_not_asked_of_onnxruntime_training(model_of: ModelOf) -> None:
+    model = model_of()
+    with pytest.raises(ExportError, match="gradients of ranges are written by torch, not by onnxruntime-training"):
+        build_programs(
+            model, find_sites(model), Classification(), input_names=INPUTS, gradients="onnxruntime-training",
+            learns_ranges=True,
+        )  # fmt: skip
 
 
 def test_a_quantized_program_rounds_at_every_site_and_a_float_one_nowhere(

@@ -67,6 +67,42 @@ class Case:
         return error_by_hand(site, self.rows, extremes, self.weights)
 
 
+@pytest.mark.parametrize("percentile", [100.0, 99.0, 90.0])
+@pytest.mark.parametrize("zero_point", [0, -40])
+@pytest.mark.parametrize("smoothed", [False, True])
+def test_a_percentile_is_that_of_the_values_from_both_ends(percentile: float, zero_point: int, smoothed: bool) -> None:
+    rows = drawn(50, 6)
+    exponents = (0, 1, 0, 2, 0, 0) if smoothed else ()
+    site = Site("a.input", ("a",), exponents, zero_point=zero_point)
+    found = observed_ranges([site], [Case(rows).seen()], percentile=percentile)
+    ordered = np.sort((rows / 2.0 ** np.array(exponents or [0] * 6, dtype=np.float32)).flatten())
+    rank = int(np.ceil(percentile / 100 * 300))
+    below, above = -ordered[300 - rank], ordered[rank - 1]
+    expected = max(above * 127 / (127 - zero_point), below * 127 / (127 + zero_point))
+    np.testing.assert_allclose(found, [[expected]], rtol=1e-6)
+
+
+def test_a_percentile_is_the_mean_over_processes() -> None:
+    rows = drawn(50, 6)
+
+    def with_another(tensor: torch.Tensor) -> None:
+        tensor += torch.tensor([5.0, 7.0, 1.0])  # below, above, and itself
+
+    found = observed_ranges([Site("a.input", ("a",))], [Case(rows).seen()], percentile=100.0, take_sum=with_another)
+    expected = max((rows.max() + 7.0) / 2, (5.0 - rows.min()) / 2)
+    np.testing.assert_allclose(found, [[expected]], rtol=1e-6)
+
+
+def test_the_zero_point_fits_the_percentiles_not_the_outliers() -> None:
+    sample = np.abs(drawn(100, 8))
+    rows = sample.copy()
+    rows[0, 0] = -40.0  # all else lies to one side
+    plain = Case(rows).choose(sample, smoothing=False)
+    clipped = Case(rows).choose(sample, smoothing=False, percentile=99.9)
+    assert plain.zero_point > 0  # most codes lie below 0, where one value is
+    assert clipped.zero_point == -126
+
+
 def drawn(n_rows: int = 120, n_channels: int = 64) -> Array:
     return np.random.default_rng(1).normal(size=(n_rows, n_channels)).astype(np.float32)
 

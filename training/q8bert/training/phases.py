@@ -209,6 +209,7 @@ def _calibrated(setting: Setting, state: TrainingState) -> TrainingState:
         decay=options.range_decay,
         smoothing=options.smoothing,
         zero_points=options.zero_points,
+        percentile=options.percentile,
         quantized=_quantized_parameters(setting),
         take_largest=setting.processes.max_,
         take_sum=setting.processes.sum_,

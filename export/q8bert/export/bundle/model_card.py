@@ -108,7 +108,11 @@ def _comparison_lines(found: Mapping[str, Any]) -> list[str]:
     ]
 
 
-_RANGES = {"ema": "ranges averaged while it was trained", "learned": "ranges learned with the weights"}
+_RANGES = {
+    "ema": "ranges averaged while it was trained",
+    "learned": "ranges learned with the weights",
+    "percentile": "ranges of a percentile of the calibration's values",
+}
 
 
 def _quantization_lines(quantization: Mapping[str, Any]) -> list[str]:

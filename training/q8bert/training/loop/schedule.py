@@ -130,7 +130,9 @@ def make_schedule(
         steps_per_epoch=steps_per_epoch,
         rows_per_step=rows_per_step,
         quantize_from=quantize_from,
-        freeze_ranges_from=int(quantization.freeze_ranges_from * n_steps),
+        freeze_ranges_from=(
+            quantize_from if quantization.percentile else int(quantization.freeze_ranges_from * n_steps)
+        ),
         eval_every=evaluation.eval_every or steps_per_epoch,
         optimization=optimization,
         evaluation=evaluation,

@@ -25,6 +25,7 @@ def calibrate(
     decay: float,
     smoothing: bool,
     zero_points: bool = True,
+    percentile: float | None = None,
     quantized: Mapping[str, WeightGrid] | None = None,
     take_largest: Callable[[Tensor], None] = lambda _: None,
     take_sum: Callable[[Tensor], None] = lambda _: None,
@@ -41,6 +42,7 @@ def calibrate(
         decay: Decay of the moving average.
         smoothing: Whether outlier channels may be smoothed.
         zero_points: Whether activations that lie to one side may have zero points.
+        percentile: As in :func:`~q8bert.training.quantization.grid_choice.observed_ranges`.
         quantized: Names of quantized weights → their grid; by default that of
             :func:`~q8bert.training.quantization.weights.quantized_parameters`, an output channel a scale.
         take_largest: Replaces a tensor by its elementwise maximum over all processes that share the work.
@@ -67,11 +69,13 @@ def calibrate(
                 decay=decay,
                 smoothing=smoothing,
                 zero_points=zero_points,
+                percentile=percentile,
                 take_largest=take_largest,
                 take_sum=take_sum,
             )
         )
-    return tuple(chosen), RangeState.of(observed_ranges(chosen, seen), decay=decay)
+    observed = observed_ranges(chosen, seen, percentile=percentile, take_sum=take_sum)
+    return tuple(chosen), RangeState.of(observed, decay=decay)
 
 
 def see_sites(

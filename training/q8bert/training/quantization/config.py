@@ -11,9 +11,10 @@ __all__ = ["GRANULARITIES", "RANGES", "TABLE_GRANULARITIES", "QuantizationConfig
 
 GRANULARITIES = ("per_channel", "per_tensor")
 TABLE_GRANULARITIES = ("per_column", "per_tensor")
-RANGES = ("ema", "learned")
+RANGES = ("ema", "learned", "percentile")
 
 _RANGE_RATE_RATIO = 10.0
+_RANGE_PERCENTILE = 99.99
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,13 +52,17 @@ class QuantizationConfig:
     )
     ranges: Annotated[str, one_of(RANGES)] = option(
         default="ema",
-        help="How activation ranges go on from those of calibration: ema (moving average of the observed ones) or "
-        "learned (trained with the weights, as learned step sizes are).",
+        help="Activation ranges: ema (moving average of the observed ones), learned (start there, and are trained with "
+        "the weights, as learned step sizes are) or percentile (that of calibration's values, fixed from there on).",
     )
     range_rate_ratio: Annotated[float, above(0)] = option(
         default=_RANGE_RATE_RATIO,
         help="Learning rate of learned ranges, as a multiple of that of the weights: about the share of its width by "
         "which a range moves in a step.",
+    )
+    range_percentile: Annotated[float, Check("above 50 and at most 100", lambda value: 50 < value <= 100)] = option(
+        default=_RANGE_PERCENTILE,
+        help="Percentile to which --ranges percentile reaches, and from 100 less that; values beyond are clamped.",
     )
     range_decay: Annotated[float, share()] = option(
         default=0.99, help="Decay of the moving average of activation ranges."
@@ -87,6 +92,12 @@ class QuantizationConfig:
             )
         if self.keep_float and not self.quantize:
             conflicts.append("keep_float names layers to leave out of quantization, but quantize is False")
+        if self.ranges != "percentile" and self.range_percentile != _RANGE_PERCENTILE:
+            conflicts.append(f"range_percentile ({self.range_percentile}) is of ranges percentile, got {self.ranges}")
+        if self.ranges == "percentile" and self.freeze_ranges_from != 1:
+            conflicts.append(
+                f"freeze_ranges_from ({self.freeze_ranges_from}) is of ranges that move; percentile has none"
+            )
         if self.ranges != "learned" and self.range_rate_ratio != _RANGE_RATE_RATIO:
             conflicts.append(
                 f"range_rate_ratio ({self.range_rate_ratio}) is of learned ranges, got ranges {self.ranges}"
@@ -97,6 +108,11 @@ class QuantizationConfig:
     def learns_ranges(self) -> bool:
         """Whether activation ranges are trained with the weights."""
         return self.quantize and self.ranges == "learned"
+
+    @property
+    def percentile(self) -> float | None:
+        """The percentile that ranges stay at; None where they move."""
+        return self.range_percentile if self.ranges == "percentile" else None
 
     @property
     def per_channel(self) -> bool:

@@ -10,6 +10,7 @@ Both factors are rounded on the grids that they will have, so what smoothing cos
 paid. Zero points cost nothing at inference; a smoothed site has one product more, which it must be worth.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -56,6 +57,7 @@ def choose_grid(
     decay: float,
     smoothing: bool,
     zero_points: bool,
+    percentile: float | None = None,
     take_largest: Reduce = lambda _: None,
     take_sum: Reduce = lambda _: None,
 ) -> Site:
@@ -68,6 +70,7 @@ def choose_grid(
         decay: Decay of the moving average that its range will be.
         smoothing: Whether it may be smoothed.
         zero_points: Whether it may have a zero point.
+        percentile: As in :func:`observed_ranges`.
         take_largest: Replaces a tensor by its elementwise maximum over all processes that share the work.
         take_sum: Replaces a tensor by its sum over all of them.
 
@@ -77,12 +80,17 @@ def choose_grid(
     exponents: list[tuple[int, ...]] = [()]
     if smoothing:
         exponents += _candidates(seen, readers, take_largest)
-    choices = [
-        choice for found in exponents for choice in _with_zero_points(site, seen, found, zero_points=zero_points)
-    ]
+    choices = []
+    for found in exponents:
+        smoothed = replace(site, smoothing=found)
+        shifted = [_shifted(smoothed, _ends(smoothed, seen, percentile, take_sum))] if zero_points else []
+        choices += [smoothed, *(choice for choice in shifted if choice.zero_point)]
     if len(choices) == 1:
         return choices[0]
-    ranges = [RangeState.of(observed_ranges([choice], [seen]), decay=decay).amax() for choice in choices]
+    ranges = [
+        RangeState.of(observed_ranges([choice], [seen], percentile=percentile, take_sum=take_sum), decay=decay).amax()
+        for choice in choices
+    ]
     products = [seen.rows @ reader.weight.t() for reader in readers]
     found_errors = [
         product_error(choice, amax[0], seen.rows, readers, products)
@@ -127,22 +135,46 @@ def product_error(
     return error
 
 
-def observed_ranges(sites: Sequence[Site], seen: Sequence[SeenSite]) -> Tensor:
+def observed_ranges(
+    sites: Sequence[Site],
+    seen: Sequence[SeenSite],
+    *,
+    percentile: float | None = None,
+    take_sum: Reduce = lambda _: None,
+) -> Tensor:
     """Return the ranges that sites need, smoothed and shifted as they are.
 
     Args:
         sites: With smoothing and zero points.
         seen: What was seen of each.
+        percentile: Ranges are to reach from the ``100 − percentile``-th to this percentile of the values in the rows
+            that were seen, by nearest rank, as one observation; values beyond are clamped. None: from the least to the
+            greatest value of each observation.
+        take_sum: Replaces a tensor by its sum over all processes that share the work; a percentile is the mean over
+            them.
 
     Returns:
         Float32 ``(n_observations, n_sites)``, real units.
     """
-    ranges = []
-    for site, extremes in zip(sites, seen, strict=True):
-        factors = site.factors() if site.smoothing else torch.ones(1)
-        lowest, highest = (extremes.lowest / factors).amin(dim=1), (extremes.highest / factors).amax(dim=1)
-        ranges.append(covering_amax(lowest, highest, site.zero_point))
+    ranges = [
+        covering_amax(*_ends(site, of_site, percentile, take_sum), site.zero_point)
+        for site, of_site in zip(sites, seen, strict=True)
+    ]
     return torch.stack(ranges, dim=1)
+
+
+def _ends(site: Site, seen: SeenSite, percentile: float | None, take_sum: Reduce) -> tuple[Tensor, Tensor]:
+    """Return how far below and above 0 a site's grid is to reach, float32 ``(n_observations,)`` each, on the CPU."""
+    factors = site.factors() if site.smoothing else torch.ones(1)
+    if percentile is None:
+        return (seen.lowest / factors).amin(dim=1), (seen.highest / factors).amax(dim=1)
+    values = (seen.rows / factors.to(seen.rows.device)).flatten()
+    rank = max(1, math.ceil(percentile / 100 * len(values)))
+    sides = [side.kthvalue(rank).values.clamp(min=0.0) for side in (-values, values)]
+    told = torch.stack([*sides, torch.ones_like(sides[0])])
+    take_sum(told)
+    below, above, n_processes = told.cpu()
+    return (-below / n_processes)[None], (above / n_processes)[None]
 
 
 def _candidates(seen: SeenSite, readers: Sequence[Reader], take_largest: Reduce) -> list[tuple[int, ...]]:
@@ -156,13 +188,7 @@ def _candidates(seen: SeenSite, readers: Sequence[Reader], take_largest: Reduce)
     return list(dict.fromkeys(found))
 
 
-def _with_zero_points(site: Site, seen: SeenSite, exponents: tuple[int, ...], *, zero_points: bool) -> list[Site]:
-    plain = replace(site, smoothing=exponents)
-    if not zero_points:
-        return [plain]
-    factors = plain.factors() if exponents else torch.ones(1)
+def _shifted(site: Site, ends: tuple[Tensor, Tensor]) -> Site:
+    lowest, highest = ends
     # a range is an average over observations, so the extremes that it is held against are too
-    lowest = float((seen.lowest / factors).amin(dim=1).mean())
-    highest = float((seen.highest / factors).amax(dim=1).mean())
-    fitting = fitting_zero_point(lowest, highest)
-    return [plain, replace(plain, zero_point=fitting)] if fitting else [plain]
+    return replace(site, zero_point=fitting_zero_point(float(lowest.mean()), float(highest.mean())))
