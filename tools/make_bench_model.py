@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForSequenceClassification, BertConfig, PreTrainedModel, PreTrainedTokenizerFast
 from transformers.utils import logging as transformers_logging
 
+from q8bert.export.bundle.library_files import model_configuration
 from q8bert.export.bundle.writer import write_bundle
 from q8bert.export.graph.build import build_graph
 from q8bert.export.proofs.fusion import examine_fusion
@@ -103,7 +104,10 @@ def write_bundles(target: Path, source: SourceModel, task: Task, *, size: str, s
                 "n_parameters": count_parameters(source.model),
             },
         )  # fmt: skip
-        write_bundle(target / precision, graph=graph, tokenizer=source.tokenizer, manifest=manifest, parity=None)
+        write_bundle(
+            target / precision, graph=graph, tokenizer=source.tokenizer, manifest=manifest, parity=None,
+            configuration=model_configuration(source.model.config, labels=task.head.labels),
+        )  # fmt: skip
 
 
 def _quantization(

@@ -81,8 +81,12 @@ def test_a_whole_bundle_is_read(copy: Path) -> None:
     bundle = open_bundle(copy)
     assert bundle.manifest.precision == "int8"
     assert bundle.model_size_bytes == (copy / "model.onnx").stat().st_size
-    assert set(bundle.manifest.files) == {path.name for path in copy.iterdir()} - {"manifest.json"}
-    assert {"README.md", "model.onnx", "parity.json", "tokenizer.json"} <= set(bundle.manifest.files)
+    assert set(bundle.manifest.files) == {path.name for path in copy.iterdir()} - {"manifest.json", "README.md"}
+    assert set(bundle.manifest.files) == {
+        "config.json", "model.onnx", "parity.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json",
+    }  # fmt: skip
+    # the scale of every weight stands in the graph
+    assert (copy / "manifest.json").stat().st_size < 10_000
     assert bundle.manifest.quantization["activation_scales"]
 
 
@@ -92,7 +96,9 @@ def test_a_bundle_of_earlier_days_is_read(tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_bytes(b"{}")
     bundle = open_bundle(tmp_path)
     # its model was trained on texts whose special tokens were obeyed
-    assert bundle.manifest.to_json() == json.loads(MANIFEST_JSON) | {"data": {}, "obey_special_tokens": True}
+    assert bundle.manifest.to_json() == json.loads(MANIFEST_JSON) | {
+        "data": {}, "obey_special_tokens": True, "format_version": 2,
+    }  # fmt: skip
     assert task_from_json(bundle.manifest.task, source="x") == glue_task("SST-2")
     assert bundle.model_size_bytes == 5
 
@@ -100,7 +106,10 @@ def test_a_bundle_of_earlier_days_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda m: m.update(format_version=99), r"format_version is 99, this release reads 1\. Export the run again"),
+        (
+            lambda m: m.update(format_version=99),
+            r"format_version is 99, this release reads 1 and 2\. Export the run again",
+        ),
         (lambda m: m.update(precision="int4"), "precision is 'int4', allowed are int8, float32"),
         (lambda m: m.update(max_length="long"), "max_length must be a whole number, got 'long'"),
         (lambda m: m.update(max_length=1), "max_length is 1, must be from 3 to 65536"),
@@ -126,6 +135,18 @@ def test_a_fault_in_the_manifest_is_named(copy: Path, change: Any, message: str)
     edit(copy, change)
     with pytest.raises(BundleError, match=message):
         open_bundle(copy)
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_an_edited_or_missing_model_card_stops_nothing(copy: Path, version: int) -> None:
+    card = {"size_bytes": 5, "sha256": hashlib.sha256(b"words").hexdigest()}
+    edit(copy, lambda m: m.update(format_version=version))
+    if version == 1:  # which named it
+        edit(copy, lambda m: m["files"].update({"README.md": card}))
+    (copy / "README.md").write_text("other words")
+    assert open_bundle(copy).model_size_bytes == load_bundle(copy)[0].model_size_bytes
+    (copy / "README.md").unlink()
+    assert open_bundle(copy).model_size_bytes == (copy / "model.onnx").stat().st_size
 
 
 def test_a_missing_truncated_or_altered_file_is_named(copy: Path) -> None:
@@ -183,7 +204,7 @@ def test_weights_in_a_file_that_the_manifest_names_are_read_with_it(
         load_bundle(copy)
 
 
-@pytest.mark.parametrize("name", ["tokenizer.json", "parity.json", "README.md"])
+@pytest.mark.parametrize("name", ["tokenizer.json", "parity.json", "config.json"])
 def test_converted_line_ends_are_named_as_such(copy: Path, name: str) -> None:
     path = copy / name
     path.write_bytes(path.read_bytes().replace(b"\n", b"\r\n"))
@@ -213,11 +234,20 @@ def test_a_manifest_without_end_is_refused(tmp_path: Path, content: str, message
         (lambda manifest: manifest["task"].update(labels=["good", "\ud800"]), "labels must be a list of texts"),
         (lambda manifest: manifest["task"].update(name="\udfff"), "name must be a text"),
         (lambda manifest: manifest["task"].update(files={"dev": "\ud800"}), "files must be"),
-        (lambda manifest: manifest["files"].update({"\ud800": manifest["files"]["README.md"]}), "no plain file name"),
-        (lambda manifest: manifest["files"].update({"a\0b": manifest["files"]["README.md"]}), "no plain file name"),
-        (lambda manifest: manifest["files"].update({"..": manifest["files"]["README.md"]}), "no plain file name"),
-        (lambda manifest: manifest["files"].update({"a\\b": manifest["files"]["README.md"]}), "no plain file name"),
-        (lambda manifest: manifest["files"]["README.md"].update(size_bytes=-1), "size_bytes"),
+        (
+            lambda manifest: manifest["files"].update({"\ud800": manifest["files"]["tokenizer.json"]}),
+            "no plain file name",
+        ),
+        (
+            lambda manifest: manifest["files"].update({"a\0b": manifest["files"]["tokenizer.json"]}),
+            "no plain file name",
+        ),
+        (lambda manifest: manifest["files"].update({"..": manifest["files"]["tokenizer.json"]}), "no plain file name"),
+        (
+            lambda manifest: manifest["files"].update({"a\\b": manifest["files"]["tokenizer.json"]}),
+            "no plain file name",
+        ),
+        (lambda manifest: manifest["files"]["tokenizer.json"].update(size_bytes=-1), "size_bytes"),
         (lambda manifest: manifest["task"].update(files={"dev": "../../secret.tsv"}), "leaves the data folder"),
         (lambda manifest: manifest["task"].update(files={"dev": "/etc/passwd"}), "leaves the data folder"),
         (lambda manifest: manifest["task"].update(files={"dev": "a/../../b"}), "leaves the data folder"),

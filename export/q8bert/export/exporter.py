@@ -10,6 +10,7 @@ import onnx
 
 from q8bert.export.assembly import PARITY_ROWS, ParityRows, assemble, compare_with_simulation
 from q8bert.export.baselines import quantize_after_training_dynamic, quantize_after_training_static
+from q8bert.export.bundle.library_files import model_configuration
 from q8bert.export.bundle.manifest import make_manifest
 from q8bert.export.bundle.writer import check_target, write_bundle
 from q8bert.export.proofs.fusion import FusionReport
@@ -138,6 +139,7 @@ def export(
         Path(output_dir),
         graph=assembled.graph,
         tokenizer=model.tokenizer(),
+        configuration=model_configuration(model.source.model.config, labels=model.task.head.labels),
         manifest=make_manifest(
             model, method, fusion=assembled.fusion, saturation=assembled.saturation, symmetric=symmetric
         ),

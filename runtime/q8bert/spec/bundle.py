@@ -1,14 +1,18 @@
 """The bundle: the folder that export writes and the runtime reads.
 
-======================  =========================================================
-``model.onnx``          the graph; weights in files of their own if it says so, which the manifest then names
-``tokenizer.json``      text → ids, in the format of the ``tokenizers`` library; says on which side long texts are cut
-``manifest.json``       this module's :class:`Manifest`, with a SHA-256 of every other file
-``README.md``           the model card, for people
-``parity.json``         simulation against exported model, when the export had data to compare on
-======================  =========================================================
+===========================  =========================================================
+``model.onnx``               the graph; weights in files of their own if it says so, which the manifest then names
+``tokenizer.json``           text → ids, in the format of the ``tokenizers`` library, and where long texts are cut
+``manifest.json``            this module's :class:`Manifest`, with a SHA-256 of every other file but the model card
+``README.md``                the model card, for people, who may edit it
+``parity.json``              simulation against exported model, when the export had data to compare on
+``config.json``              Hugging Face's configuration of the model, for other libraries, as are
+``tokenizer_config.json``    what is to be known of the tokenizer besides, and
+``special_tokens_map.json``  what its special tokens are for
+===========================  =========================================================
 
-The reader owns the format: what is checked here is what the writer has to give.
+The reader owns the format: what is checked here is what the writer has to give. Version 1 had not the last three, and
+the scale of every weight in the manifest, which the graph has too.
 """
 
 import hashlib
@@ -25,11 +29,14 @@ from q8bert.spec.files import read_json
 from q8bert.spec.onnx_file import external_files
 
 __all__ = [
+    "CONFIG_FILE",
     "FORMAT_VERSION",
     "MANIFEST_FILE",
     "MODEL_CARD_FILE",
     "MODEL_FILE",
     "PARITY_FILE",
+    "SPECIAL_TOKENS_FILE",
+    "TOKENIZER_CONFIG_FILE",
     "TOKENIZER_FILE",
     "Bundle",
     "FileRecord",
@@ -38,15 +45,20 @@ __all__ = [
     "open_bundle",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_READABLE = (1, FORMAT_VERSION)
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
 TOKENIZER_FILE = "tokenizer.json"
 MODEL_CARD_FILE = "README.md"
 PARITY_FILE = "parity.json"
+CONFIG_FILE = "config.json"
+TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
+SPECIAL_TOKENS_FILE = "special_tokens_map.json"
 
 _FOR_PEOPLE = frozenset({MODEL_CARD_FILE, PARITY_FILE})
-_NO_MODEL = _FOR_PEOPLE | {TOKENIZER_FILE}
+_FOR_LIBRARIES = frozenset({CONFIG_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE})
+_NO_MODEL = _FOR_PEOPLE | _FOR_LIBRARIES | {TOKENIZER_FILE}
 # longer than any row that attention, whose cost grows with its square, is computed for
 _LONGEST = 65_536
 
@@ -64,9 +76,9 @@ class Manifest:
         max_length: Longest input in tokens, special tokens included; longer ones are truncated.
         pad_token_id: Id that fills up shorter rows.
         input_names: Inputs of the graph, a subset of ``input_ids``, ``attention_mask``, ``token_type_ids``.
-        files: Every other file of the bundle by name.
+        files: Every other file of the bundle but the model card, by name.
         quantization: Method, and which products ONNX Runtime ran in integers; for ``qat`` and ``ptq`` granularity,
-            activation scales by site, weight scales, and what it took to be free of saturation; for ``ptq`` number and
+            activation scales by site, and what it took to be free of saturation; for ``ptq`` number and
             fingerprint of the rows that it was calibrated with, and how far it is from the float model. Empty for
             ``float32``.
         metrics: Scores of the checkpoint on the dev split, measured in training, as fractions; empty for a model that
@@ -126,7 +138,7 @@ class Bundle:
 
     @property
     def model_size_bytes(self) -> int:
-        """Bytes of the model: every file but the tokenizer's and those for people."""
+        """Bytes of the model: every file but the tokenizer's and those for people and for other libraries."""
         files = self.manifest.files
         return sum(record.size_bytes for name, record in files.items() if name not in _NO_MODEL)
 
@@ -147,7 +159,7 @@ def open_bundle(path: Path | str) -> Bundle:
         ConfigError: If ``path`` is no path.
     """
     bundle = Bundle(Path(path), _read_manifest(Path(path)))
-    read_files(bundle.path, bundle.manifest.files, kept=())
+    read_files(bundle.path, _checked_files(bundle), kept=())
     return bundle
 
 
@@ -169,7 +181,7 @@ def load_bundle(path: Path | str) -> tuple[Bundle, Mapping[str, bytes]]:
     """
     bundle = Bundle(Path(path), _read_manifest(Path(path)))
     files = bundle.manifest.files
-    contents = read_files(bundle.path, files, kept=files.keys() - _FOR_PEOPLE)
+    contents = read_files(bundle.path, _checked_files(bundle), kept=files.keys() - _FOR_PEOPLE - _FOR_LIBRARIES)
     try:
         others = external_files(contents[MODEL_FILE])
     except ValueError as error:
@@ -182,6 +194,11 @@ def load_bundle(path: Path | str) -> tuple[Bundle, Mapping[str, bytes]]:
     return bundle, {
         name: content for name, content in contents.items() if name in {MODEL_FILE, TOKENIZER_FILE, *others}
     }
+
+
+def _checked_files(bundle: Bundle) -> dict[str, FileRecord]:
+    # version 1 names the model card too, but whoever edits it harms nothing
+    return {name: record for name, record in bundle.manifest.files.items() if name != MODEL_CARD_FILE}
 
 
 def _read_manifest(folder: Path) -> Manifest:
@@ -197,9 +214,9 @@ def _read_manifest(folder: Path) -> Manifest:
 
 def _parse(content: Mapping[str, object], *, source: Path) -> Manifest:
     version = content.get("format_version")
-    if version != FORMAT_VERSION:
+    if version not in _READABLE or isinstance(version, bool):
         raise BundleError(
-            f"{source}: format_version is {version!r}, this release reads {FORMAT_VERSION}. "
+            f"{source}: format_version is {version!r}, this release reads {' and '.join(map(str, _READABLE))}. "
             "Export the run again with this release"
         )
     try:

@@ -12,6 +12,7 @@ from q8bert.export import exporter
 from q8bert.export.bundle.writer import check_target, write_bundle
 from q8bert.spec.bundle import Bundle, open_bundle
 from q8bert.spec.errors import BundleError, ExportError, OutputError
+from q8bert.spec.files import read_json
 
 
 @pytest.fixture
@@ -24,6 +25,7 @@ def write(small: Any) -> Callable[[Path], Bundle]:
             target,
             graph=onnx.load(there.model_path),
             tokenizer=Tokenizer.from_file(str(there.tokenizer_path)),
+            configuration=read_json(there.path / "config.json"),
             manifest=there.manifest,
             parity=None,
         )
@@ -35,7 +37,10 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-BUNDLE = ["README.md", "manifest.json", "model.onnx", "tokenizer.json"]
+BUNDLE = [
+    "README.md", "config.json", "manifest.json", "model.onnx", "special_tokens_map.json", "tokenizer.json",
+    "tokenizer_config.json",
+]  # fmt: skip
 
 
 @pytest.fixture
@@ -131,7 +136,7 @@ def test_a_full_disk_leaves_the_old_bundle(
     disk.mkdir()
     mount(disk, "-t", "tmpfs", "-o", "size=400k", "tmpfs")
     first = write(disk / "bundle")
-    (disk / "ballast").write_bytes(b"x" * (400 * 1024 - sum(path.stat().st_size for path in disk.rglob("*")) - 60_000))
+    (disk / "ballast").write_bytes(b"x" * (400 * 1024 - sum(path.stat().st_size for path in disk.rglob("*")) - 70_000))
     with pytest.raises(OutputError, match=r"disk/bundle/\w+\.\w+ cannot be written \(No space left.*Make room"):
         write(disk / "bundle")
     assert open_bundle(disk / "bundle").manifest == first.manifest

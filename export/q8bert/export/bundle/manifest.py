@@ -9,7 +9,7 @@ from q8bert.export.proofs.fusion import FusionReport
 from q8bert.export.proofs.saturation import SaturationReport
 from q8bert.spec.bundle import Manifest
 from q8bert.training.models.source import count_parameters
-from q8bert.training.quantization.fake_quantize import scale_from_amax, weight_scale
+from q8bert.training.quantization.fake_quantize import scale_from_amax
 from q8bert.training.versions import library_versions
 
 __all__ = ["make_manifest"]
@@ -70,7 +70,7 @@ def _quantization(
     description: dict[str, object] = {"method": method, "num_bits": 8, "products": asdict(fusion)}
     if model.amax is None or saturation is None:
         return description
-    weights, sites = model.weights, model.sites
+    sites = model.sites
     scales = scale_from_amax(model.amax).tolist()
     return description | {
         **model.origin.quantization,
@@ -82,8 +82,4 @@ def _quantization(
         "activation_zero_points": {site.name: site.zero_point for site in sites if site.zero_point},
         "symmetric": symmetric,
         "activation_scales": {site.name: scale for site, scale in zip(sites, scales, strict=True)},
-        "weight_scales": {
-            name: weight_scale(weights.smoothed(name), grid).flatten().tolist()
-            for name, grid in weights.quantized.items()
-        },
     }

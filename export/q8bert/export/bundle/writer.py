@@ -8,13 +8,17 @@ from typing import Any
 import onnx
 from tokenizers import Tokenizer
 
+from q8bert.export.bundle.library_files import special_tokens, tokenizer_configuration
 from q8bert.export.bundle.model_card import model_card
 from q8bert.export.proofs.parity_report import ParityReport
 from q8bert.spec.bundle import (
+    CONFIG_FILE,
     MANIFEST_FILE,
     MODEL_CARD_FILE,
     MODEL_FILE,
     PARITY_FILE,
+    SPECIAL_TOKENS_FILE,
+    TOKENIZER_CONFIG_FILE,
     TOKENIZER_FILE,
     Bundle,
     FileRecord,
@@ -28,7 +32,10 @@ from q8bert.text.tokenizer import truncation_side
 
 __all__ = ["check_target", "write_bundle"]
 
-_BUNDLE_FILES = {MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE, MODEL_CARD_FILE, PARITY_FILE}
+_BUNDLE_FILES = {
+    MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE, MODEL_CARD_FILE, PARITY_FILE, CONFIG_FILE, TOKENIZER_CONFIG_FILE,
+    SPECIAL_TOKENS_FILE,
+}  # fmt: skip
 
 
 def write_bundle(
@@ -36,6 +43,7 @@ def write_bundle(
     *,
     graph: onnx.ModelProto,
     tokenizer: Tokenizer,
+    configuration: Mapping[str, Any],
     manifest: Manifest,
     parity: ParityReport | None,
 ) -> Bundle:
@@ -45,6 +53,8 @@ def write_bundle(
         target: The bundle's folder; an existing bundle there is replaced.
         graph: The model.
         tokenizer: Text → ids; the bundle's maximum length is set in it.
+        configuration: Content of ``config.json``, as :func:`~q8bert.export.bundle.library_files.model_configuration`
+            gives it.
         manifest: Everything but ``files``, which is filled in here.
         parity: Written as ``parity.json`` and into the model card.
 
@@ -60,11 +70,14 @@ def write_bundle(
         tokenizer.no_padding()
         tokenizer.enable_truncation(manifest.max_length, direction=truncation_side(tokenizer))
         write_text(folder / TOKENIZER_FILE, tokenizer.to_str(pretty=True))
+        special = special_tokens(tokenizer, pad_token_id=manifest.pad_token_id)
+        write_json(folder / CONFIG_FILE, configuration)
+        write_json(folder / TOKENIZER_CONFIG_FILE, tokenizer_configuration(tokenizer, manifest, special))
+        write_json(folder / SPECIAL_TOKENS_FILE, special)
         if parity is not None:
             write_json(folder / PARITY_FILE, dataclasses.asdict(parity))
-        sizes = _records(folder)
-        write_text(folder / MODEL_CARD_FILE, model_card(dataclasses.replace(manifest, files=sizes), parity))
         complete = dataclasses.replace(manifest, files=_records(folder))
+        write_text(folder / MODEL_CARD_FILE, model_card(complete, parity))
         write_json(folder / MANIFEST_FILE, complete.to_json())
     return open_bundle(target)
 

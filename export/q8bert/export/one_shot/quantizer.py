@@ -7,6 +7,7 @@ from typing import Annotated
 
 from q8bert.data.readers import Format
 from q8bert.export.assembly import ParityRows, assemble, compare_with_simulation
+from q8bert.export.bundle.library_files import model_configuration
 from q8bert.export.bundle.manifest import make_manifest
 from q8bert.export.bundle.writer import check_target, write_bundle
 from q8bert.export.model_to_export import ModelToExport
@@ -174,6 +175,7 @@ def quantize(
         Path(output_dir),
         graph=assembled.graph,
         tokenizer=quantized.tokenizer(),
+        configuration=model_configuration(quantized.source.model.config, labels=quantized.task.head.labels),
         manifest=make_manifest(
             quantized,
             "ptq",
