@@ -941,11 +941,12 @@ def test_arguments_of_another_type_are_named_together() -> None:
     assert [fault.partition(" ")[0] for fault in caught.value.faults] == ["classifier", "max_delay_ms", "timeout_s"]
 
 
-def test_a_deadline_of_another_type_is_an_invalid_call(sentiment: Classifier) -> None:
+@pytest.mark.parametrize("timeout_s", ["1", float("nan")])
+def test_a_deadline_that_is_no_number_is_an_invalid_call(sentiment: Classifier, timeout_s: Any) -> None:
     async def main() -> None:
         async with AsyncClassifier(sentiment) as service:
-            with pytest.raises(InputError, match="timeout_s must be a number of seconds or None, got '1'"):
-                await service("good", timeout_s="1")  # type: ignore[arg-type]
+            with pytest.raises(InputError, match=f"timeout_s must be a number of seconds or None, got {timeout_s!r}"):
+                await service("good", timeout_s=timeout_s)
             assert ended(service.snapshot()) == {"invalid": 1}
 
     run(main())

@@ -164,6 +164,8 @@ def quantize(
         assembled.graph, quantized, rows, split=rows_name, batch_size=batch_size, threads=threads,
         show_progress=show_progress,
     )  # fmt: skip
+    if comparison.relative_error > 1:
+        report("warning: INT8 is further from float than one answer for all rows would be. Is the model fine-tuned?")
     found = failures(comparison, limits)
     suggestion = None
     if found:

@@ -7,6 +7,7 @@ whose deadline cannot be made, is refused at once, which is better for everybody
 """
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -233,7 +234,7 @@ class AsyncClassifier:
             timeout_s = self._timeout_s
         if timeout_s is None:
             return None
-        if not isinstance(timeout_s, int | float) or isinstance(timeout_s, bool):
+        if not isinstance(timeout_s, int | float) or isinstance(timeout_s, bool) or math.isnan(timeout_s):
             raise InputError(f"timeout_s must be a number of seconds or None, got {timeout_s!r}")
         if not timeout_s > 0:
             raise DeadlineError(f"the deadline had passed before the call (timeout_s={timeout_s})")
