@@ -104,4 +104,6 @@ def test_people_read_a_table_and_a_verdict(monkeypatch: pytest.MonkeyPatch) -> N
     assert done.exit_code == 1
     assert "libcudnn.so.8" in done.stdout
     assert "problem: CUDA libraries are missing" in done.stdout
+    if importlib.util.find_spec("torch") is None:
+        assert 'pip install "q8bert[train]" would' in done.stdout
     assert "NOT HEALTHY" in done.stdout

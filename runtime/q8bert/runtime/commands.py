@@ -250,7 +250,7 @@ def doctor_command(
         table = Table("", "found", title="q8bert doctor")
         for name, number in report.versions.items():
             table.add_row(name, number)
-        table.add_row("trains", "yes" if report.extras["train"] else 'no; pip install "q8bert[train]" would')
+        table.add_row("trains", "yes" if report.extras["train"] else escape('no; pip install "q8bert[train]" would'))
         if report.builds_gradients:
             table.add_row("", "--gradients onnxruntime-training can be asked for")
         table.add_row("engines", ", ".join(report.engines) or "none")
