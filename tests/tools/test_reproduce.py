@@ -227,3 +227,13 @@ def test_a_campaign_goes_on_where_it_was_stopped_and_mixes_no_code(
     assert main(["--table", str(tmp_path / "results")]) == 2
     assert "different code" in capsys.readouterr().err
     assert main(["--table", str(tmp_path / "results"), "--source", "000"]) == 0
+
+
+@pytest.mark.parametrize(("name", "values"), [("STS-B", [0.0, 4.25, -1.5, 3.33333]), ("MNLI", [2, 0, 1, 1])])
+def test_predictions_are_read_as_they_were_written(tool: Any, name: str, values: list[float]) -> None:
+    from q8bert.tasks.glue import glue_task
+
+    record = tool("reproduction.record")
+    kept = record.encode_predictions(glue_task(name), values)
+    assert "\n" not in kept
+    np.testing.assert_array_equal(record.decode_predictions(kept), values)

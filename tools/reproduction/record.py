@@ -14,8 +14,6 @@ from q8bert.tasks.task import Task
 
 __all__ = ["Result", "decode_predictions", "encode_predictions", "read_result", "read_results"]
 
-_DIGITS = 5
-
 
 @dataclass(frozen=True)
 class Result:
@@ -47,8 +45,8 @@ class Result:
     rows: dict[str, Any]
     metrics: dict[str, float]
     main_metric: str
-    predictions: str | list[float]
-    labels: str | list[float]
+    predictions: str
+    labels: str
     training: dict[str, Any]
     bundle: dict[str, Any]
     seconds: dict[str, float]
@@ -65,16 +63,16 @@ class Result:
         write_json(path, asdict(self))
 
 
-def encode_predictions(task: Task, values: Iterable[float]) -> str | list[float]:
-    """Return labels as one text with a digit a row, scores as numbers of five decimals."""
+def encode_predictions(task: Task, values: Iterable[float]) -> str:
+    """Return labels as one text with a digit a row, scores as numbers of five decimals with spaces between them."""
     if task.head.is_regression:
-        return [round(float(value), _DIGITS) for value in values]
+        return " ".join(f"{float(value):.5f}" for value in values)
     return "".join(str(int(value)) for value in values)
 
 
-def decode_predictions(kept: str | list[float]) -> NDArray[Any]:
+def decode_predictions(kept: str) -> NDArray[Any]:
     """Return what :func:`encode_predictions` was given, ``(n_rows,)``."""
-    return np.array([int(digit) for digit in kept]) if isinstance(kept, str) else np.array(kept)
+    return np.array([float(number) for number in kept.split()] if "." in kept else [int(digit) for digit in kept])
 
 
 def read_results(folder: Path) -> list[Result]:
