@@ -161,7 +161,10 @@ def saved_bundle(target: Path, tokenizer: Tokenizer, *, max_length: int, pad_tok
         input_names=("input_ids",), files={}, model={"n_parameters": 1},
     )  # fmt: skip
     onnx_model = onnx.ModelProto() if graph is None else helper.make_model(graph)
-    return write_bundle(target, graph=onnx_model, tokenizer=tokenizer, manifest=manifest, parity=None).tokenizer_path
+    bundle = write_bundle(
+        target, graph=onnx_model, tokenizer=tokenizer, configuration={}, manifest=manifest, parity=None
+    )
+    return bundle.tokenizer_path
 
 
 @pytest.mark.parametrize("kind", list(MODELS))

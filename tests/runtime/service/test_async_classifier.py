@@ -569,7 +569,7 @@ def test_a_deadline_holds_while_the_model_runs_and_spares_the_mates(sentiment: C
     assert counters.rows == 2
 
 
-@pytest.mark.parametrize("timeout_s", [0, -1.5, float("nan")])
+@pytest.mark.parametrize("timeout_s", [0, -1.5])
 def test_a_deadline_that_is_over_before_the_call_ends_it_at_once(sentiment: Classifier, timeout_s: float) -> None:
     gate = Gated(sentiment)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from q8bert.spec.bundle import MANIFEST_FILE
+from q8bert.spec.bundle import MANIFEST_FILE, MODEL_FILE
 from q8bert.spec.errors import ModelError
 from q8bert.training.models.border import library_border
 
@@ -70,13 +70,13 @@ def find_model(name: str, *, revision: str | None) -> ModelFolder:
 
 
 def _refuse_other_folders(folder: Path) -> None:
-    """Tell what this program made from a model that lacks its configuration."""
-    if (folder / "config.json").exists():
-        return
-    if (folder / MANIFEST_FILE).is_file():
+    """Tell what this program made from a model."""
+    if (folder / MANIFEST_FILE).is_file() and (folder / MODEL_FILE).is_file():
         raise ModelError(
             f"{folder} is a bundle, which is there to be served. Give the model or run that it was made of"
         )
+    if (folder / "config.json").exists():
+        return
     if checkpoints := sorted((folder / "checkpoints").glob("step-*")):
         raise ModelError(f"{folder} is a run. Give one of its checkpoints, for example {checkpoints[-1]}")
 
