@@ -114,7 +114,8 @@ def _quantization(
     model: PreTrainedModel, graph: onnx.ModelProto, quantized: Mapping[str, WeightGrid], sites: tuple[Site, ...]
 ) -> dict[str, object]:
     return {
-        "method": "qat", "num_bits": 8, "weight_granularity": "per_channel", "float_layers": [],
+        "method": "qat", "num_bits": 8, "weight_granularity": "per_channel", "table_granularity": "per_column",
+        "float_layers": [],
         "smoothed_activations": [site.name for site in sites if site.smoothing],
         "products": asdict(examine_fusion(graph)),
         "saturation": asdict(what_it_took(prepare_weights(model, quantized, sites))),
