@@ -268,7 +268,7 @@ def test_a_run_with_grids_of_its_own_is_exported_with_them(
     symmetric, report = export(tmp_path / "run", tmp_path / "symmetric", symmetric=True)
     assert zero_points_of(symmetric) == [0] * len(sites)
     assert symmetric.manifest.quantization["symmetric"] is True
-    assert "as additions before it, zero points are 0" in (symmetric.path / "README.md").read_text()
+    assert "as additions, the graph's own are all 0" in (symmetric.path / "README.md").read_text()
     assert report.parity is not None
     assert report.parity.resolved.n_rows_differing == 0
 

@@ -173,8 +173,10 @@ def test_ctrl_c_ends_the_campaign_without_a_word_of_python(tool: Any, tmp_path: 
         "--results", str(tmp_path / "results"), "--work-dir", str(tmp_path / "work"), "--threads", "1",
     ]  # fmt: skip
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
-    )
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+        # where the tests run in the background, a shell has told them to ignore it
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - no threads here
+    )  # fmt: skip
     while process.poll() is None and not list((tmp_path / "work").rglob("run.json")):
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the tool and to what it runs
