@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from held_out import hold_out
+from reproduction.data import prepare_rows
 from torch import Tensor, nn
 
 from q8bert.export.encoded_rows import EncodedRows
@@ -80,7 +80,7 @@ class Model:
 def float_run(task: Task, data_dir: Path, work_dir: Path, *, model: str, threads: int) -> TrainedRun:
     """Return a float run on all but the held-out rows, trained if it is not there yet."""
     run, data = work_dir / task.name / "run", work_dir / task.name / "data"
-    hold_out(task, data_dir, data, share=SHARE, seed=0)
+    prepare_rows(task, data_dir, data, n_train=0, held_out=SHARE)
     config = TrainConfig.from_options(
         task=task, data_dir=str(data), model=model, output_dir=run, quantize=False, threads=threads, seed=SEED
     )

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from held_out import hold_out
+from reproduction.data import prepare_rows
 
 from q8bert.spec.files import write_json
 from q8bert.tasks.glue import GLUE_TASKS, glue_task
@@ -88,7 +88,7 @@ def main() -> None:
     args = parser.parse_args()
     task = glue_task(args.task)
     data = args.work_dir / task.name / "data"
-    hold_out(task, args.data_dir, data, share=args.share, seed=0)
+    prepare_rows(task, args.data_dir, data, n_train=0, held_out=args.share)
     results_file = args.work_dir / task.name / "results.json"
     results = json.loads(results_file.read_text())["runs"] if results_file.exists() else {}
     combinations = itertools.product(
