@@ -7,6 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from q8bert.runtime.bench.benchmark import benchmark
+    from q8bert.runtime.bench.report import BenchmarkReport
     from q8bert.runtime.engines.options import RuntimeOptions
     from q8bert.runtime.gate.evaluation import EvaluationReport, evaluate
     from q8bert.runtime.gate.verification import VerificationReport, verify
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncClassifier",
+    "BenchmarkReport",
     "Classifier",
     "EvaluationReport",
     "Histogram",
@@ -24,12 +27,14 @@ __all__ = [
     "RuntimeOptions",
     "ServiceSnapshot",
     "VerificationReport",
+    "benchmark",
     "evaluate",
     "verify",
 ]
 
 _HOMES = {
     "AsyncClassifier": "q8bert.runtime.service.async_classifier",
+    "BenchmarkReport": "q8bert.runtime.bench.report",
     "Classifier": "q8bert.runtime.predict.classifier",
     "EvaluationReport": "q8bert.runtime.gate.evaluation",
     "Histogram": "q8bert.runtime.service.service_counters",
@@ -37,6 +42,7 @@ _HOMES = {
     "RuntimeOptions": "q8bert.runtime.engines.options",
     "ServiceSnapshot": "q8bert.runtime.service.service_counters",
     "VerificationReport": "q8bert.runtime.gate.verification",
+    "benchmark": "q8bert.runtime.bench.benchmark",
     "evaluate": "q8bert.runtime.gate.evaluation",
     "verify": "q8bert.runtime.gate.verification",
 }
