@@ -142,7 +142,8 @@ class Manifest:
 
     def to_json(self) -> dict[str, object]:
         """Return the manifest as a JSON object."""
-        return {"format_version": FORMAT_VERSION, **asdict(self), "input_names": list(self.input_names)}
+        content = {"format_version": FORMAT_VERSION, **asdict(self), "input_names": list(self.input_names)}
+        return content if self.targets else {key: value for key, value in content.items() if key != "targets"}
 
 
 @dataclass(frozen=True)
@@ -227,9 +228,7 @@ def load_bundle(
             f"{bundle.path}: {chosen} takes weights from {', '.join(map(repr, unlisted))}, which "
             f"{MANIFEST_FILE} does not name. Export the bundle again"
         )
-    return bundle, {
-        name: content for name, content in contents.items() if name in {chosen, TOKENIZER_FILE, *others}
-    }
+    return bundle, {name: content for name, content in contents.items() if name in {chosen, TOKENIZER_FILE, *others}}
 
 
 def _checked_files(bundle: Bundle) -> dict[str, FileRecord]:
