@@ -16,6 +16,7 @@ from q8bert.export.post_training.calibration import calibrated
 from q8bert.export.post_training.given import Asked, read_given
 from q8bert.export.proofs.float_comparison import relative_error
 from q8bert.export.sensitivity.simulation import PartlyQuantized, simulate
+from q8bert.training.quantization.config import QuantizationConfig
 
 _HELD_OUT = 512
 _BATCH_SIZE = 32
@@ -44,7 +45,7 @@ def errors(run: Path, seed: int, sizes: list[int], observations: list[int]) -> d
         rows = given.calibration.select(np.arange(size))
         for each in (each for each in observations if each <= size):
             model = calibrated(
-                given.model, rows, granularity="per_channel", smoothing=True, keep_float=(), seed=seed,
+                given.model, rows, options=QuantizationConfig(), seed=seed,
                 rows_per_observation=each,
             )  # fmt: skip
             logits = simulate(model, PartlyQuantized.whole(model), given.held_out, batch_size=_BATCH_SIZE)

@@ -19,7 +19,7 @@ from q8bert.training.quantization.calibration import calibrate
 from q8bert.training.quantization.fake_quantize import WeightGrid
 from q8bert.training.quantization.learned_ranges import LearnedRanges
 from q8bert.training.quantization.quantized_model import QuantizedModel
-from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
+from q8bert.training.quantization.weights import grids_of, prepare_weights
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.engine_choice import choose_engine
 from q8bert.training.runs.preparation import Preparation
@@ -112,7 +112,7 @@ def _parts(
     lesson: Lesson | None,
 ) -> Parts:
     config, given = setting.config, setting.given
-    weights = prepare_weights(setting.model, _quantized_parameters(setting) if state.sites else {}, state.sites)
+    weights = prepare_weights(setting.model, _grids(setting) if state.sites else {}, state.sites)
     return Parts(
         engine=choose_engine(
             setting.model,
@@ -179,15 +179,8 @@ def _distilled(setting: Setting) -> Distilled:
     )
 
 
-def _quantized_parameters(setting: Setting) -> dict[str, WeightGrid]:
-    options = setting.config.quantization
-    return quantized_parameters(
-        setting.model,
-        per_channel=options.per_channel,
-        per_column=options.per_column,
-        saturation_free=options.saturation_free,
-        keep_float=setting.given.float_layers,
-    )
+def _grids(setting: Setting) -> dict[str, WeightGrid]:
+    return grids_of(setting.model, setting.config.quantization, float_layers=setting.given.float_layers)
 
 
 def _calibrated(setting: Setting, state: TrainingState) -> TrainingState:
@@ -210,7 +203,7 @@ def _calibrated(setting: Setting, state: TrainingState) -> TrainingState:
         smoothing=options.smoothing,
         zero_points=options.zero_points,
         percentile=options.percentile,
-        quantized=_quantized_parameters(setting),
+        quantized=_grids(setting),
         take_largest=setting.processes.max_,
         take_sum=setting.processes.sum_,
     )
