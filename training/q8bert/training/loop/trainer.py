@@ -167,7 +167,7 @@ def _logged_steps(
     epoch = step / schedule.steps_per_epoch
     if not taken.is_finite:
         log("skipped", step=step, loss_scale=scale.scale, n_skipped=scale.n_skipped)
-    if schedule.is_logged(step):
+    if schedule.is_logged(step) and progress.interval.n_losses:  # else the next line has these steps too
         steps = progress.interval
         more = {"loss_scale": scale.scale} if scale.is_dynamic else {}
         if taken.is_finite:
