@@ -17,8 +17,9 @@ from q8bert.training.loop.trainer import Parts, train_steps
 from q8bert.training.objectives.distillation import Distilled
 from q8bert.training.quantization.calibration import calibrate
 from q8bert.training.quantization.fake_quantize import WeightGrid
-from q8bert.training.quantization.learned_ranges import LearnedRanges
+from q8bert.training.quantization.learned_ranges import LearnedRanges, Ranges
 from q8bert.training.quantization.quantized_model import QuantizedModel
+from q8bert.training.quantization.ranges import RangeState
 from q8bert.training.quantization.weights import grids_of, prepare_weights
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.engine_choice import choose_engine
@@ -100,6 +101,7 @@ def train_phases(
                 log=log.write if log is not None else lambda *_, **__: None,
                 save=save,
                 show_step=setting.show_step,
+                report=setting.report,
             )
     return state
 
@@ -184,7 +186,10 @@ def _grids(setting: Setting) -> dict[str, WeightGrid]:
 
 
 def _calibrated(setting: Setting, state: TrainingState) -> TrainingState:
-    options, optimization = setting.config.quantization, setting.config.optimization
+    options, optimization, grids = setting.config.quantization, setting.config.optimization, setting.given.grids
+    if grids is not None:
+        setting.report(f"quantization starts with the ranges, smoothing and zero points of {setting.config.model}")
+        return replace(state, sites=grids.sites, ranges=_first_ranges(setting, grids.ranges))
     setting.report(f"quantization starts: {options.calibration_batches} float batches are observed for the ranges")
     sites, ranges = calibrate(
         setting.model,
@@ -209,5 +214,9 @@ def _calibrated(setting: Setting, state: TrainingState) -> TrainingState:
     )
     n_smoothed, n_shifted = sum(bool(site.smoothing) for site in sites), sum(bool(site.zero_point) for site in sites)
     setting.report(f"of {len(sites)} activations, {n_smoothed} are smoothed and {n_shifted} have a zero point")
-    first = LearnedRanges.starting_at(ranges.amax()) if options.learns_ranges else ranges
-    return replace(state, sites=sites, ranges=first.to(setting.device))
+    return replace(state, sites=sites, ranges=_first_ranges(setting, ranges))
+
+
+def _first_ranges(setting: Setting, ranges: RangeState) -> Ranges:
+    learns = setting.config.quantization.learns_ranges
+    return (LearnedRanges.starting_at(ranges.amax()) if learns else ranges).to(setting.device)
