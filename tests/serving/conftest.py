@@ -11,15 +11,13 @@ import pytest
 
 from q8bert.runtime import Classifier
 
-SERVERS = Path(__file__).parent / "servers"
+HERE = Path(__file__).parent
 NEEDED = ("fastapi", "uvicorn", "prometheus_client")
 
 
 def load(name: str) -> ModuleType:
-    """Return the module of a server; it has ``start(bundles)``, a context manager whose value has a ``url``."""
-    if not (path := SERVERS / f"{name}.py").is_file():
-        pytest.skip(f"there is no server {name} here")
-    spec = importlib.util.spec_from_file_location(f"serving_{name}", path)
+    """Return a module beside this file, which is in no package."""
+    spec = importlib.util.spec_from_file_location(f"serving_{name.replace('/', '_')}", HERE / f"{name}.py")
     assert spec
     assert spec.loader
     module = importlib.util.module_from_spec(spec)
@@ -33,7 +31,13 @@ def ourselves() -> ModuleType:
     """The module that starts ``q8bert serve``."""
     if missing := [name for name in NEEDED if importlib.util.find_spec(name) is None]:
         pytest.skip(f"needs the extra serve: {', '.join(missing)} missing")
-    return load("ourselves")
+    return load("servers/ourselves")
+
+
+@pytest.fixture(scope="session")
+def loads() -> ModuleType:
+    """The module of clients that ask again and again."""
+    return load("load")
 
 
 @pytest.fixture(scope="session")
@@ -50,7 +54,13 @@ def library(bundles: dict[str, Path]) -> dict[str, Classifier]:
 
 @pytest.fixture(scope="module", params=["ourselves", "triton"])
 def server(request: pytest.FixtureRequest, bundles: dict[str, Path]) -> Iterator[Any]:
-    """A server of each kind that serves both bundles; its ``url`` is host and port."""
-    module = request.getfixturevalue("ourselves") if request.param == "ourselves" else load(request.param)
+    """A server of each kind that serves both bundles; its ``url`` is host and port.
+
+    The module of a server has ``start(bundles)``, a context manager; it skips where the server cannot be had.
+    """
+    if not (HERE / f"servers/{request.param}.py").is_file():
+        pytest.skip(f"there is no server {request.param} here")
+    is_ours = request.param == "ourselves"
+    module = request.getfixturevalue("ourselves") if is_ours else load(f"servers/{request.param}")
     with module.start(bundles) as running:
         yield running

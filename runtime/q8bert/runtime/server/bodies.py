@@ -46,7 +46,9 @@ class Buffered:
             nonlocal taken
             if self._held + n_bytes > self._most:
                 raise RefusedError(
-                    503, "the bodies of other requests fill the memory that bodies may take; try later", RETRY
+                    503,
+                    "the bodies of other requests fill the memory that bodies may take; try later",
+                    {**RETRY, "Connection": "close"},
                 )
             self._held += n_bytes
             taken += n_bytes
@@ -79,19 +81,19 @@ async def read_body(
     packing = headers.get("content-encoding", "identity").strip().lower()
     if packing not in {*_WINDOW_BITS, "identity", ""}:
         raise RefusedError(415, f"Content-Encoding {packing[:40]!r} is not known here; send gzip, deflate or identity")
-    body = bytearray()
+    body, chunks = bytearray(), _chunks(receive)
     try:
         async with asyncio.timeout(read_s):
             _refuse_more_than(max_bytes, _announced(headers.get("content-length")))
-            async for chunk in _chunks(receive):
+            async for chunk in chunks:
+                _refuse_more_than(max_bytes, len(body) + len(chunk))
                 take(len(chunk))
                 body += chunk
-                _refuse_more_than(max_bytes, len(body))
     except TimeoutError as error:
         raise RefusedError(408, f"the body did not come within {read_s:g} seconds", {"Connection": "close"}) from error
     except RefusedError as refusal:
         if refusal.status == 413 and "expect" not in headers:
-            await _discard(receive, most=_DISCARDED_TIMES * max_bytes)
+            await _discard(chunks, most=_DISCARDED_TIMES * max_bytes)
         raise
     if packing not in _WINDOW_BITS:
         return bytes(body)
@@ -119,11 +121,11 @@ def _refuse_more_than(max_bytes: int, n_bytes: int) -> None:
         raise RefusedError.too_long(max_bytes)
 
 
-async def _discard(receive: Receive, *, most: int) -> None:
+async def _discard(chunks: AsyncIterator[bytes], *, most: int) -> None:
     n_bytes = 0
     try:
         async with asyncio.timeout(_DISCARDED_S):
-            async for chunk in _chunks(receive):
+            async for chunk in chunks:
                 n_bytes += len(chunk)
                 if n_bytes > most:
                     return

@@ -172,6 +172,9 @@ class _Server(uvicorn.Server):
         self._log.info("leaving", extra={"event": "stop", "in_flight": self._door.n_inside})
         self._door.is_leaving = True
         await self._wait(self._options.leave_s)
+        for one in sockets or []:
+            one.listen(0)  # who connects from now on is refused; who is connected is accepted before the end
+        await asyncio.sleep(_TICK_S)
         for server in self.servers:
             server.close()
         await self._wait(self._options.drain_s, until_empty=True)
