@@ -41,6 +41,16 @@ def loads() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def browser() -> ModuleType:
+    """The module that drives Chromium."""
+    pytest.importorskip("aiohttp")
+    module = load("browser")
+    if module.executable() is None:
+        pytest.skip("needs Chromium, as Debian's package chromium brings it")
+    return module
+
+
+@pytest.fixture(scope="session")
 def bundles(small: Any) -> dict[str, Path]:
     """One bundle of each kind: single texts to labels, pairs to a score."""
     return {"sentiment": small.bundle("SST-2", "int8"), "similarity": small.bundle("STS-B", "int8")}

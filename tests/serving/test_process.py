@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 
@@ -32,7 +31,11 @@ def until(true: Callable[[], bool], *, seconds: float = 60) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_every_request_that_was_taken_is_answered_before_the_end(
-    ourselves: ModuleType, bundles: dict[str, Path], loads: ModuleType, library: dict[str, Classifier], how: signal.Signals
+    ourselves: ModuleType,
+    bundles: dict[str, Path],
+    loads: ModuleType,
+    library: dict[str, Classifier],
+    how: signal.Signals,
 ) -> None:
     with ourselves.start(bundles, "--json") as running, loads.load(running.url, n_clients=24) as load:
         loads.wait_for(load, 300)

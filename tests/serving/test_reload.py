@@ -71,7 +71,9 @@ def test_a_bundle_is_replaced_under_load(served: Any, folder: Path, small: Any, 
     distances = []
     for classifier in expected:
         rows = [[*(one.probabilities or {}).values()] for one in classifier([*given])]
-        distances.append([max(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in zip(rows, given.values(), strict=True)])
+        distances.append(
+            [max(abs(a - b) for a, b in zip(*pair, strict=True)) for pair in zip(rows, given.values(), strict=True)]
+        )
     nearest = [min(pair) for pair in zip(*distances, strict=True)]
     assert max(nearest) < TOLERANCE, "every answer is that of one of the two bundles"
     assert min(distances[0]) < TOLERANCE
@@ -79,7 +81,11 @@ def test_a_bundle_is_replaced_under_load(served: Any, folder: Path, small: Any, 
     metrics = http.get("/metrics").text
     assert 'q8bert_reloads_total{model="sentiment",outcome="taken",version="1"} 3.0' in metrics
     # the counters go on where those of the bundles before ended
-    answered = next(line for line in metrics.splitlines() if line.startswith("q8bert_rows_ended_total") and 'outcome="answered"' in line)
+    answered = next(
+        line
+        for line in metrics.splitlines()
+        if line.startswith("q8bert_rows_ended_total") and 'outcome="answered"' in line
+    )
     assert float(answered.split()[-1]) == len(load.ended)
     assert running.end() == 0
 
@@ -93,7 +99,9 @@ def altered(folder: Path, name: str, content: bytes, *, is_recorded: bool) -> No
 
 
 @pytest.mark.parametrize("is_recorded", [False, True], ids=["other than its manifest says", "no model"])
-def test_a_bad_bundle_takes_no_place_and_is_told_of(served: Any, folder: Path, small: Any, *, is_recorded: bool) -> None:
+def test_a_bad_bundle_takes_no_place_and_is_told_of(
+    served: Any, folder: Path, small: Any, *, is_recorded: bool
+) -> None:
     running, http = served
     before = digest(http)
     altered(folder, "model.onnx", b"no model at all", is_recorded=is_recorded)
