@@ -11,7 +11,7 @@ from typing import Any
 
 from q8bert.runtime.server.refusals import outcome_of
 
-__all__ = ["Door", "Facts"]
+__all__ = ["Door", "Facts", "Receive", "Scope", "Send"]
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

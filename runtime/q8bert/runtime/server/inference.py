@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
 from q8bert.runtime.predict.rows import Row
@@ -67,7 +68,7 @@ async def infer(
                 left = min(timeout_s, request.timeout_s or timeout_s) - facts.seconds
                 with model.taking(len(request.rows), headers=RETRY):
                     predictions = await _unless_gone(_answers(model, request.rows, left), receive)
-                return await _answered(request, predictions, model)
+                return _answered(request, predictions, model)
     except Q8BertError as error:
         _refuse(error)
 
@@ -89,13 +90,14 @@ async def _parsed(body: bytes, headers: Mapping[str, str], model: Model, *, max_
 
 async def _answers(model: Model, rows: Sequence[Row], timeout_s: float) -> list[Prediction]:
     """Classify rows; the first one that fails fails all, as the protocol knows no errors of rows."""
+    if len(rows) == 1:
+        return [await _answer(model, rows[0], timeout_s)]
     calls = [asyncio.ensure_future(_answer(model, row, timeout_s)) for row in rows]
     try:
         await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
         for number, call in enumerate(calls):
             if call.done() and (error := call.exception()) is not None:
-                where = f"row {number}: " if len(calls) > 1 else ""
-                raise RefusedError.of(error, where=where) if isinstance(error, Exception) else error
+                raise RefusedError.of(error, where=f"row {number}: ") if isinstance(error, Exception) else error
         return [call.result() for call in calls]
     finally:
         for call in calls:
@@ -111,17 +113,24 @@ async def _answer(model: Model, row: Row, timeout_s: float) -> Prediction:
 
 async def _unless_gone(work: Awaitable[Result], receive: Callable[[], Awaitable[Any]]) -> Result:
     """Do some work for as long as the client is there."""
-    answer = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_gone(receive))
+    limit = asyncio.timeout(None)
+
+    def give_up(gone: asyncio.Future[None]) -> None:
+        if not gone.cancelled():
+            with suppress(RuntimeError):  # the work is done
+                limit.reschedule(0)  # which is in the past
+
     try:
-        await asyncio.wait([answer, gone], return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            raise RefusedError(CLIENT_GONE, "the client went away")
-        return answer.result()
+        async with limit:
+            gone.add_done_callback(give_up)
+            return await work
+    except TimeoutError as error:  # a deadline is one too
+        if limit.expired():
+            raise RefusedError(CLIENT_GONE, "the client went away") from error
+        raise
     finally:
-        answer.cancel()
         gone.cancel()
-        await asyncio.gather(answer, gone, return_exceptions=True)
 
 
 async def _gone(receive: Callable[[], Awaitable[Any]]) -> None:
@@ -129,15 +138,12 @@ async def _gone(receive: Callable[[], Awaitable[Any]]) -> None:
         pass
 
 
-async def _answered(
+def _answered(
     request: InferRequest, predictions: Sequence[Prediction], model: Model
 ) -> tuple[bytes, Mapping[str, str]]:
-    def write() -> tuple[bytes, int | None]:
-        name, number = model.key
-        task = model.classifier.task
-        return answer_body(request, predictions, task=task, model_name=name, model_version=str(number))
-
-    body, n_json = write()
+    name, number = model.key
+    task = model.classifier.task
+    body, n_json = answer_body(request, predictions, task=task, model_name=name, model_version=str(number))
     if n_json is None:
         return body, {"Content-Type": "application/json"}
     return body, {"Content-Type": "application/octet-stream", JSON_LENGTH: str(n_json)}
