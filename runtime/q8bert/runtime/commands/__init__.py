@@ -6,6 +6,7 @@ from q8bert.console.panels import PanelCommand
 from q8bert.runtime.commands.doctor import doctor_command
 from q8bert.runtime.commands.evaluate import evaluate_command
 from q8bert.runtime.commands.predict import predict_command
+from q8bert.runtime.commands.serve import serve_command
 from q8bert.runtime.commands.submit import submit_command
 from q8bert.runtime.commands.verify import verify_command
 
@@ -18,4 +19,5 @@ def register(app: typer.Typer) -> None:
     app.command("predict", cls=PanelCommand)(predict_command)
     app.command("submit", cls=PanelCommand, short_help="Write a file for GLUE's leaderboard.")(submit_command)
     app.command("verify", cls=PanelCommand, short_help="Check a bundle against its float twin.")(verify_command)
+    app.command("serve", cls=PanelCommand, short_help="Serve bundles over HTTP.")(serve_command)
     app.command("doctor", short_help="Say what this environment can do and what it lacks.")(doctor_command)
