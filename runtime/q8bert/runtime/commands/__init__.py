@@ -19,5 +19,7 @@ def register(app: typer.Typer) -> None:
     app.command("predict", cls=PanelCommand)(predict_command)
     app.command("verify", cls=PanelCommand, short_help="Check a bundle against its float twin.")(verify_command)
     app.command("serve", cls=PanelCommand, short_help="Serve bundles over HTTP.")(serve_command)
-    app.command("triton", cls=PanelCommand, short_help="Write bundles as a model repository of NVIDIA Triton.")(triton_command)
+    app.command("triton", cls=PanelCommand, short_help="Write bundles as a model repository of NVIDIA Triton.")(
+        triton_command
+    )
     app.command("doctor", short_help="Say what this environment can do and what it lacks.")(doctor_command)
