@@ -8,6 +8,7 @@ from q8bert.runtime.commands.evaluate import evaluate_command
 from q8bert.runtime.commands.predict import predict_command
 from q8bert.runtime.commands.serve import serve_command
 from q8bert.runtime.commands.submit import submit_command
+from q8bert.runtime.commands.triton import triton_command
 from q8bert.runtime.commands.verify import verify_command
 
 __all__ = ["register"]
@@ -20,4 +21,7 @@ def register(app: typer.Typer) -> None:
     app.command("submit", cls=PanelCommand, short_help="Write a file for GLUE's leaderboard.")(submit_command)
     app.command("verify", cls=PanelCommand, short_help="Check a bundle against its float twin.")(verify_command)
     app.command("serve", cls=PanelCommand, short_help="Serve bundles over HTTP.")(serve_command)
+    app.command("triton", cls=PanelCommand, short_help="Write bundles as a model repository of NVIDIA Triton.")(
+        triton_command
+    )
     app.command("doctor", short_help="Say what this environment can do and what it lacks.")(doctor_command)
