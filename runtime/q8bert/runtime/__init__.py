@@ -7,6 +7,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from q8bert.runtime.bench.benchmark import benchmark
+    from q8bert.runtime.bench.report import BenchmarkReport
     from q8bert.runtime.engines.options import RuntimeOptions
     from q8bert.runtime.gate.evaluation import EvaluationReport, evaluate
     from q8bert.runtime.gate.verification import VerificationReport, verify
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AsyncClassifier",
+    "BenchmarkReport",
     "Classifier",
     "EvaluationReport",
     "Histogram",
@@ -26,6 +29,7 @@ __all__ = [
     "ServiceSnapshot",
     "SubmissionReport",
     "VerificationReport",
+    "benchmark",
     "evaluate",
     "submit",
     "verify",
@@ -33,6 +37,7 @@ __all__ = [
 
 _HOMES = {
     "AsyncClassifier": "q8bert.runtime.service.async_classifier",
+    "BenchmarkReport": "q8bert.runtime.bench.report",
     "Classifier": "q8bert.runtime.predict.classifier",
     "EvaluationReport": "q8bert.runtime.gate.evaluation",
     "Histogram": "q8bert.runtime.service.service_counters",
@@ -41,6 +46,7 @@ _HOMES = {
     "ServiceSnapshot": "q8bert.runtime.service.service_counters",
     "SubmissionReport": "q8bert.runtime.predict.submission",
     "VerificationReport": "q8bert.runtime.gate.verification",
+    "benchmark": "q8bert.runtime.bench.benchmark",
     "evaluate": "q8bert.runtime.gate.evaluation",
     "submit": "q8bert.runtime.predict.submission",
     "verify": "q8bert.runtime.gate.verification",

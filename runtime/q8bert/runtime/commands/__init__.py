@@ -3,6 +3,7 @@
 import typer
 
 from q8bert.console.panels import PanelCommand
+from q8bert.runtime.commands.bench import bench_command
 from q8bert.runtime.commands.doctor import doctor_command
 from q8bert.runtime.commands.evaluate import evaluate_command
 from q8bert.runtime.commands.predict import predict_command
@@ -24,4 +25,5 @@ def register(app: typer.Typer) -> None:
     app.command("triton", cls=PanelCommand, short_help="Write bundles as a model repository of NVIDIA Triton.")(
         triton_command
     )
+    app.command("bench", cls=PanelCommand, short_help="Time a bundle on this machine.")(bench_command)
     app.command("doctor", short_help="Say what this environment can do and what it lacks.")(doctor_command)
