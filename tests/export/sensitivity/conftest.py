@@ -13,7 +13,7 @@ from q8bert.export.post_training.given import Asked, read_given
 
 def given_of(run: Path) -> Any:
     asked = Asked(
-        model=str(run), rows=None, rows_option="--data", data_dir=None, task=None, revision=None, max_length=None, format=None, folder_format=None,
+        model=str(run), rows=None, rows_option="--data", data_dir=None, task=None, revision=None, max_length=None, format=None,
         skip_malformed=False, seed=11,
     )  # fmt: skip
     return read_given(asked, n_calibration=64, n_held_out=48, labelled=True, report=lambda _: None)
