@@ -63,7 +63,7 @@ def main() -> None:
     for name, (bundle, engine) in loaded.items():
         print(f"{name}: {bundle.path}, {bundle.model_size_bytes:,} bytes, {engine.products}, {engine.place}")
     print(
-        "\n| rows × tokens | CPU ms before: median, least | after | median before / after | largest difference of a logit |"
+        "\n| rows × tokens | CPU ms before: median, least | after | median before / after | largest logit difference |"
     )
     print("|---|---|---|---|---|")
     for shape in args.shapes:
