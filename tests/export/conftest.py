@@ -18,6 +18,7 @@ from transformers import (
     ElectraConfig,
     MPNetConfig,
     RobertaConfig,
+    XLMRobertaConfig,
 )
 
 from q8bert.export.encoded_rows import EncodedRows
@@ -40,6 +41,7 @@ BERT_LIKE = {
 CONFIGS = {
     "bert": BertConfig(**BERT_LIKE),
     "roberta": RobertaConfig(**BERT_LIKE, pad_token_id=1),
+    "xlm-roberta": XLMRobertaConfig(**BERT_LIKE, pad_token_id=1),
     "electra": ElectraConfig(**BERT_LIKE, embedding_size=16),
     "mpnet": MPNetConfig(**BERT_LIKE),
     "distilbert": DistilBertConfig(
@@ -56,11 +58,12 @@ class Exported:
         config = CONFIGS[family]
         self.model = AutoModelForSequenceClassification.from_config(config, attn_implementation="eager").eval()
         found = find_sites(self.model)
-        # every other site is smoothed, the first one with several readers among them, and two of three are shifted
+        # three of four sites are smoothed, one with several readers and what attention puts together among them, and two
+        # of three are shifted
         self.sites = tuple(
             replace(
                 site,
-                smoothing=self._exponents(site) if index % 2 == 0 else (),
+                smoothing=self._exponents(site) if index % 4 != 3 else (),
                 zero_point=(-20, 0, 44)[index % 3],
             )
             for index, site in enumerate(found)

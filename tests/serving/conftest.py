@@ -35,6 +35,14 @@ def ourselves() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def triton() -> ModuleType:
+    """The module that starts NVIDIA Triton."""
+    module = load("servers/triton")
+    module.place()
+    return module
+
+
+@pytest.fixture(scope="session")
 def loads() -> ModuleType:
     """The module of clients that ask again and again."""
     return load("load")
@@ -66,11 +74,7 @@ def library(bundles: dict[str, Path]) -> dict[str, Classifier]:
 def server(request: pytest.FixtureRequest, bundles: dict[str, Path]) -> Iterator[Any]:
     """A server of each kind that serves both bundles; its ``url`` is host and port.
 
-    The module of a server has ``start(bundles)``, a context manager; it skips where the server cannot be had.
+    The module of a server has ``start(bundles)``, a context manager; its fixture skips where the server cannot be had.
     """
-    if not (HERE / f"servers/{request.param}.py").is_file():
-        pytest.skip(f"there is no server {request.param} here")
-    is_ours = request.param == "ourselves"
-    module = request.getfixturevalue("ourselves") if is_ours else load(f"servers/{request.param}")
-    with module.start(bundles) as running:
+    with request.getfixturevalue(request.param).start(bundles) as running:
         yield running

@@ -242,11 +242,15 @@ MALFORMED_BINARY: dict[str, tuple[bytes, dict[str, str]]] = {
 
 
 @pytest.mark.parametrize("case", [*MALFORMED, *MALFORMED_BINARY])
-def test_malformed_requests_are_refused_and_the_next_one_is_answered(server: Any, case: str) -> None:
+def test_malformed_requests_are_refused_and_the_next_one_is_answered(
+    server: Any, request: pytest.FixtureRequest, case: str
+) -> None:
+    is_ours = request.node.callspec.params["server"] == "ourselves"
     body, headers = (MALFORMED | MALFORMED_BINARY)[case]
     with httpx.Client(base_url=f"http://{server.url}", timeout=60) as http:
         answer = http.post("/v2/models/sentiment/infer", content=body, headers=headers)
-        assert 400 <= answer.status_code < 500, answer.text
+        # Triton 2.51 takes the blame for JSON that it cannot read
+        assert 400 <= answer.status_code < (500 if is_ours else 501), answer.text
         assert answer.json()["error"]
         good = http.post("/v2/models/sentiment/infer", json={"inputs": [GOOD]})
         assert good.status_code == 200

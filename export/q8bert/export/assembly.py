@@ -82,7 +82,8 @@ def assemble(
     fusion = examine_fusion(graph)
     if model.amax is None:
         return Assembled(graph, fusion, None)
-    _refuse_unfused(fusion, model, n_proven=n_proven)
+    n_quantizers = sum(node.op_type == "QuantizeLinear" for node in graph.graph.node)
+    _refuse_unfused(fusion, model, n_quantizers=n_quantizers, n_proven=n_proven)
     return Assembled(graph, fusion, what_it_took(model.weights))
 
 
@@ -133,13 +134,16 @@ def compare_with_simulation(
     )
 
 
-def _refuse_unfused(fusion: FusionReport, model: ModelToExport, *, n_proven: int) -> None:
+def _refuse_unfused(fusion: FusionReport, model: ModelToExport, *, n_quantizers: int, n_proven: int) -> None:
+    """Every quantized activation feeds one product, and what is quantized for one row alone is another activation."""
     n_float = sum(isinstance(model.source.model.get_submodule(name), nn.Linear) for name in model.float_layers)
-    n_integer = len(model.sites)
-    if n_proven != n_integer:
-        raise ExportError(f"{n_proven} matrices were proven free of saturation where the model has {n_integer}")
-    if (fusion.n_integer, fusion.n_float) != (n_integer, n_float):
+    if n_proven != n_quantizers or n_quantizers < len(model.sites):
+        raise ExportError(
+            f"{n_proven} matrices were proven free of saturation where the graph quantizes {n_quantizers} activations "
+            f"and the model {len(model.sites)}"
+        )
+    if (fusion.n_integer, fusion.n_float) != (n_quantizers, n_float):
         raise ExportError(
             f"ONNX Runtime {fusion.onnxruntime} would run {fusion.n_integer} products in integers and {fusion.n_float} "
-            f"in float ({', '.join(fusion.float_products) or 'none'}); it should be {n_integer} and {n_float}"
+            f"in float ({', '.join(fusion.float_products) or 'none'}); it should be {n_quantizers} and {n_float}"
         )

@@ -11,7 +11,7 @@ from q8bert.spec.errors import ExportError, InputError
 from q8bert.training.models.source import load_source_model
 from q8bert.training.quantization.config import QuantizationConfig
 from q8bert.training.quantization.sites import matching_layers
-from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
+from q8bert.training.quantization.weights import grids_of, prepare_weights
 from q8bert.training.runs.checkpoint import Checkpoint, checkpoint_folders
 from q8bert.training.runs.checkpoint_state import read_state
 from q8bert.training.runs.config import TrainConfig
@@ -108,13 +108,7 @@ def load_trained_run(run: Path, *, max_length: int | None = None) -> TrainedRun:
     options, data = config.quantization, read_data_report(run)
     float_layers = matching_layers(source.model, options.keep_float)
     # on grids without saturation, whether or not they were trained on them
-    quantized = (
-        quantized_parameters(
-            source.model, per_channel=options.per_channel, per_column=options.per_column, keep_float=float_layers
-        )
-        if options.quantize
-        else {}
-    )
+    quantized = grids_of(source.model, replace(options, saturation_free=True), float_layers=float_layers)
     model = ModelToExport(
         source=source,
         task=config.task,

@@ -3,7 +3,7 @@
 import platform
 from pathlib import Path
 
-__all__ = ["computes_bfloat16", "cpu_description", "cpu_features"]
+__all__ = ["computes_bfloat16", "cpu_description", "cpu_features", "cpu_name"]
 
 # what decides how fast and how exact INT8 products are
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx_vnni", "amx_int8", "asimddp", "i8mm")
@@ -21,6 +21,12 @@ def cpu_features() -> tuple[str, ...]:
 def computes_bfloat16() -> bool:
     """Whether this CPU multiplies bfloat16 in hardware; False where the system does not tell."""
     return not _BFLOAT16_FLAGS.isdisjoint(_words())
+
+
+def cpu_name() -> str:
+    """Return the name that the CPU gives itself, or its architecture where the system does not tell."""
+    names = [line.partition(":")[2].strip() for line in _telling_lines() if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def cpu_description() -> list[str]:

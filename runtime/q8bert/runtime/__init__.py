@@ -7,37 +7,48 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from q8bert.runtime.bench.benchmark import benchmark
+    from q8bert.runtime.bench.report import BenchmarkReport
     from q8bert.runtime.engines.options import RuntimeOptions
     from q8bert.runtime.gate.evaluation import EvaluationReport, evaluate
     from q8bert.runtime.gate.verification import VerificationReport, verify
     from q8bert.runtime.predict.classifier import Classifier
+    from q8bert.runtime.predict.submission import SubmissionReport, submit
     from q8bert.runtime.service.async_classifier import AsyncClassifier
     from q8bert.runtime.service.service_counters import Histogram, ServiceSnapshot
     from q8bert.tasks.head import Prediction
 
 __all__ = [
     "AsyncClassifier",
+    "BenchmarkReport",
     "Classifier",
     "EvaluationReport",
     "Histogram",
     "Prediction",
     "RuntimeOptions",
     "ServiceSnapshot",
+    "SubmissionReport",
     "VerificationReport",
+    "benchmark",
     "evaluate",
+    "submit",
     "verify",
 ]
 
 _HOMES = {
     "AsyncClassifier": "q8bert.runtime.service.async_classifier",
+    "BenchmarkReport": "q8bert.runtime.bench.report",
     "Classifier": "q8bert.runtime.predict.classifier",
     "EvaluationReport": "q8bert.runtime.gate.evaluation",
     "Histogram": "q8bert.runtime.service.service_counters",
     "Prediction": "q8bert.tasks.head",
     "RuntimeOptions": "q8bert.runtime.engines.options",
     "ServiceSnapshot": "q8bert.runtime.service.service_counters",
+    "SubmissionReport": "q8bert.runtime.predict.submission",
     "VerificationReport": "q8bert.runtime.gate.verification",
+    "benchmark": "q8bert.runtime.bench.benchmark",
     "evaluate": "q8bert.runtime.gate.evaluation",
+    "submit": "q8bert.runtime.predict.submission",
     "verify": "q8bert.runtime.gate.verification",
 }
 

@@ -81,6 +81,10 @@ class TextTokenizer:
         """Tokens in the vocabulary, added ones included."""
         return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
 
+    def tokens(self) -> list[str]:
+        """Return the tokens of the vocabulary as it spells them, without those that were added to it."""
+        return list(self._tokenizer.get_vocab(with_added_tokens=False))
+
     def is_same_as(self, other: "TextTokenizer") -> bool:
         """Whether another one makes the same ids of every text, up to the same length."""
         mine, theirs = (

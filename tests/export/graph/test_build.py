@@ -4,23 +4,28 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from onnx_ir.passes.common import IdentityEliminationPass
 
 from q8bert.export.graph import build as graph_module
 from q8bert.export.graph.build import build_graph
 from q8bert.export.graph.inference_model import InferenceModel
+from q8bert.export.graph.passes.keep_first_token import FIRST_TOKEN
 from q8bert.export.proofs.fusion import examine_fusion
+from q8bert.export.proofs.observed_codes import CodeObserver
 from q8bert.export.proofs.saturation import prove_saturation_free
 from q8bert.spec import quant
 from q8bert.spec.errors import ExportError
 from q8bert.training.engines.torch_engine import TorchEngine
 from q8bert.training.objectives.objective import Classification
 from q8bert.training.objectives.target_scale import TargetScale
+from q8bert.training.quantization.fake_quantize import quantize_weight
 from q8bert.training.quantization.weights import prepare_weights
 
-FAMILIES = ("bert", "roberta", "electra", "mpnet", "distilbert")
+FAMILIES = ("bert", "roberta", "xlm-roberta", "electra", "mpnet", "distilbert")
 
 
 def test_only_standard_operators_readable_by_every_supported_release(bert: Any) -> None:
@@ -40,14 +45,20 @@ def test_inputs_and_output_have_dynamic_axes(bert: Any) -> None:
 
 def test_every_site_and_every_weight_is_quantized_once(bert: Any) -> None:
     counts = Counter(node.op_type for node in bert.graph.graph.node)
-    n_linear_products = len(bert.sites)  # query, key and value are one product, so one a site
+    # query, key and value are one product, so one a site; but the last query, which is of the first token alone
+    n_linear_products = len(bert.sites) + 1
     n_tables = 3
-    assert counts["QuantizeLinear"] == len(bert.sites)
-    assert counts["DequantizeLinear"] == len(bert.sites) + n_linear_products + n_tables
+    assert counts["QuantizeLinear"] == n_linear_products
+    assert counts["DequantizeLinear"] == n_linear_products + n_linear_products + n_tables
     assert counts["MatMul"] == n_linear_products + 2 * 2  # and two attention products a layer
     assert counts["Gelu"] == 2
     assert counts["Split"] == 2
     assert counts["Gemm"] == counts["Erf"] == 0
+
+
+def site_of(name: str) -> str:
+    """Return the site of a constant; the first token's row may be quantized apart."""
+    return name.rpartition(".")[0].removesuffix(FIRST_TOKEN)
 
 
 def test_all_but_weights_name_zero_points_and_no_two_pairs_share_constants(bert: Any) -> None:
@@ -64,7 +75,7 @@ def test_all_but_weights_name_zero_points_and_no_two_pairs_share_constants(bert:
             )  # without one it is 0, for int8 codes
             if is_of_activation:
                 assert constants[node.input[2]].dtype == np.int8
-                assert constants[node.input[2]] == zero_points[node.input[2].rpartition(".")[0]]
+                assert constants[node.input[2]] == zero_points[site_of(node.input[2])]
             assert (constants[node.input[1]] > 0).all()
             used += node.input[1:]
     assert len(used) == len(set(used))
@@ -101,8 +112,8 @@ def test_the_symmetric_form_is_the_same_model_in_integers_too(bert: Any, symmetr
     report = bert.parity(graph=symmetric)  # raises where a code differs and there is no tie
     assert report.resolved.max_abs_diff < 1e-4 < report.quantization_effect
     fusion = examine_fusion(symmetric)
-    assert (fusion.n_integer, fusion.n_float) == (len(bert.sites), 0)
-    assert prove_saturation_free(symmetric) == len(bert.sites)
+    assert (fusion.n_integer, fusion.n_float) == (len(bert.sites) + 1, 0)
+    assert prove_saturation_free(symmetric) == len(bert.sites) + 1
     shifted = [site for site in bert.sites if site.zero_point]
     added = Counter(node.op_type for node in symmetric.graph.node) - Counter(
         node.op_type for node in bert.graph.graph.node
@@ -145,9 +156,13 @@ def test_weights_are_int8_and_already_transposed(bert: Any) -> None:
     assert not float_names
 
 
+def is_of_attention(site: Any) -> bool:
+    return "attention.output" in site.name
+
+
 def test_smoothed_activations_are_multiplied_once_and_right_before_they_are_quantized(bert: Any) -> None:
     constants = bert.initializers()
-    readers = {node.input[0]: node for node in bert.graph.graph.node if node.op_type == "QuantizeLinear"}
+    readers = {node.input[0]: node for node in reversed(bert.graph.graph.node) if node.op_type == "QuantizeLinear"}
     found = {}
     for node in bert.graph.graph.node:
         factors = next((name for name in node.input if name.endswith(".smoothing")), None)
@@ -155,10 +170,90 @@ def test_smoothed_activations_are_multiplied_once_and_right_before_they_are_quan
             assert node.op_type == "Mul"
             assert readers[node.output[0]].input[1] == factors.replace(".smoothing", ".quantize_scale")
             found[factors.removesuffix(".smoothing")] = constants[factors]
-    assert list(found) == [site.name for site in bert.sites if site.smoothing]
+    multiplied = [site for site in bert.sites if site.smoothing and not is_of_attention(site)]
+    assert list(found) == [site.name for site in multiplied]
     for site in bert.sites:
-        if site.smoothing:
+        if site in multiplied:
             np.testing.assert_array_equal(found[site.name], 0.5 ** np.array(site.smoothing))
+
+
+def test_the_smoothing_of_what_attention_puts_together_is_in_the_scales_of_its_values(bert: Any) -> None:
+    constants = bert.initializers()
+    for layer in (0, 1):
+        attention = f"bert.encoder.layer.{layer}.attention"
+        (site,) = (site for site in bert.sites if site.name == f"{attention}.output.dense.input")
+        factors = np.float32(0.5) ** np.array(site.smoothing, dtype=np.float32)
+        assert (factors != 1).any()
+        value = f"{attention}.self.value"
+        weight = bert.model.get_parameter(f"{value}.weight").detach()
+        (query,) = (site for site in bert.sites if value in site.linears)
+        codes, scale = quantize_weight(weight * query.factors(), bert.quantized[f"{value}.weight"])
+        (name,) = (name for name in constants if name.startswith(attention) and name.endswith("value.weight_scale"))
+        np.testing.assert_array_equal(constants[name][-32:], scale.flatten().numpy() * factors)
+        np.testing.assert_array_equal(constants[name.replace("scale", "codes")][:, -32:], codes.t().numpy())
+        bias = bert.model.get_parameter(f"{value}.bias").detach().numpy()
+        np.testing.assert_array_equal(constants[name.replace("weight_scale", "bias")][-32:], bias * factors)
+
+
+def test_only_the_first_tokens_row_of_the_last_layer_is_computed(bert: Any) -> None:
+    known = onnx.shape_inference.infer_shapes(bert.graph, data_prop=True)
+    sizes = {
+        value.name: [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim]
+        for value in known.graph.value_info
+    }
+    rows = {
+        node.input[1]: sizes[node.output[0]][1]
+        for node in bert.graph.graph.node
+        if node.op_type == "MatMul" and node.input[1] in weights_of(bert)
+    }
+    of_weights = {weights_of(bert)[name]: size for name, size in rows.items()}
+    last = "bert.encoder.layer.1"
+    one_row = {"attention.self.query", "attention.output.dense", "intermediate.dense", "output.dense"}
+    for name, size in of_weights.items():
+        is_in_last = name.startswith(last) and name.removeprefix(f"{last}.") in one_row
+        assert (size == 1) == (is_in_last or not name.startswith("bert.encoder")), name
+    assert f"{last}.attention.self.key+value" in of_weights
+
+
+def weights_of(exported: Any) -> dict[str, str]:
+    return {
+        node.output[0]: node.input[0].removesuffix(".weight_codes")
+        for node in exported.graph.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0].endswith(".weight_codes")
+    }
+
+
+def test_shapes_are_constants_but_for_the_positions(bert: Any) -> None:
+    constants = bert.initializers()
+    counts = Counter(node.op_type for node in bert.graph.graph.node)
+    assert (counts["Concat"], counts["Shape"]) == (0, 1)
+    for node in bert.graph.graph.node:
+        if node.op_type == "Reshape" and node.input[1] in constants and constants[node.input[1]].size > 1:
+            assert constants[node.input[1]][:2].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name == "bert" else pytest.mark.slow) for name in FAMILIES]
+)
+def test_narrowed_or_whole_folded_or_multiplied_the_codes_are_the_same(
+    family: str, export_random: Any, run_graph: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exported = export_random(family, per_channel=True)
+    names = list(exported.batch.inputs)
+    for name in ("ConstantShapesPass", "FoldSmoothingPass", "KeepFirstTokenPass"):
+        monkeypatch.setattr(graph_module, name, IdentityEliminationPass)
+    whole = build_graph(exported.model, exported.sites, exported.amax, exported.quantized, input_names=names)
+    inputs = {name: tensor.numpy() for name, tensor in exported.batch.inputs.items()}
+    (logits, codes), (expected, all_codes) = (
+        CodeObserver(graph, exported.sites).run(inputs) for graph in (exported.graph, whole)
+    )
+    # of one row alone, attention may sum in another order
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-6)
+    n_narrowed = 0
+    for found, of_all in zip(codes, all_codes, strict=True):
+        n_narrowed += found.shape != of_all.shape
+        np.testing.assert_array_equal(found, of_all[:, : found.shape[1]])
+    assert n_narrowed == 3  # attention output and both feed-forward products
 
 
 def test_nothing_of_the_exporter_is_left_in_the_file(bert: Any) -> None:
@@ -184,11 +279,12 @@ def test_exported_model_equals_the_simulation_and_multiplies_integers(
     np.testing.assert_allclose(floats, reference.numpy(), rtol=0, atol=1e-4)
     report = exported.parity()  # raises where a code differs and there is no tie
     assert report.resolved.max_abs_diff < 1e-4 < report.quantization_effect
-    # one product for each site, for query, key and value are one; all of them in integers
+    # query, key and value are one product; all of them in integers
     fusion = examine_fusion(exported.graph)
     in_attention = [site for site in exported.sites if len(site.linears) > 1]
     n_linears = sum(isinstance(module, torch.nn.Linear) for module in exported.model.modules())
-    assert (fusion.n_integer, fusion.n_float) == (n_linears - 2 * len(in_attention), 0)
+    n_fused = 2 * len(in_attention) - 1  # in the last layer, the query is of the first token alone
+    assert (fusion.n_integer, fusion.n_float) == (n_linears - n_fused, 0)
     assert examine_fusion(exported.float_graph).n_float == n_linears
 
 

@@ -46,6 +46,8 @@ class OtherSideOfATie:
             )  # not clamped, with any zero point
             if distances.ndim == 3:
                 distances[is_padding] = 1.0
+                if bert.sites[site].first_token_only:
+                    distances[:, 1:] = 1.0  # nothing reads it
             if distances.min() < self.distance:
                 self.distance = float(distances.min())
                 self.row = int(distances.flatten(1).min(dim=1).values.argmin())
@@ -102,7 +104,9 @@ def test_the_observed_model_is_the_exported_one(bert: Any) -> None:
     inputs = {name: tensor.numpy() for name, tensor in bert.batch.inputs.items()}
     logits, codes = CodeObserver(bert.graph, bert.sites).run(inputs)
     np.testing.assert_array_equal(logits, Session(bert.graph.SerializeToString()).run(inputs))
-    shapes = [(4, 11, 32), (4, 11, 32), (4, 11, 32), (4, 11, 64)] * 2 + [(4, 32), (4, 32)]
+    shapes = [(4, 11, 32), (4, 11, 32), (4, 11, 32), (4, 11, 64)]
+    # of the last layer, keys and values are of all rows, all that follows of the first token's
+    shapes += [(4, 11, 32), (4, 1, 32), (4, 1, 32), (4, 1, 64), (4, 32), (4, 32)]
     assert [array.shape for array in codes] == shapes
     assert all(np.array_equal(array, np.rint(array)) and np.abs(array).max() <= 128 for array in codes)
     with pytest.raises(ExportError, match="does not quantize nowhere any more"):

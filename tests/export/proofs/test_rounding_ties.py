@@ -48,3 +48,12 @@ def test_with_a_zero_point_codes_are_those_of_the_shifted_grid() -> None:
     torch.testing.assert_close(found, torch.tensor([[1.5, 10.0, -0.5, 120.0]]))
     assert resolver.n_ties == 1
     assert resolver.max_tie_distance == pytest.approx(1e-4, rel=0.01)
+
+
+def test_where_the_model_computes_one_row_alone_the_others_are_rounded_by_plain_rules() -> None:
+    resolver = TieResolver()
+    x = torch.tensor([[[1.24995], [1.24995], [65.0]]])  # in steps: 2.4999 twice, and 130, which is clamped
+    resolver.start_batch([torch.tensor([[[3.0]]])], torch.ones(1, 3, dtype=torch.int64))
+    found = resolver(x, torch.tensor(0.5), NO_ZERO_POINT, 0)
+    torch.testing.assert_close(found, torch.tensor([[[1.5], [1.0], [63.5]]]))
+    assert (resolver.n_codes, resolver.n_ties, resolver.rows[0].count) == (1, 1, 1)

@@ -35,7 +35,10 @@ def weights_of_products(graph: Any) -> list[np.ndarray]:
 def test_every_weight_of_the_graph_is_proven(per_channel: bool, export_random: Any) -> None:
     exported = export_random("bert", per_channel=per_channel)
     matrices = weights_of_products(exported.graph)
-    assert len(matrices) == len(exported.sites)
+    assert len(matrices) == len(exported.sites) + 1  # the last query apart from its keys and values
+    assert sum(codes.size for codes in matrices) == sum(
+        module.weight.numel() for module in exported.model.modules() if isinstance(module, torch.nn.Linear)
+    )
     assert [count_unsafe_pairs(codes) for codes in matrices] == [0] * len(matrices)
     prove_saturation_free(exported.graph)
 

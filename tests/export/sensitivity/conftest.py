@@ -9,6 +9,7 @@ from q8bert.export.encoded_rows import EncodedRows
 from q8bert.export.model_to_export import ModelToExport
 from q8bert.export.post_training.calibration import calibrated
 from q8bert.export.post_training.given import Asked, read_given
+from q8bert.training.quantization.config import QuantizationConfig
 
 
 def given_of(run: Path) -> Any:
@@ -23,7 +24,5 @@ def given_of(run: Path) -> Any:
 def quantized(small: Any) -> tuple[ModelToExport, EncodedRows]:
     """A float run of SST-2 with its grids, one activation of several readers smoothed, and other rows."""
     given = given_of(small.run("SST-2", "float32"))
-    model = calibrated(
-        given.model, given.calibration, granularity="per_channel", smoothing=True, keep_float=(), seed=11
-    )
+    model = calibrated(given.model, given.calibration, options=QuantizationConfig(), seed=11)
     return model, given.held_out

@@ -65,7 +65,10 @@ def test_a_run_of_earlier_days_is_read_and_new_options_have_their_defaults_there
         "quantized_warmup_ratio": 0.1, "average_weights": 0.0, "candidates": 0, "teacher": None,
         "teacher_revision": None, "teacher_temperature": 2.0, "teacher_weight": 0.5, "obey_special_tokens": True,
         "table_granularity": "per_tensor", "zero_points": False, "ranges": "ema", "range_rate_ratio": 10.0,
-        "range_percentile": 99.99,
+        "range_percentile": 99.99, "grids_from": "calibration", "shuffle": True, "evaluate": True, "warmup_steps": None,
+        "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "hidden_dropout": None, "attention_dropout": None,
+        "initializer_range": None, "from_scratch": False, "layers": None, "heads": None, "hidden_size": None,
+        "intermediate_size": None, "max_positions": None,
     }  # fmt: skip
     assert read.identity() == json.loads(RUN_JSON)["options"] | new
 

@@ -14,7 +14,10 @@ from onnxscript import optimizer
 from torch import Tensor, nn
 
 from q8bert.export.graph.inference_model import InferenceModel
+from q8bert.export.graph.passes.constant_shapes import ConstantShapesPass
+from q8bert.export.graph.passes.fold_smoothing import FoldSmoothingPass
 from q8bert.export.graph.passes.fuse_shared_matmuls import FuseSharedMatMulsPass
+from q8bert.export.graph.passes.keep_first_token import KeepFirstTokenPass
 from q8bert.spec.errors import ExportError
 from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 from q8bert.training.programs.onnx_program import to_onnx
@@ -71,6 +74,9 @@ def build_graph(
         ir_passes.IdentityEliminationPass(),
         ir_passes.CommonSubexpressionEliminationPass(),
         ir_passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        ConstantShapesPass(),
+        FoldSmoothingPass(),
+        KeepFirstTokenPass(),
         FuseSharedMatMulsPass(),
         ir_passes.RemoveUnusedNodesPass(),
         ir_passes.RemoveUnusedOpsetsPass(),

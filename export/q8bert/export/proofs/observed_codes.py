@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from q8bert.export.layer_names import layers_of
 from q8bert.export.proofs.optimized import CPU_ONLY, optimized_graph
 from q8bert.machine.onnx_runtime import ort
 from q8bert.runtime.engines.options import RuntimeOptions
@@ -20,6 +21,9 @@ from q8bert.spec.errors import ExportError
 from q8bert.training.quantization.sites import Site
 
 __all__ = ["CodeObserver"]
+
+_CODES = ".weight_codes"
+_SHAPED = frozenset({"Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
 
 class CodeObserver:
@@ -36,7 +40,7 @@ class CodeObserver:
 
     def __init__(self, model: onnx.ModelProto, sites: Sequence[Site], *, threads: int = 0) -> None:
         optimized = optimized_graph(model, threads=threads)
-        outputs = _outputs_of_sites(optimized)
+        outputs = _outputs_of_sites(optimized, sites)
         missing = [site.name for site in sites if site.name not in outputs]
         if missing:
             raise ExportError(f"ONNX Runtime {ort.__version__} does not quantize {', '.join(missing)} any more")
@@ -53,19 +57,44 @@ class CodeObserver:
 
         Returns:
             Float32 logits ``(batch, n_outputs)``, and for each site its codes, −128…127, as float32 of the shape of
-            what is quantized, ``(batch, seq, features)`` or ``(batch, features)``.
+            what is quantized, ``(batch, seq, features)`` or ``(batch, features)``; ``(batch, 1, features)`` where the
+            model computes the first token's row alone.
         """
         logits, *codes = self._session.run(["logits", *self._names], dict(inputs))
         return logits, [_as_codes(array) for array in codes]
 
 
-def _outputs_of_sites(optimized: onnx.ModelProto) -> dict[str, str]:
-    outputs = {}
+def _outputs_of_sites(optimized: onnx.ModelProto, sites: Sequence[Site]) -> dict[str, str]:
+    """Return where the codes of each site are, by its name.
+
+    A site is told by the weights that its codes are multiplied by, for the optimizer gives constants of equal value one
+    name. Where the first token's row is quantized apart, the codes are those of all rows.
+    """
+    producers = {name: node for node in optimized.graph.node for name in node.output}
+    whole: dict[str, str] = {}
+    of_one_row: dict[str, str] = {}
     for node in optimized.graph.node:
-        if node.op_type == "QuantizeLinear":
-            # the optimizer keeps the scale's name, which is the site's with the pair's half it belonged to
-            outputs[node.input[1].rpartition(".")[0]] = node.output[0]
-    return outputs
+        weight = next((name for name in node.input if name.endswith(_CODES)), None)
+        quantizer = None if weight is None else _quantizer_before(node.input[0], producers)
+        if weight is not None and quantizer is not None:
+            before = producers.get(quantizer.input[0])
+            is_cut = before is not None and before.op_type == "Gather"
+            codes = dict.fromkeys(layers_of(weight.removesuffix(_CODES)), quantizer.output[0])
+            (of_one_row if is_cut else whole).update(codes)
+    return {
+        site.name: codes[linear]
+        for site in sites
+        for codes in (of_one_row, whole)  # the last one found stands
+        for linear in site.linears
+        if linear in codes
+    }
+
+
+def _quantizer_before(name: str, producers: Mapping[str, onnx.NodeProto]) -> onnx.NodeProto | None:
+    node = producers.get(name)
+    while node is not None and node.op_type in _SHAPED:
+        node = producers.get(node.input[0])
+    return node if node is not None and node.op_type == "QuantizeLinear" else None
 
 
 def _as_codes(array: NDArray[np.generic]) -> NDArray[np.float32]:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from q8bert.spec.quant import ACTIVATION_QMAX, ACTIVATION_QMIN
+from q8bert.training.quantization.fake_quantize import fake_quantize
 
 __all__ = ["RowTies", "TieResolver"]
 
@@ -48,7 +49,8 @@ class TieResolver:
         """Take the exported model's codes of a batch.
 
         Args:
-            codes: One float32 tensor a site, ``(batch, seq, features)`` or ``(batch, features)``, −128…127.
+            codes: One float32 tensor a site, ``(batch, seq, features)`` or ``(batch, features)``, −128…127; or
+                ``(batch, 1, features)``, where the model computes the first token's row alone.
             attention_mask: Int64 ``(batch, seq)``, 1 on tokens, 0 on padding.
         """
         self.codes, self.rows = codes, [RowTies() for _ in range(len(attention_mask))]
@@ -66,6 +68,14 @@ class TieResolver:
         Returns:
             Float32 of the shape of ``x``, real units.
         """
+        n_tokens = self.codes[site].shape[1]
+        if x.dim() == 3 and n_tokens < x.shape[1]:
+            # nothing reads the other rows
+            others = fake_quantize(x[:, n_tokens:], scale, zero_point)
+            return torch.cat([self._resolved(x[:, :n_tokens], scale, zero_point, site), others], dim=1)
+        return self._resolved(x, scale, zero_point, site)
+
+    def _resolved(self, x: Tensor, scale: Tensor, zero_point: Tensor, site: int) -> Tensor:
         steps, theirs = x / scale, self.codes[site] - zero_point
         other = torch.round(steps).clamp(ACTIVATION_QMIN - zero_point, ACTIVATION_QMAX - zero_point) != theirs
         self.n_codes += theirs.numel()
@@ -74,7 +84,7 @@ class TieResolver:
             self.max_tie_distance = max(self.max_tie_distance, float(distances.max()))
             self.n_ties += int(other.sum())
             if x.dim() == 3:  # nothing reads padding, so no answer follows from it
-                other = other & self._mask[..., None]
+                other = other & self._mask[:, : x.shape[1], None]
                 distances = torch.where(other, distances, 0.0)
             counts = other.flatten(1).sum(dim=1)
             for row in torch.nonzero(counts).flatten().tolist():

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from q8bert.data.examples import Split
 from q8bert.tasks.head import Head
-from q8bert.text.batching import model_inputs, shuffled_batches, sorted_batches
+from q8bert.text.batching import batches_in_order, model_inputs, shuffled_batches, sorted_batches
 from q8bert.text.encoded import Encoded
 from q8bert.text.tokenizer import TextTokenizer
 from q8bert.training.engines.engine import Batch
@@ -33,6 +33,8 @@ class TokenizedSplit:
         target_scale: Between scores and what the model computes.
         teacher: What a teacher said of every row, float64 ``(n, n_outputs)``: logits, or scores in the user's units;
             None where none is learned from.
+        is_shuffled: Whether training takes the rows in an order that is drawn anew for every epoch, and not as they
+            stand.
     """
 
     encoded: Encoded
@@ -41,6 +43,7 @@ class TokenizedSplit:
     pad_token_id: int
     target_scale: TargetScale = UNSCALED
     teacher: Tensor | None = None
+    is_shuffled: bool = True
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -63,11 +66,15 @@ class TokenizedSplit:
             start: Step to begin with; what is yielded depends on nothing before it.
 
         Yields:
-            Row numbers, sorted by length; at an epoch's end there may be fewer.
+            Row numbers, sorted by length where they are shuffled; at an epoch's end there may be fewer.
         """
         epoch, skipped = divmod(start, self.steps_per_epoch(rows_per_step))
         while True:
-            yield from shuffled_batches(self.encoded.lengths, rows_per_step, seed=seed, epoch=epoch)[skipped:]
+            if self.is_shuffled:
+                steps = shuffled_batches(self.encoded.lengths, rows_per_step, seed=seed, epoch=epoch)
+            else:
+                steps = batches_in_order(len(self), rows_per_step)
+            yield from steps[skipped:]
             epoch, skipped = epoch + 1, 0
 
     def steps_per_epoch(self, rows_per_step: int) -> int:

@@ -16,8 +16,10 @@ from q8bert.tasks.data_set import FORMATS
 from q8bert.tasks.task import Task, task_from_json
 from q8bert.training.engines.config import ExecutionConfig
 from q8bert.training.loop.config import EvaluationConfig, OptimizationConfig, RecordConfig
+from q8bert.training.models.config import ArchitectureConfig
 from q8bert.training.objectives.config import DistillationConfig
 from q8bert.training.options import build, flat_values, group, option
+from q8bert.training.presets import find_preset
 from q8bert.training.quantization.config import QuantizationConfig
 
 __all__ = ["TrainConfig"]
@@ -56,7 +58,8 @@ class TrainConfig:
     )
     dropout: Annotated[float, share()] = option(
         default=0.0,
-        help="Dropout of the whole model; it widens the ranges that are learned.",
+        help="Dropout of the whole model (--hidden-dropout and --attention-dropout say it apart); it widens the ranges "
+        "that are learned.",
         panel="Optimization",
     )
     seed: Annotated[int, Check("0 or more and below 2**63", lambda value: 0 <= value < 2**63)] = option(
@@ -83,6 +86,7 @@ class TrainConfig:
         only_on=True,
         panel="Data",
     )
+    architecture: ArchitectureConfig = group(ArchitectureConfig, panel="Model")
     quantization: QuantizationConfig = group(QuantizationConfig, panel="Quantization")
     distillation: DistillationConfig = group(DistillationConfig, panel="Distillation")
     optimization: OptimizationConfig = group(OptimizationConfig, panel="Optimization")
@@ -132,11 +136,12 @@ class TrainConfig:
         return []
 
     @classmethod
-    def from_options(cls, *, task: Task, **options: Any) -> "TrainConfig":
+    def from_options(cls, *, task: Task, preset: str | None = None, **options: Any) -> "TrainConfig":
         """Make a configuration from options given flat, as on the command line.
 
         Args:
             task: The task.
+            preset: Row of :data:`~q8bert.training.presets.PRESETS` whose values take the place of the defaults.
             options: Names of this class and of its groups, in any order.
 
         Returns:
@@ -146,6 +151,8 @@ class TrainConfig:
             ConfigError: If values do not fit; it names the faults of all groups together.
             TypeError: If a name is unknown, or an option that must be given is missing.
         """
+        if preset is not None:
+            options = find_preset(preset).fill(task.name, options)
         return build(cls, {"task": task, **options})
 
     def identity(self) -> dict[str, object]:
@@ -179,8 +186,8 @@ class TrainConfig:
         if not isinstance(task, Mapping):
             raise ConfigError([f"{output_dir}: the run's options name no task"])
         try:
-            return cls.from_options(
-                task=task_from_json(task, source=str(output_dir)), **(options | {"output_dir": output_dir})
+            return build(
+                cls, options | {"task": task_from_json(task, source=str(output_dir)), "output_dir": output_dir}
             )
         except TypeError as error:
             raise ConfigError([f"{output_dir}: the run was made by another release: {error}"]) from error

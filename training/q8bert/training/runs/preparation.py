@@ -1,7 +1,7 @@
 """Options → what a run works with: model, tokenizer, data; read and checked before a folder is touched."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from tokenizers import Tokenizer
@@ -19,7 +19,13 @@ from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 from q8bert.training.quantization.sites import Site, find_sites, matching_layers
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.data_report import DataReport, SplitReport, report_split
-from q8bert.training.runs.fingerprints import Fingerprint, fingerprint_of_rows, fingerprints_of_model
+from q8bert.training.runs.fingerprints import (
+    Fingerprint,
+    fingerprint_of_grids,
+    fingerprint_of_rows,
+    fingerprints_of_model,
+)
+from q8bert.training.runs.starting_point import Grids, starting_point
 
 __all__ = ["Preparation", "prepare"]
 
@@ -39,6 +45,7 @@ class Preparation:
         data: How many rows there are, and what of them is lost.
         skipped: Malformed rows that were left out, one line each.
         inputs: Fingerprints of ``train`` and ``dev`` rows and of the model, as they were read.
+        grids: Ranges, smoothing and zero points that quantization starts with; None where it calibrates.
         texts: Training rows as they were read, for a finished teacher, which tokenizes them its own way; None without.
     """
 
@@ -52,6 +59,7 @@ class Preparation:
     data: DataReport
     skipped: tuple[str, ...]
     inputs: Mapping[str, Fingerprint]
+    grids: Grids | None
     texts: Split | None
 
 
@@ -68,6 +76,8 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
 
     Raises:
         InputError: If the data cannot be read, or the main metric is undefined on the dev split.
+        CheckpointError: If the model is a run or checkpoint that cannot be used.
+        ConfigError: If the model's grids are wanted, and it has none.
         ModelError: If the model cannot be found or fully quantized.
     """
     head, quantization = config.task.head, config.quantization
@@ -80,14 +90,16 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
     target_scale = UNSCALED
     if head.is_regression:
         target_scale = TargetScale.of_scores(labels["train"], source=splits["train"].source)
+    start = starting_point(config, report)
     torch.manual_seed(config.seed)
     source = load_source_model(
-        config.model,
+        start.place,
         n_outputs=head.n_outputs,
         labels=head.labels,
         max_length=config.max_length,
         dropout=config.dropout,
         revision=config.revision,
+        architecture=config.architecture,
     )
     inputs = {name: fingerprint_of_rows(split) for name, split in splits.items()}
     inputs |= fingerprints_of_model(source)  # before anything is changed in it
@@ -96,6 +108,9 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
     model = source.model.to(device)  # type: ignore[arg-type]
     float_layers = matching_layers(model, quantization.keep_float)
     sites = find_sites(model, keep_float=float_layers) if quantization.quantize else ()
+    grids = start.grids(sites, quantization)
+    if grids is not None:
+        inputs["grids"] = fingerprint_of_grids(grids.sites, grids.ranges.amax())
     train, dev = (_tokenized(split, source, config) for split in splits.values())
     for line in source.report.lines():
         report(line)
@@ -114,11 +129,12 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
         target_scale=target_scale,
         sites=sites,
         float_layers=float_layers,
-        train=train,
+        train=replace(train, is_shuffled=config.optimization.shuffle),
         dev=dev,
         data=data,
         skipped=tuple(str(row) for split in splits.values() for row in split.skipped),
         inputs=inputs,
+        grids=grids,
         texts=splits["train"] if config.distillation.finished_teacher is not None else None,
     )
 

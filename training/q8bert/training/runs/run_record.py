@@ -40,8 +40,9 @@ class RunRecord:
         run_version: Version of the file.
         options: Those that decide results, and where data and model stand.
         processes: Processes that train together; they decide how many rows a step has.
-        inputs: Fingerprints of ``train``, ``dev``, ``weights``, ``configuration`` and ``tokenizer``, and of the teacher
-            if it came from elsewhere; none in a run of an earlier release.
+        inputs: Fingerprints of ``train``, ``dev``, ``weights``, ``configuration`` and ``tokenizer``, of the ``grids``
+            if the model's are taken, and of the teacher if it came from elsewhere; none in a run of an earlier
+            release.
         versions: Of the libraries, at the start.
     """
 
@@ -196,6 +197,7 @@ def _words(options: Mapping[str, object]) -> dict[str, tuple[str, str]]:
         "weights": (f"other weights than {model} has", "numbers"),
         "configuration": (f"another configuration than {model} has", "keys"),
         "tokenizer": (f"another tokenizer than {model} has", "tokens"),
+        "grids": (f"other ranges or smoothing than {model} has", "activations"),
         "teacher_weights": (f"another teacher than {teacher} (its weights differ)", "numbers"),
         "teacher_configuration": (f"another teacher than {teacher} (its configuration differs)", "keys"),
         "teacher_tokenizer": (f"another teacher than {teacher} (its tokenizer differs)", "tokens"),

@@ -23,7 +23,7 @@ from q8bert.training.models.source import SourceModel, load_source_model
 from q8bert.training.objectives.target_scale import TargetScale
 from q8bert.training.quantization.quantized_model import QuantizedModel
 from q8bert.training.quantization.sites import Site, matching_layers
-from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
+from q8bert.training.quantization.weights import grids_of, prepare_weights
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.fingerprints import Fingerprint, fingerprints_of_model
 from q8bert.training.runs.run_folder import best_checkpoint
@@ -152,13 +152,7 @@ def _units_of_scores(source: SourceModel, config: TrainConfig, name: str) -> Tar
 def _quantize_weights(source: SourceModel, quantization: _Quantization, trained: TrainConfig) -> None:
     """Replace a teacher's weights by what they are on their grids; it learns nothing more."""
     options = trained.quantization
-    grids = quantized_parameters(
-        source.model,
-        per_channel=options.per_channel,
-        per_column=options.per_column,
-        saturation_free=options.saturation_free,
-        keep_float=matching_layers(source.model, options.keep_float),
-    )
+    grids = grids_of(source.model, options, float_layers=matching_layers(source.model, options.keep_float))
     weights = prepare_weights(source.model, grids, quantization.sites)
     with torch.no_grad():
         for parameter_name, parameter in source.model.named_parameters():

@@ -17,7 +17,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir.passes import InPlacePass, PassResult
+
+from q8bert.export.graph.passes.constants import array_of, new_initializer
+from q8bert.export.layer_names import one_name
 
 __all__ = ["FuseSharedMatMulsPass"]
 
@@ -69,7 +73,7 @@ def _match(matmul: ir.Node) -> _Branch | None:
         return None
     if len(dequantize.outputs[0].uses()) != 1:
         return None
-    if _array(dequantize.inputs[1]).ndim > 0 and dequantize.attributes.get_int("axis", 1) != 1:
+    if _constant(dequantize.inputs[1]).ndim > 0 and dequantize.attributes.get_int("axis", 1) != 1:
         return None
     readers = matmul.outputs[0].consumers()
     if len(readers) != 1 or readers[0].op_type != "Add":
@@ -79,23 +83,22 @@ def _match(matmul: ir.Node) -> _Branch | None:
 
 
 def _merge(graph: ir.Graph, activation: ir.Value, branches: list[_Branch]) -> None:
-    codes = [_array(branch.dequantize.inputs[0]) for branch in branches]
+    codes = [_constant(branch.dequantize.inputs[0]) for branch in branches]
     sizes = [array.shape[1] for array in codes]
     scales = [_per_column(branch.dequantize.inputs[1], size) for branch, size in zip(branches, sizes, strict=True)]
-    biases = [_array(branch.bias) for branch in branches]
+    biases = [_constant(branch.bias) for branch in branches]
     names = [str(branch.bias.name).removesuffix(".bias") for branch in branches]
-    # siblings "…self.query", "…self.key", "…self.value" become "…self.query+key+value"
-    prefix = names[0] + "".join(f"+{name.rpartition('.')[2]}" for name in names[1:])
+    prefix = one_name(names)
     constants = {
         "weight_codes": np.concatenate(codes, axis=1),
         "weight_scale": np.concatenate(scales),
         "bias": np.concatenate(biases),
     }
-    values = {name: _initializer(graph, f"{prefix}.{name}", array) for name, array in constants.items()}
+    values = {name: new_initializer(graph, f"{prefix}.{name}", array) for name, array in constants.items()}
     dequantize = ir.node("DequantizeLinear", [values["weight_codes"], values["weight_scale"]], {"axis": 1})
     matmul = ir.node("MatMul", [activation, dequantize.outputs[0]])
     add = ir.node("Add", [matmul.outputs[0], values["bias"]])
-    split_sizes = _initializer(graph, f"{prefix}.split_sizes", np.array(sizes, dtype=np.int64))
+    split_sizes = new_initializer(graph, f"{prefix}.split_sizes", np.array(sizes, dtype=np.int64))
     split = ir.node("Split", [add.outputs[0], split_sizes], {"axis": -1}, num_outputs=len(branches))
     graph.insert_before(branches[0].matmul, [dequantize, matmul, add, split])
     for branch, output in zip(branches, split.outputs, strict=True):
@@ -107,18 +110,12 @@ def _merge(graph: ir.Graph, activation: ir.Value, branches: list[_Branch]) -> No
                 del graph.initializers[value.name]
 
 
-def _array(value: ir.Value | None) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-    if value is None or value.const_value is None:
+def _constant(value: ir.Value | None) -> NDArray[np.generic]:
+    array = array_of(value)
+    if array is None:
         raise ValueError("expected a constant")
-    return value.const_value.numpy()
+    return array
 
 
-def _per_column(value: ir.Value | None, size: int) -> np.ndarray[tuple[int, ...], np.dtype[np.generic]]:
-    return np.broadcast_to(_array(value), (size,))
-
-
-def _initializer(graph: ir.Graph, name: str, array: np.ndarray[tuple[int, ...], np.dtype[np.generic]]) -> ir.Value:
-    tensor = ir.tensor(np.ascontiguousarray(array), name=name)
-    value = ir.Value(name=name, const_value=tensor, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype))
-    graph.register_initializer(value)
-    return value
+def _per_column(value: ir.Value | None, size: int) -> NDArray[np.generic]:
+    return np.broadcast_to(_constant(value), (size,))

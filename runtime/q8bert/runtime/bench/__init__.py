@@ -1,0 +1,1 @@
+"""What is fastest on this machine: engines, threads and batch sizes, timed side by side."""
