@@ -207,6 +207,62 @@ def test_no_http_at_all_is_refused(small_limits: Any) -> None:
     assert http.get("/v2/health/live").status_code == 200
 
 
+def test_who_reads_no_answers_is_closed(small_limits: Any) -> None:
+    running, http = small_limits
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(60)
+        host, port = running.url.split(":")
+        connection.connect((host, int(port)))
+        with pytest.raises(OSError, match=r".+"):  # reset: megabytes of answers were asked for, and none was read
+            for _ in range(100):
+                connection.sendall(b"GET /openapi.json HTTP/1.1\r\nHost: x\r\n\r\n" * 200)
+                time.sleep(0.1)
+    assert http.post(INFER, json=GOOD).status_code == 200
+    until(lambda: metric(http, "q8bert_requests_in_flight") == 1)  # the one that asks
+
+
+def test_a_long_body_is_refused_before_it_is_sent_where_the_client_asks(small_limits: Any) -> None:
+    running, _ = small_limits
+    with connected(running.url) as connection:
+        connection.sendall(head(30_000).replace(b"Host: x", b"Host: x\r\nExpect: 100-continue"))
+        assert connection.recv(12) == b"HTTP/1.1 413"
+    body = json.dumps(GOOD).encode()
+    with connected(running.url) as connection:
+        connection.sendall(head(len(body)).replace(b"Host: x", b"Host: x\r\nExpect: 100-continue"))
+        assert connection.recv(12) == b"HTTP/1.1 100"
+        connection.sendall(body)
+        time.sleep(0.2)
+        assert b"HTTP/1.1 200 " in connection.recv(65536)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        b"Content-Length: 5",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
+        b"Bad Header: x",
+        b"X: a\x00b",
+    ],
+    ids=["two lengths", "two encodings", "a space in a name", "a zero byte"],
+)
+def test_heads_that_two_servers_could_read_differently_are_refused(small_limits: Any, more: bytes) -> None:
+    running, _ = small_limits
+    with connected(running.url) as connection:
+        connection.sendall(head(10).replace(b"Host: x", b"Host: x\r\n" + more) + b"x" * 10)
+        assert everything(connection).startswith((b"HTTP/1.1 400 ", b"HTTP/1.1 501 "))
+
+
+def test_requests_behind_one_another_are_answered_in_order(small_limits: Any) -> None:
+    running, _ = small_limits
+    bodies = [json.dumps({**GOOD, "id": f"n{number}"}).encode() for number in range(20)]
+    with connected(running.url) as connection:
+        connection.sendall(b"".join(head(len(body)) + body for body in bodies))
+        received = everything(connection)  # until the connection has been idle for some seconds
+    ids = [line.split(b'"id": "')[1].split(b'"')[0].decode() for line in received.split(b"HTTP/1.1 200 OK")[1:]]
+    assert ids == [f"n{number}" for number in range(20)]
+
+
 # ---- too late -----------------------------------------------------------------------------------
 
 

@@ -1,21 +1,25 @@
 """The server's process: its end, its neighbours on the same port, and what keeps it from starting."""
 
 import concurrent.futures
+import importlib.util
 import json
+import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
 
 from q8bert.runtime import Classifier
+from q8bert.runtime.cli import build_app
 
 httpx = pytest.importorskip("httpx")
+pytestmark = pytest.mark.slow
 
 INFER = "/v2/models/sentiment/infer"
 GOOD = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["good"]}]}
@@ -28,7 +32,6 @@ def until(true: Callable[[], bool], *, seconds: float = 60) -> None:
         time.sleep(0.02)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_every_request_that_was_taken_is_answered_before_the_end(
     ourselves: ModuleType,
@@ -95,7 +98,6 @@ def test_what_takes_longer_than_the_limit_is_told_so(ourselves: ModuleType, bund
         assert json.loads(running.output.read_text(encoding="utf-8"))["drained"] is False
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(socket, "SO_REUSEPORT"), reason="this system shares no ports")
 def test_processes_share_a_port_and_one_that_is_killed_takes_no_other_along(
     ourselves: ModuleType, bundles: dict[str, Path], loads: ModuleType
@@ -126,15 +128,9 @@ def test_a_port_of_its_own_answers_too(ourselves: ModuleType, bundles: dict[str,
 # ---- what keeps it from starting ----------------------------------------------------------------
 
 
-def started(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
-    code = "from q8bert.runtime.cli import main; main()"
-    return subprocess.run(
-        [sys.executable, "-c", code, "serve", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def started(*arguments: object) -> Result:
+    """Run the command in this process; it has to end by itself."""
+    return CliRunner().invoke(build_app(), ["serve", "--port", "0", *map(str, arguments)])
 
 
 def test_a_port_that_is_taken_is_said(ourselves: ModuleType, bundles: dict[str, Path]) -> None:
@@ -142,6 +138,52 @@ def test_a_port_that_is_taken_is_said(ourselves: ModuleType, bundles: dict[str, 
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         done = started(bundles["sentiment"], "--port", taken.getsockname()[1])
-    assert done.returncode == 2
+    assert done.exit_code == 2
     assert "cannot listen on 127.0.0.1 port" in done.stderr
     assert "--port" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--token-file", "missing"], "missing: No such file or directory"),
+        (["--token-file", "empty"], "empty is empty"),
+        (["--token-file", "empty", "--token-env", "X"], "not both"),
+        (["--token-env", "NO_SUCH_VARIABLE"], "NO_SUCH_VARIABLE is not set"),
+        (["--token-env", "TWO_WORDS"], "one word of printable ASCII"),
+        (["--max-rows", "9", "--max-queue", "8", "--timeout", "0"], "timeout_s must be above 0"),
+        (["--max-rows", "9", "--max-queue", "8"], "max_rows must be at most max_queue"),
+        (["--log-level", "loud"], "log_level must be one of debug, info, warning, error"),
+        (["--engine", "torch"], "engine must be"),
+        (["--host", "no.such.host.invalid"], "cannot listen on no.such.host.invalid"),
+        (["sentiment=elsewhere"], "elsewhere is neither a bundle"),
+        (["broken"], "model.onnx has"),
+        (["sentiment=broken"], "2 models are called 'sentiment'"),
+    ],
+)
+def test_what_does_not_fit_is_said_and_the_code_is_2(
+    ourselves: ModuleType,
+    small: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TWO_WORDS", "two words")
+    for name in ("sentiment", "broken"):
+        shutil.copytree(small.bundle("SST-2", "int8"), tmp_path / name)
+    (tmp_path / "broken" / "model.onnx").write_bytes(b"half")
+    (tmp_path / "empty").write_text("\n")
+    done = started("sentiment", *arguments)
+    assert done.exit_code == 2, done.stderr
+    assert said in done.stderr
+    assert "two words" not in done.stderr.replace("one word", "")
+
+
+def test_a_missing_extra_is_named(small: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *_: None if name == "uvicorn" else find(name))
+    done = started(small.bundle("SST-2", "int8"))
+    assert done.exit_code == 2
+    assert 'pip install "q8bert[serve]"' in done.stderr

@@ -16,6 +16,7 @@ from q8bert.runtime import Classifier
 from q8bert.spec.folders import new_folder
 
 httpx = pytest.importorskip("httpx")
+pytestmark = pytest.mark.slow
 
 INFER = "/v2/models/sentiment/infer"
 GOOD = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["good"]}]}
@@ -54,7 +55,6 @@ def served(ourselves: ModuleType, folder: Path) -> Iterator[tuple[Any, Any]]:
         yield running, http
 
 
-@pytest.mark.slow
 def test_a_bundle_is_replaced_under_load(served: Any, folder: Path, small: Any, loads: ModuleType) -> None:
     running, http = served
     others = [small.bundle("SST-2", precision) for precision in ("float32", "int8", "float32")]
