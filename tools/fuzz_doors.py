@@ -147,7 +147,7 @@ def kinds_that_are_read(folder: Path) -> list[str]:
     path = folder / "try.csv"
     path.write_text('sentence,label\n"a good, warm film",1\n', encoding="utf-8")
     try:
-        has_csv = read_file(glue_task("SST-2"), path, labelled=True).examples[0].text == "a good, warm film"
+        has_csv = read_file(glue_task("SST-2"), path, labelled=True).columns()[0][0] == "a good, warm film"
     except Q8BertError:
         has_csv = False
     return [name for name in KINDS if has_csv or name != "csv"]

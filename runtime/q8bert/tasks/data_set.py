@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PureWindowsPath
 
-__all__ = ["FORMATS", "METRICS", "REGRESSION_METRICS", "DataSet"]
+__all__ = ["FORMATS", "METRICS", "REGRESSION_METRICS", "TOKEN_FORMATS", "DataSet"]
 
 METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
 REGRESSION_METRICS = ("pearson", "spearman")
-FORMATS = ("tsv", "quoted-tsv", "csv", "jsonl")
+TOKEN_FORMATS = ("tfrecord", "mindrecord")
+FORMATS = ("tsv", "quoted-tsv", "csv", "jsonl", "parquet", *TOKEN_FORMATS)
 
 
 @dataclass(frozen=True, kw_only=True)

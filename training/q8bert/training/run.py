@@ -111,7 +111,7 @@ def _with_teacher(
     """Load the finished teacher, if there is one, after the model, whose new parameters are drawn as without."""
     if given.texts is None:
         return given, None
-    found = load_teacher(config, given.texts, device, report)
+    found = load_teacher(config, given.texts, given.source.tokenizer, device, report)
     return replace(given, inputs={**given.inputs, **found.inputs}, texts=None), found.teacher
 
 

@@ -139,7 +139,6 @@ def quantize(
         revision=revision,
         max_length=max_length,
         format=format,
-        folder_format=format,
         skip_malformed=skip_malformed,
         seed=seed,
     )
