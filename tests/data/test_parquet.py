@@ -139,6 +139,18 @@ def test_a_file_that_is_cut_damaged_or_none_is_refused(tmp_path: Path) -> None:
     assert len(read_file(SST2, table, labelled=True, format="parquet").examples) == 2000
 
 
+def test_checksums_of_pages_are_verified_where_the_writer_made_them(tmp_path: Path) -> None:
+    columns = {"sentence": ["some words here"] * 2000, "label": [1] * 2000}
+    path = write(
+        tmp_path / "train.parquet", columns, write_page_checksum=True, use_dictionary=False, compression="none"
+    )
+    content = bytearray(path.read_bytes())
+    content[content.find(b"words", 3000)] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is not readable as Parquet: could not verify page integrity"):
+        read_file(SST2, path, labelled=True)
+
+
 def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
     n_rows, path = 40_000, tmp_path / "large.parquet"
     write(path, {"sentence": [f"{number} {'word ' * 40}" for number in range(n_rows)]}, use_dictionary=False)

@@ -119,10 +119,32 @@ def test_records_train_to_the_same_weights_as_texts(files: Files, quantized: boo
     assert any("1 records with is_real_example 0" in sentence for sentence in said)
     train(options(files, tmp_path / "parquet", data_dir=str(parquet_of(files, tmp_path)), quantize=quantized))
     assert state(tmp_path / "parquet") == state(tmp_path / "texts")
+    elsewhere = options(files, tmp_path / "texts", data_dir=str(tmp_path), quantize=quantized)
+    assert train(elsewhere).n_steps == result.n_steps, "the same run, whose rows stand in other files"
     reports = {
         name: json.loads((tmp_path / name / "data.json").read_text()) for name in ("texts", "records", "parquet")
     }
     assert reports["records"] == reports["texts"] == reports["parquet"]
+
+
+@pytest.mark.slow
+def test_mind_records_train_to_the_same_weights_as_texts(files: Files, tmp_path: Path) -> None:
+    mindrecord = pytest.importorskip("mindspore.mindrecord", reason="needs MindSpore, the extra mindrecord")
+    tokenizer, given = PreTrainedTokenizerFast.from_pretrained(files.model), {}
+    for split in ("train", "dev"):
+        types = {"label_ids": "float32", "is_real_example": "int32"}
+        writer = mindrecord.FileWriter(str(tmp_path / f"{split}.mindrecord"), 1)
+        rows = list(features(tokenizer, table(files.folder / f"{split}.tsv"), LENGTH))
+        schema = {name: {"type": types.get(name, "int32"), "shape": [-1]} for name in rows[0]}
+        writer.add_schema(schema, "rows")
+        writer.write_raw_data(
+            [{name: np.array(values, dtype=types.get(name, "int32")) for name, values in row.items()} for row in rows]
+        )
+        writer.commit()
+        given[f"{split}_file"] = str(tmp_path / f"{split}.mindrecord")
+    train(options(files, tmp_path / "records", **given))
+    train(options(files, tmp_path / "texts", data_dir=str(files.folder)))
+    assert state(tmp_path / "records") == state(tmp_path / "texts")
 
 
 @pytest.mark.slow

@@ -49,10 +49,10 @@ def what_else_it_is(head: bytes) -> str | None:
     """
     if known := known_start(head):
         return known
-    if _TOKENS in head and b"\0" in head:
-        return "holds records of token ids; read it with --format tfrecord"
     if head[_MIND_RECORD_AT:].startswith(_MIND_RECORD):
         return "is a MindRecord file; read it with --format mindrecord"
+    if _TOKENS in head and b"\0" in head:
+        return "holds records of token ids; read it with --format tfrecord"
     if head.lstrip().lower().startswith(_WEB_PAGES):
         return "is a web page; download the file that it shows"
     if head.count(b"\0") > _NUL_SHARE * len(head):

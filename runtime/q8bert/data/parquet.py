@@ -76,10 +76,14 @@ class _opened:  # noqa: N801 - a context manager that is used as a function
         from pyarrow import parquet  # noqa: PLC0415
 
         try:
-            if not self._path.stat().st_size:
-                raise InputError(f"{self._path} is empty")
-            self._file = parquet.ParquetFile(self._path, buffer_size=_BUFFER, pre_buffer=False)
-        except (pyarrow.ArrowException, OSError) as error:
+            size = self._path.stat().st_size
+            self._file = parquet.ParquetFile(
+                self._path, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True
+            )
+            _ = self._file.schema_arrow.names  # which may be no text
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+            if isinstance(error, pyarrow.ArrowInvalid) and not size:
+                raise InputError(f"{self._path} is empty") from error
             raise _unreadable(self._path, error) from error
         return self._file
 
