@@ -17,8 +17,9 @@ from q8bert.export.bundle.writer import check_target, write_bundle
 from q8bert.export.proofs.fusion import FusionReport
 from q8bert.export.proofs.parity_report import ParityReport
 from q8bert.export.proofs.saturation import SaturationReport
+from q8bert.export.target_graphs import make_targets, refuse_targets
 from q8bert.export.trained_run import TrainedRun, load_trained_run
-from q8bert.spec.bundle import Bundle
+from q8bert.spec.bundle import TARGETS, Bundle, TargetGraph
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError
 from q8bert.spec.kinds import one_of
@@ -26,6 +27,7 @@ from q8bert.training.runs.config import TrainConfig
 
 __all__ = ["QUANTIZATIONS", "ExportReport", "export"]
 
+Target = Annotated[str, one_of(TARGETS)]
 QUANTIZATIONS = ("none", "dynamic", "static", "qat")
 # rows on which post-training static quantization observes its ranges
 _N_CALIBRATION_ROWS = 512
@@ -50,6 +52,7 @@ class ExportReport:
         saturation: Pairs of weights that could overflow, before and after; None unless ``qat``.
         parity: Comparison with the simulation; None where it was left out, and for post-training quantization, which
             nothing simulates.
+        targets: Other forms of the model, by what they are for.
     """
 
     bundle: str
@@ -65,6 +68,7 @@ class ExportReport:
     fusion: FusionReport
     saturation: SaturationReport | None
     parity: ParityReport | None
+    targets: Mapping[str, TargetGraph]
 
 
 @checked
@@ -77,6 +81,7 @@ def export(
     check_parity: bool = True,
     parity_rows: ParityRows = PARITY_ROWS,
     symmetric: bool = False,
+    targets: tuple[Target, ...] = (),
     report: Callable[[str], None] = lambda _: None,
     show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Bundle, ExportReport]:
@@ -93,6 +98,8 @@ def export(
         parity_rows: Dev rows that are compared, evenly over the split; 0 for all.
         symmetric: For runtimes that take zero point 0 alone, and scales by axis of constants alone, as TensorRT does:
             zero points become additions, scales of tables products. The model is the same, and somewhat slower.
+        targets: Other forms of the model that the bundle has too: ``cuda``, products of integers for ONNX Runtime's
+            CUDA provider, and ``float16``, the same weights in half precision, activations not rounded.
         report: Called with a sentence at every stage.
         show_progress: Called with rows compared and rows in all.
 
@@ -101,8 +108,8 @@ def export(
 
     Raises:
         CheckpointError: If the run has no whole checkpoint.
-        ConfigError: If an argument is of another type, or the run not of the kind that ``quantization`` or
-            ``symmetric`` needs.
+        ConfigError: If an argument is of another type, or the run not of the kind that ``quantization``,
+            ``symmetric`` or ``targets`` need.
         ExportError: If the graph cannot be made, or ``output_dir`` holds something else.
         OutputError: If ``output_dir`` cannot be written.
         ParityError: If the exported model does not compute what the simulation of training does.
@@ -115,6 +122,7 @@ def export(
             f"symmetric is a form of this project's own grids, and quantization {method} has none; "
             "`q8bert quantize --symmetric` gives them to a float run"
         ])  # fmt: skip
+    refuse_targets(targets, method)
     source = trained.source(None if data_dir is None else str(data_dir))
     if trained.stopped_at is not None:
         step = trained.checkpoint.progress.step
@@ -138,9 +146,11 @@ def export(
             report=report,
             show_progress=show_progress,
         )
+    made = make_targets(targets, assembled.graph, model)
     bundle = write_bundle(
         Path(output_dir),
         graph=assembled.graph,
+        targets=made,
         tokenizer=model.tokenizer(),
         configuration=model_configuration(model.source.model.config, labels=model.task.head.labels),
         manifest=make_manifest(
@@ -162,6 +172,7 @@ def export(
         fusion=assembled.fusion,
         saturation=assembled.saturation,
         parity=parity,
+        targets=bundle.manifest.targets,
     )
 
 

@@ -9,6 +9,7 @@
 ``config.json``              Hugging Face's configuration of the model, for other libraries, as are
 ``tokenizer_config.json``    what is to be known of the tokenizer besides, and
 ``special_tokens_map.json``  what its special tokens are for
+``model.TARGET.onnx``        the same model in another form, for the runtimes that the manifest's ``targets`` say
 ===========================  =========================================================
 
 The reader owns the format: what is checked here is what the writer has to give. Version 1 had not the last three, and
@@ -17,7 +18,7 @@ the scale of every weight in the manifest, which the graph has too.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -30,20 +31,25 @@ from q8bert.spec.onnx_file import external_files
 
 __all__ = [
     "CONFIG_FILE",
+    "CUDA_TARGET",
+    "FLOAT16_TARGET",
     "FORMAT_VERSION",
     "MANIFEST_FILE",
     "MODEL_CARD_FILE",
     "MODEL_FILE",
     "PARITY_FILE",
     "SPECIAL_TOKENS_FILE",
+    "TARGETS",
     "TOKENIZER_CONFIG_FILE",
     "TOKENIZER_FILE",
     "Bundle",
     "FileRecord",
     "Manifest",
+    "TargetGraph",
     "load_bundle",
     "open_bundle",
     "open_parts",
+    "target_file",
     "whole_bundle",
 ]
 
@@ -57,6 +63,8 @@ PARITY_FILE = "parity.json"
 CONFIG_FILE = "config.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
+CUDA_TARGET, FLOAT16_TARGET = "cuda", "float16"
+TARGETS = (CUDA_TARGET, FLOAT16_TARGET)
 
 _FOR_PEOPLE = frozenset({MODEL_CARD_FILE, PARITY_FILE})
 _FOR_LIBRARIES = frozenset({CONFIG_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE})
@@ -66,6 +74,27 @@ _LONGEST = 65_536
 
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _PRECISIONS = ("int8", "float32")
+
+
+def target_file(target: str) -> str:
+    """Return the name of the file with the graph of a target."""
+    return f"model.{target}.onnx"
+
+
+@dataclass(frozen=True)
+class TargetGraph:
+    """Another form of the model, for other runtimes.
+
+    Attributes:
+        file: Name of its file.
+        max_abs_diff: Largest difference of a logit between it and ``model.onnx``, both on the CPU, on the rows of the
+            export.
+        n_rows: How many rows these were.
+    """
+
+    file: str
+    max_abs_diff: float
+    n_rows: int
 
 
 @dataclass(frozen=True)
@@ -91,6 +120,7 @@ class Manifest:
         obey_special_tokens: Whether special tokens that a text spells out are what they say; otherwise they are text.
             Bundles of earlier releases do not say it: their models were trained on texts that were obeyed, and still
             are.
+        targets: Other forms of the model, by the name of what they are for: ``cuda`` or ``float16``.
     """
 
     precision: str
@@ -105,6 +135,7 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, object] = field(default_factory=dict)
     obey_special_tokens: bool = True
+    targets: Mapping[str, TargetGraph] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -113,7 +144,8 @@ class Manifest:
 
     def to_json(self) -> dict[str, object]:
         """Return the manifest as a JSON object."""
-        return {"format_version": FORMAT_VERSION, **asdict(self), "input_names": list(self.input_names)}
+        content = {"format_version": FORMAT_VERSION, **asdict(self), "input_names": list(self.input_names)}
+        return content if self.targets else {key: value for key, value in content.items() if key != "targets"}
 
 
 @dataclass(frozen=True)
@@ -140,9 +172,9 @@ class Bundle:
 
     @property
     def model_size_bytes(self) -> int:
-        """Bytes of the model: every file but the tokenizer's and those for people and for other libraries."""
-        files = self.manifest.files
-        return sum(record.size_bytes for name, record in files.items() if name not in _NO_MODEL)
+        """Bytes of the model: all but its other forms, the tokenizer, and files for people and for other libraries."""
+        others = _NO_MODEL | {target.file for target in self.manifest.targets.values()}
+        return sum(record.size_bytes for name, record in self.manifest.files.items() if name not in others)
 
 
 @checked
@@ -166,11 +198,14 @@ def open_bundle(path: Path | str) -> Bundle:
 
 
 @checked
-def load_bundle(path: Path | str) -> tuple[Bundle, Mapping[str, bytes]]:
+def load_bundle(
+    path: Path | str, *, model_file: Callable[[Manifest], str] = lambda _: MODEL_FILE
+) -> tuple[Bundle, Mapping[str, bytes]]:
     """Read and check a bundle, and return the bytes that were checked, so that nothing else can be loaded.
 
     Args:
         path: The bundle's folder.
+        model_file: Says which file the model is loaded from: ``model.onnx`` or that of a target.
 
     Returns:
         The bundle, and by name the content of its model, of the files that hold the model's weights, and of its
@@ -182,20 +217,20 @@ def load_bundle(path: Path | str) -> tuple[Bundle, Mapping[str, bytes]]:
         ConfigError: If ``path`` is no path.
     """
     bundle = Bundle(Path(path), _read_manifest(Path(path)))
-    files = bundle.manifest.files
-    contents = read_files(bundle.path, _checked_files(bundle), kept=files.keys() - _FOR_PEOPLE - _FOR_LIBRARIES)
+    files, chosen = bundle.manifest.files, model_file(bundle.manifest)
+    graphs = {MODEL_FILE, *(target.file for target in bundle.manifest.targets.values())}
+    unread = _FOR_PEOPLE | _FOR_LIBRARIES | (graphs - {chosen})
+    contents = read_files(bundle.path, _checked_files(bundle), kept=files.keys() - unread)
     try:
-        others = external_files(contents[MODEL_FILE])
+        others = external_files(contents[chosen])
     except ValueError as error:
-        raise BundleError(f"{bundle.path / MODEL_FILE} is no ONNX file: {error}. Export the bundle again") from error
-    if unlisted := sorted(others - files.keys()):
+        raise BundleError(f"{bundle.path / chosen} is no ONNX file: {error}. Export the bundle again") from error
+    if unlisted := sorted(others - (files.keys() - graphs)):
         raise BundleError(
-            f"{bundle.path}: {MODEL_FILE} takes weights from {', '.join(map(repr, unlisted))}, which "
+            f"{bundle.path}: {chosen} takes weights from {', '.join(map(repr, unlisted))}, which "
             f"{MANIFEST_FILE} does not name. Export the bundle again"
         )
-    return bundle, {
-        name: content for name, content in contents.items() if name in {MODEL_FILE, TOKENIZER_FILE, *others}
-    }
+    return bundle, {name: content for name, content in contents.items() if name in {chosen, TOKENIZER_FILE, *others}}
 
 
 @checked
@@ -293,6 +328,11 @@ def _value_faults(manifest: Manifest) -> list[str]:
         faults.append(f"input_names is {list(names)!r}, allowed are {', '.join(_MODEL_INPUTS)}, each once")
     faults += [f"files: {name!r} is no plain file name" for name in manifest.files if not _is_plain(name)]
     faults += [f"files: {name!r}: size_bytes is below 0" for name, one in manifest.files.items() if one.size_bytes < 0]
+    faults += [
+        f"targets: {name!r} with {one.file!r} is none of {', '.join(TARGETS)}, each with its own file"
+        for name, one in manifest.targets.items()
+        if name not in TARGETS or one.file != target_file(name) or one.file not in manifest.files
+    ]
     faults += [f"files: {name} is not listed" for name in (MODEL_FILE, TOKENIZER_FILE) if name not in manifest.files]
     return faults
 
