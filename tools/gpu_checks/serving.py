@@ -140,7 +140,7 @@ def _on_tensorrt(
     except Q8BertError as error:
         findings.check(f"{_TENSORRT} does not load the symmetric bundle: {error}", holds=False)
         return
-    findings.row("calls", {"what": f"{_TENSORRT}, loaded in {seconds[0]:.1f} s, from its cache in {seconds[1]:.1f} s"})
+    findings.row("tensorrt", {"seconds_to_load": seconds[0], "from_its_cache": seconds[1]})
     found = classifier.task.head.activate(classifier.run(classifier.encode(texts), batch_size=32))
     _compare(_TENSORRT, found, expected, findings, tolerance=_TOLERANCES["float16"])
 

@@ -65,7 +65,9 @@ def _dequantized(graph: ir.Graph, node: ir.Node, codes: ir.Value | None, *, axis
     if scale.ndim:
         shape[axis] = -1
     name = str(codes.name).removesuffix("_codes")
-    return new_initializer(graph, name, array.astype(np.float32) * scale.reshape(shape if scale.ndim else ()))
+    return new_initializer(
+        graph, name, array.astype(np.float32) * scale.astype(np.float32).reshape(shape if scale.ndim else ())
+    )
 
 
 def _take_out(graph: ir.Graph, node: ir.Node, value: ir.Value) -> bool:

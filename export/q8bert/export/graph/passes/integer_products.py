@@ -59,7 +59,7 @@ def _multiply_codes(graph: ir.Graph, matmul: ir.Node) -> bool:
     if array_of(activation.inputs[0]) is not None or weight.attributes.get_int("axis", 1) != 1:
         return False
     name = str(weight.inputs[0].name).removesuffix(".weight_codes")  # type: ignore[union-attr]
-    scale = new_initializer(graph, f"{name}.product_scale", (step * steps).astype(np.float32))
+    scale = new_initializer(graph, f"{name}.product_scale", step.astype(np.float32) * steps.astype(np.float32))
     value, nodes = activation.inputs[0], []
     for shaping in reversed(between):
         shaped = ir.node(shaping.op_type, [value, *shaping.inputs[1:]], shaping.attributes)
