@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 httpx = pytest.importorskip("httpx")
+pytestmark = pytest.mark.slow
 
 GOOD = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["good"]}]}
 INFER = "/v2/models/sentiment/infer"
