@@ -81,7 +81,7 @@ def metric(http: Any, name: str, **labels: str) -> float:
 def small_limits(ourselves: ModuleType, bundles: dict[str, Path]) -> Iterator[tuple[Any, Any]]:
     options = (
         "--max-body-bytes", 20_000, "--max-rows", 8, "--max-queue", 8, "--max-characters", 5000,
-        "--max-buffered-bytes", 50_000, "--max-connections", 40, "--read-timeout", 2,
+        "--max-buffered-bytes", 50_000, "--max-connections", 40, "--read-timeout", 2, "--keep-alive", 3,
     )  # fmt: skip
     with serving(ourselves, bundles, *options) as both:
         yield both
