@@ -3,7 +3,9 @@
 import asyncio
 import io
 import json
+import random
 import threading
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import ModuleType
@@ -155,6 +157,58 @@ def test_nothing_is_taken_where_the_queue_is_full(run: Callable[..., None]) -> N
         assert (await http.post(INFER, json=GOOD)).status_code == 200
 
     run(test, max_queue=4, max_rows=4)
+
+
+ODD: list[Any] = [
+    None, True, 0, -1, 2.5, float("inf"), float("nan"), "x", [], {}, [[]], "\ud800", "a" * 5000, 10**400, {"a": 1}, ["a", 5],
+]  # fmt: skip
+
+
+def changed(value: Any, rng: random.Random) -> Any:
+    """Return a JSON value with odd ones here and there, with less or with more in it."""
+    if rng.random() < 0.06:
+        return rng.choice(ODD)
+    if isinstance(value, dict):
+        kept = {key: changed(inner, rng) for key, inner in value.items() if rng.random() > 0.03}
+        return kept | (
+            {rng.choice(["parameters", "outputs", "id", "other"]): rng.choice(ODD)} if rng.random() < 0.04 else {}
+        )
+    if isinstance(value, list):
+        return [changed(inner, rng) for inner in value] * rng.choice([1, 1, 1, 1, 2])
+    return value
+
+
+def odd_request(rng: random.Random) -> tuple[bytes, dict[str, str]]:
+    """Return body and headers that were right once."""
+    tensor: dict[str, Any] = {"name": "text", "datatype": "BYTES", "shape": [2, 1], "data": ["good", "bad film"]}
+    binary = b""
+    if rng.random() < 0.5:
+        binary = b"\x04\x00\x00\x00good\x08\x00\x00\x00bad film"
+        tensor = {**tensor, "data": None, "parameters": {"binary_data_size": len(binary)}}
+    whole = {"id": "a", "parameters": {"timeout": 10**7}, "inputs": [tensor], "outputs": [{"name": "truncated"}]}
+    head = json.dumps(changed(whole, rng) if rng.random() < 0.7 else whole).encode()
+    lengths = [len(head)] * 5 + [rng.randrange(2 * len(head))]
+    body = bytearray(head + binary)
+    for _ in range(rng.choice([0, 0, 1, 3])):
+        body[rng.randrange(len(body))] = rng.randrange(256)
+    return bytes(body), {"Inference-Header-Content-Length": str(rng.choice(lengths))} if binary else {}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_odd_requests_are_answered_or_refused_and_are_no_defect(run: Callable[..., None], seed: int) -> None:
+    async def test(http: Any, _classifier: Failing, stream: io.StringIO, _application: Any) -> None:
+        rng, seen = random.Random(seed), Counter[int]()
+        for _ in range(400):
+            body, headers = odd_request(rng)
+            answer = await http.post(INFER, content=body, headers=headers)
+            seen[answer.status_code] += 1
+            assert answer.status_code in {200, 400}, (body, answer.text)
+            content = answer.json()
+            assert "outputs" in content if answer.status_code == 200 else content["error"]
+        assert min(seen[200], seen[400]) > 25, "both were tried"
+        assert '"level": "error"' not in stream.getvalue()
+
+    run(test)
 
 
 def test_a_defect_is_an_answer_too(run: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:

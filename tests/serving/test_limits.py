@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 httpx = pytest.importorskip("httpx")
+pytestmark = pytest.mark.slow
 
 GOOD = {"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1, 1], "data": ["good"]}]}
 INFER = "/v2/models/sentiment/infer"
@@ -80,7 +81,7 @@ def metric(http: Any, name: str, **labels: str) -> float:
 def small_limits(ourselves: ModuleType, bundles: dict[str, Path]) -> Iterator[tuple[Any, Any]]:
     options = (
         "--max-body-bytes", 20_000, "--max-rows", 8, "--max-queue", 8, "--max-characters", 5000,
-        "--max-buffered-bytes", 50_000, "--max-connections", 40, "--read-timeout", 2,
+        "--max-buffered-bytes", 50_000, "--max-connections", 40, "--read-timeout", 2, "--keep-alive", 3,
     )  # fmt: skip
     with serving(ourselves, bundles, *options) as both:
         yield both

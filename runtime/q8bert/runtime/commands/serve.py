@@ -76,6 +76,9 @@ def serve_command(
     read_timeout: Annotated[
         float, typer.Option(help="For a client to send a head, to send a body, to read.", rich_help_panel=TIMES)
     ] = 10.0,
+    keep_alive: Annotated[
+        int, typer.Option(help="A connection may be idle; more than a proxy keeps its own.", rich_help_panel=TIMES)
+    ] = 75,
     leave: Annotated[
         float, typer.Option(help="After SIGTERM: not ready, and still taking requests.", rich_help_panel=TIMES)
     ] = 1.0,
@@ -121,8 +124,8 @@ def serve_command(
         options = ServerOptions(
             host=host, port=port, own_port=own_port, reuse_port=reuse_port, token=_token(token_file, token_env),
             max_body_bytes=max_body_bytes, max_buffered_bytes=max_buffered_bytes, max_rows=max_rows,
-            max_queue=max_queue, max_connections=max_connections, read_s=read_timeout, timeout_s=timeout,
-            leave_s=leave, drain_s=drain, reload_s=reload,
+            max_queue=max_queue, max_connections=max_connections, read_s=read_timeout, keep_alive_s=keep_alive,
+            timeout_s=timeout, leave_s=leave, drain_s=drain, reload_s=reload,
         )  # fmt: skip
         model_options = ModelOptions(
             engine=engine, providers=parse_providers(provider),

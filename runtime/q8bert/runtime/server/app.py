@@ -1,12 +1,13 @@
 """The addresses of a server, and what answers there."""
 
+import json
 import logging
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
-from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
@@ -99,7 +100,7 @@ class Application:
         await response(scope, receive, send)
 
     async def _live(self) -> Response:
-        return JSONResponse({"live": True})
+        return _json({"live": True})
 
     async def _ready(self, request: Request) -> Response:
         is_ready = not self.door.is_leaving and all(model.service.healthy for model in self._models)
@@ -111,10 +112,10 @@ class Application:
                 {"model": name, "version": str(number), **({"reason": reason} if facts.is_trusted else {})}
                 for (name, number), reason in sorted(problems.items())
             ]
-        return JSONResponse(content, status_code=200 if is_ready else 503)
+        return _json(content, status_code=200 if is_ready else 503)
 
     async def _server(self) -> Response:
-        return JSONResponse({"name": "q8bert", "version": self._version, "extensions": list(_EXTENSIONS)})
+        return _json({"name": "q8bert", "version": self._version, "extensions": list(_EXTENSIONS)})
 
     async def _metrics(self) -> Response:
         return Response(self.metrics.text(), media_type=CONTENT_TYPE_LATEST)
@@ -142,19 +143,17 @@ class Application:
             }
             for name, number in sorted(others)
         ]
-        return JSONResponse([*served, *unserved])
+        return _json([*served, *unserved])
 
     async def _model(self, name: str, version: str | None = None) -> Response:
         model = self._models.find(name, version)
         versions = [str(number) for number in self._models.versions(name)]
-        return JSONResponse(
-            model_metadata(model.classifier.task, name=name, versions=versions, parameters=_about(model))
-        )
+        return _json(model_metadata(model.classifier.task, name=name, versions=versions, parameters=_about(model)))
 
     async def _model_ready(self, name: str, version: str | None = None) -> Response:
         model = self._models.find(name, version)
         is_ready = model.service.healthy and not self.door.is_leaving
-        return JSONResponse({"name": name, "ready": is_ready}, status_code=200 if is_ready else 503)
+        return _json({"name": name, "ready": is_ready}, status_code=200 if is_ready else 503)
 
     async def _card(self, name: str, version: str | None = None) -> Response:
         return PlainTextResponse(self._models.find(name, version).card, media_type="text/markdown")
@@ -196,11 +195,17 @@ def _about(model: Model) -> Mapping[str, object]:
     }
 
 
+def _json(content: object, *, status_code: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    # ASCII, so that messages may repeat halves of surrogate pairs, which UTF-8 has not
+    body = json.dumps(content, allow_nan=False).encode()
+    return Response(body, status_code, dict(headers or {}), "application/json")
+
+
 async def _refused(request: Request, error: Exception) -> Response:
     refusal = error if isinstance(error, RefusedError) else RefusedError(500, str(error))
     facts: Facts = request.scope["facts"]
     facts.error = refusal.message
-    return JSONResponse({"error": refusal.message}, status_code=refusal.status, headers=dict(refusal.headers))
+    return _json({"error": refusal.message}, status_code=refusal.status, headers=refusal.headers)
 
 
 async def _no_such_thing(request: Request, error: Exception) -> Response:

@@ -152,6 +152,7 @@ class _Server(uvicorn.Server):
                 proxy_headers=False,
                 server_header=False,
                 backlog=_BACKLOG,
+                timeout_keep_alive=options.keep_alive_s,
                 timeout_graceful_shutdown=_FAREWELL_S,
             )
         )

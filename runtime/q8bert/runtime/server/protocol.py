@@ -223,6 +223,10 @@ def _timeout(value: object) -> float | None:
     """Return the seconds that Triton's parameter asks for, which is in microseconds; 0 stands for none."""
     if value is None or value == 0:
         return None
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
+    try:
+        microseconds = float(value) if isinstance(value, int | float) and not isinstance(value, bool) else math.nan
+    except OverflowError:  # a whole number beyond all floats
+        microseconds = math.inf
+    if not 0 <= microseconds < math.inf:
         raise InputError(f"the parameter timeout must be a number of microseconds, got {repr(value)[:_N_SHOWN]}")
-    return value / _MICROSECONDS
+    return microseconds / _MICROSECONDS
