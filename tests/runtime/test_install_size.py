@@ -1,11 +1,13 @@
-"""What the runtime extra brings: little, and nothing of training."""
+"""What the extras of serving bring: little, and nothing of training."""
 
 from importlib.metadata import PackageNotFoundError, distribution
 
 import pytest
 from packaging.requirements import Requirement
 
-MAX_BYTES = 240e6
+MAX_BYTES = {"runtime": 240e6, "serve": 300e6}
+BROUGHT = {"runtime": {"onnxruntime", "numpy", "tokenizers", "typer"}}
+BROUGHT["serve"] = BROUGHT["runtime"] | {"fastapi", "uvicorn", "prometheus-client"}
 
 
 def closure(name: str, extra: str) -> set[str]:
@@ -24,13 +26,15 @@ def closure(name: str, extra: str) -> set[str]:
     return found
 
 
-def test_the_runtime_extra_is_small_and_free_of_training() -> None:
-    try:
-        distribution("onnxruntime")
-    except PackageNotFoundError:
-        pytest.skip("another build of ONNX Runtime is installed here than the runtime extra brings")
-    names = closure("q8bert", "runtime") | {"q8bert"}
-    assert {"onnxruntime", "numpy", "tokenizers", "typer"} <= names
+@pytest.mark.parametrize("extra", ["runtime", "serve"])
+def test_an_extra_of_serving_is_small_and_free_of_training(extra: str) -> None:
+    for needed in BROUGHT[extra]:
+        try:
+            distribution(needed)
+        except PackageNotFoundError:
+            pytest.skip(f"{needed} is not installed here, which the extra {extra} brings")
+    names = closure("q8bert", extra) | {"q8bert"}
+    assert BROUGHT[extra] <= names
     assert not names & {"torch", "transformers", "onnx", "scipy", "scikit-learn"}
     n_bytes = sum(
         path.locate().stat().st_size
@@ -38,4 +42,4 @@ def test_the_runtime_extra_is_small_and_free_of_training() -> None:
         for path in distribution(name).files or ()
         if path.locate().is_file()
     )
-    assert 20e6 < n_bytes < MAX_BYTES
+    assert 20e6 < n_bytes < MAX_BYTES[extra]

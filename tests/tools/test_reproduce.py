@@ -116,6 +116,16 @@ def test_modes_that_do_not_exist_or_names_taken_twice_are_refused(tool: Any) -> 
         chosen(["dynamic"], [])
 
 
+def test_a_mode_whose_package_is_absent_is_left_out_and_refused_where_it_is_asked_for(
+    tool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    modes = tool("reproduction.modes")
+    monkeypatch.setattr(modes, "find_spec", lambda name: None)
+    assert "nncf" not in [mode.name for mode in modes.chosen_modes([], [])]
+    with pytest.raises(ValueError, match="nncf is not installed; `pip install --group peers`"):
+        modes.chosen_modes(["nncf"], [])
+
+
 def test_seeds_of_one_mode_with_different_options_are_not_averaged(tool: Any) -> None:
     record, table = tool("reproduction.record"), tool("reproduction.table")
     common = {
@@ -229,6 +239,32 @@ def test_a_campaign_goes_on_where_it_was_stopped_and_mixes_no_code(
     assert main(["--table", str(tmp_path / "results")]) == 2
     assert "different code" in capsys.readouterr().err
     assert main(["--table", str(tmp_path / "results"), "--source", "000"]) == 0
+
+
+@pytest.mark.slow
+def test_nncf_quantizes_the_same_twin_whose_run_was_kept(tool: Any, tmp_path: Path, small: Any) -> None:
+    pytest.importorskip("nncf")
+    write_sst2(tmp_path / "glue" / "SST-2", n_train=40, n_dev=20)
+    main, work = tool("reproduce").main, tmp_path / "work"
+    arguments = [
+        str(tmp_path / "glue"), "--tasks", "SST-2", "--seeds", "11", "--model", str(small.model), "--keep-runs",
+        "--common", "--max-steps 4 --max-length 16 --engine torch --cache-dir " + str(tmp_path / "cache"),
+        "--results", str(tmp_path / "results"), "--work-dir", str(work), "--threads", "1", "--modes",
+    ]  # fmt: skip
+    assert main([*arguments, "ort-dynamic"]) == 0
+    (log,) = work.rglob("fp32-run/log.jsonl")
+    trained = log.read_bytes()
+    assert main([*arguments, "ort-dynamic", "nncf"]) == 0
+    assert log.read_bytes() == trained  # a training would have begun a log with other times
+    float32, nncf = (
+        json.loads(next((tmp_path / "results").rglob(f"{mode}-seed11.json")).read_text()) for mode in ("fp32", "nncf")
+    )
+    right = [a == b for a, b in zip(nncf["predictions"], nncf["labels"], strict=True)]
+    assert nncf["metrics"]["accuracy"] == np.mean(right)
+    assert nncf["labels"] == float32["labels"]
+    assert nncf["bundle"]["calibration_rows"] == 40  # fewer than 512 are there
+    assert set(nncf["bundle"]["versions"]) == {"nncf", "openvino"}
+    assert nncf["training"] == {}
 
 
 @pytest.mark.parametrize(("name", "values"), [("STS-B", [0.0, 4.25, -1.5, 3.33333]), ("MNLI", [2, 0, 1, 1])])

@@ -38,13 +38,13 @@ def sections(command: str) -> dict[str, list[str]]:
     return found
 
 
-def test_help_stands_in_groups_with_the_ten_options_first_that_most_runs_are_given() -> None:
+def test_help_stands_in_groups_with_the_options_first_that_most_runs_are_given() -> None:
     found = sections("train")
     assert list(found) == [
         "Main options", "Data", "Model", "Quantization", "Distillation", "Optimization", "Evaluation", "Output", "Hardware", "Options",
     ]  # fmt: skip
     assert found["Main options"] == [
-        "--task", "--task-file", "--data-dir", "--output-dir", "--model", "--max-length", "--quantize", "--epochs",
+        "--task", "--task-file", "--preset", "--data-dir", "--output-dir", "--model", "--max-length", "--quantize", "--epochs",
         "--batch-size", "--learning-rate",
     ]  # fmt: skip
     assert found["Options"] == ["--help"]

@@ -31,11 +31,14 @@ class Commands:
         self._running: set[int] = set()
         self._lock = threading.Lock()
 
-    def run(self, command: Sequence[str], *, log: Path, answer: Path) -> tuple[dict[str, Any], dict[str, float]]:
+    def run(
+        self, command: Sequence[str], *, log: Path, answer: Path, script: Path | None = None
+    ) -> tuple[dict[str, Any], dict[str, float]]:
         """Run a command to its end.
 
         Args:
-            command: Name and arguments, ``--json`` among them.
+            command: Name and arguments, ``--json`` among them; arguments alone of a script.
+            script: A Python script that is run in place of `q8bert`.
             log: File for its stderr.
             answer: File for its stdout.
 
@@ -45,13 +48,14 @@ class Commands:
         Raises:
             CommandError: If it fails, or all are stopped.
         """
-        words = f"q8bert {shlex.join(command)}"
+        program = ["-c", _Q8BERT] if script is None else [str(script)]
+        words = f"{'q8bert' if script is None else script.name} {shlex.join(command)}"
         started = time.monotonic()
         with log.open("wb") as stderr, answer.open("wb") as stdout:
             with self._lock:  # one that is started is seen by stop()
                 if self.is_stopped:
                     raise CommandError(f"{words} was not begun")
-                process = subprocess.Popen([sys.executable, "-c", _Q8BERT, *command], stdout=stdout, stderr=stderr)
+                process = subprocess.Popen([sys.executable, *program, *command], stdout=stdout, stderr=stderr)
                 self._running.add(process.pid)
             _, status, usage = os.wait4(process.pid, 0)  # for its own CPU seconds; POSIX alone has this
             with self._lock:

@@ -1,8 +1,9 @@
 """The ways to come to a model that are compared: each is a few options of a `q8bert` command."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 __all__ = ["FLOAT", "MODES", "Mode", "chosen_modes"]
 
@@ -16,12 +17,17 @@ class Mode:
         title: What it is, in a few words.
         train: Options of `q8bert train` besides those of all; None for what is made of the FP32 run.
         export: How the FP32 run becomes a bundle without training: the command and its options.
+        peer: Another project's way, where that is installed: a script of this folder's parent that is given the FP32
+            bundle and writes the logits; empty for ours and ONNX Runtime's.
+        needs: The package that it needs.
     """
 
     name: str
     title: str
     train: tuple[str, ...] | None = None
     export: tuple[str, ...] = ("export",)
+    peer: str = ""
+    needs: str = ""
 
 
 FLOAT = Mode("fp32", "the float twin: as many steps, as many candidates for the best", train=("--no-quantize",))
@@ -32,6 +38,8 @@ MODES = (
          export=("export", "--quantization", "dynamic")),
     Mode("ort-static", "the FP32 run by ONNX Runtime's static quantization",
          export=("export", "--quantization", "static")),
+    Mode("nncf", "the FP32 bundle by NNCF's quantization after training, on OpenVINO",
+         peer="nncf_peer.py", needs="nncf"),
     Mode("qat", "quantization-aware training, the defaults", train=()),
     Mode("qat-distilled", "quantization-aware training with the float model at its switch as teacher",
          train=("--teacher", "twin")),
@@ -42,14 +50,14 @@ def chosen_modes(names: Sequence[str], variants: Sequence[Sequence[str]]) -> tup
     """Return the modes that were asked for, the float twin always among them.
 
     Args:
-        names: Names of modes; none for all.
+        names: Names of modes; none for all that can be had here.
         variants: Pairs of a name and options of `q8bert train`, as a shell would read them.
 
     Returns:
         The modes, the float twin first.
 
     Raises:
-        ValueError: If a name is unknown or given twice.
+        ValueError: If a name is unknown or given twice, or what it needs is not installed.
     """
     known = {mode.name: mode for mode in MODES}
     added = [Mode(name, f"q8bert train {options}", train=tuple(shlex.split(options))) for name, options in variants]
@@ -57,5 +65,11 @@ def chosen_modes(names: Sequence[str], variants: Sequence[Sequence[str]]) -> tup
     unknown = [name for name in names if name not in known]
     if taken or unknown:
         raise ValueError(f"modes are {', '.join(known)}; unknown: {unknown or 'none'}, names taken: {taken or 'none'}")
-    asked = [known[name] for name in (names or known) if name != FLOAT.name]
+    asked = [known[name] for name in (names or _installed(known)) if name != FLOAT.name]
+    if absent := [mode.needs for mode in asked if mode.needs and find_spec(mode.needs) is None]:
+        raise ValueError(f"{', '.join(absent)} is not installed; `pip install --group peers` brings it")
     return (FLOAT, *asked, *added)
+
+
+def _installed(known: Mapping[str, Mode]) -> list[str]:
+    return [name for name, mode in known.items() if not mode.needs or find_spec(mode.needs) is not None]

@@ -32,7 +32,7 @@ class Result:
         labels: The truth, written the same way.
         training: What training came to: scores of the best and the last evaluation, steps, wall and CPU seconds; empty
             for what was not trained.
-        bundle: ``bytes`` of the model, ``precision``.
+        bundle: ``bytes`` of the model, and what else is known of it: ``precision``, of a peer its ``versions``.
         seconds: Wall and CPU seconds of making the bundle.
         identity: Code, libraries and machine.
     """

@@ -7,18 +7,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from reproduction.commands import CommandError, Commands
 from reproduction.data import Rows
 from reproduction.identity import Identity
 from reproduction.modes import FLOAT, Mode
 from reproduction.record import Result, encode_predictions, read_result
 
+from q8bert.data.examples import Split
 from q8bert.data.readers import read_split
 from q8bert.runtime import Classifier
 from q8bert.tasks.metrics import score
 from q8bert.tasks.task import Task
 
 __all__ = ["Work"]
+
+_TOOLS = Path(__file__).resolve().parents[1]
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,8 @@ class Work:
         common: Options of `q8bert train` that all modes share.
         identity: Code, libraries and machine.
         results: Folder of the results of this task.
-        folder: Folder for runs and bundles; deleted when all is done.
+        folder: Folder for runs and bundles.
+        keep_runs: Whether that folder stays when all is done.
         threads: CPU threads; 0 for the engine's choice.
         commands: Runs what is to be run.
         report: Called with a sentence at every stage.
@@ -49,6 +55,7 @@ class Work:
     identity: Identity
     results: Path
     folder: Path
+    keep_runs: bool
     threads: int
     commands: Commands
     report: Callable[[str], None]
@@ -59,7 +66,7 @@ class Work:
 
     def options_of(self, mode: Mode) -> list[str]:
         """Return what decides a mode's result: options of training, or those with which the twin is exported."""
-        return [*self.common, *(mode.train or mode.export)]
+        return [*self.common, *(mode.train or ((mode.peer,) if mode.peer else mode.export))]
 
     def missing(self) -> list[Mode]:
         """Return the modes without a result.
@@ -97,7 +104,8 @@ class Work:
             self._train(FLOAT)  # its folder may be gone; where it is there, the run is whole and nothing is done
         for mode in missing:
             self._make(mode)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        if not self.keep_runs:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def _make(self, mode: Mode) -> None:
         training: dict[str, Any] = {}
@@ -105,8 +113,31 @@ class Work:
         if mode.train is not None:
             run, training = self._train(mode)
         bundle = self.folder / mode.name
+        if mode.peer:
+            self._ask_peer(mode, run)
+            return
         _, seconds = self._call(mode, "bundle", self._export_command(mode, run, bundle))
-        self._score(mode, bundle, training, seconds)
+        classifier = Classifier.load(bundle, threads=self.threads)
+        rows = self._scored_rows()
+        logits = classifier.run(classifier.encode(*rows.columns()), batch_size=32)
+        size = (bundle / "model.onnx").stat().st_size
+        about = {"bytes": size, "precision": classifier.precision}
+        self._keep(mode, rows, logits, training=training, bundle=about, seconds=seconds)
+
+    def _ask_peer(self, mode: Mode, run: Path) -> None:
+        """Have another project quantize the float bundle and answer."""
+        bundle, answers = self.folder / FLOAT.name, self.folder / f"{mode.name}.npy"
+        if not bundle.is_dir():
+            self._call(FLOAT, "bundle", self._export_command(FLOAT, run, bundle))
+        command = [
+            str(bundle), "--task", self.task.name, "--data-dir", str(self.rows.folder), "--seed", str(self.seed),
+            "--threads", str(self.threads), "--answers", str(answers), "--json",
+        ]  # fmt: skip
+        about, seconds = self._call(mode, "bundle", command, script=_TOOLS / mode.peer)
+        self._keep(mode, self._scored_rows(), np.load(answers), training={}, bundle=about, seconds=seconds)
+
+    def _scored_rows(self) -> Split:
+        return read_split(self.task, str(self.rows.folder), "dev", skip_malformed=True)
 
     def _train(self, mode: Mode) -> tuple[Path, dict[str, Any]]:
         run = self.folder / f"{mode.name}-run"
@@ -129,19 +160,27 @@ class Work:
             options += ["--no-parity"]  # compared by the tests and by users; here the scores of the bundle count
         return [command, str(run), "--output-dir", str(bundle), *options, "--json"]
 
-    def _call(self, mode: Mode, what: str, command: Sequence[str]) -> tuple[dict[str, Any], dict[str, float]]:
+    def _call(
+        self, mode: Mode, what: str, command: Sequence[str], *, script: Path | None = None
+    ) -> tuple[dict[str, Any], dict[str, float]]:
         """Run a command in a process of its own; returns its JSON object, and its wall and CPU seconds."""
         self.folder.mkdir(parents=True, exist_ok=True)
         log, answer = (self.folder / f"{mode.name}-{what}.{ending}" for ending in ("log", "json"))
-        said, seconds = self.commands.run(command, log=log, answer=answer)
+        said, seconds = self.commands.run(command, log=log, answer=answer, script=script)
         self.report(f"{self.task.name} seed {self.seed} {mode.name}: {what} took {seconds['wall']:.0f} s")
         return said, seconds
 
-    def _score(self, mode: Mode, bundle: Path, training: dict[str, Any], seconds: dict[str, float]) -> None:
+    def _keep(
+        self,
+        mode: Mode,
+        rows: Split,
+        logits: NDArray[np.float32],
+        *,
+        training: dict[str, Any],
+        bundle: dict[str, Any],
+        seconds: dict[str, float],
+    ) -> None:
         task = self.task
-        rows = read_split(task, str(self.rows.folder), "dev", skip_malformed=True)
-        classifier = Classifier.load(bundle, threads=self.threads)
-        logits = classifier.run(classifier.encode(*rows.columns()), batch_size=32)
         metrics = score(task, logits, rows.labels())
         result = Result(
             task=task.name,
@@ -158,9 +197,7 @@ class Work:
             predictions=encode_predictions(task, task.head.decide(logits)),
             labels=encode_predictions(task, rows.labels()),
             training=training,
-            bundle={
-                "bytes": (bundle / "model.onnx").stat().st_size, "precision": classifier.precision,
-            },
+            bundle=bundle,
             seconds=seconds,
             identity=self.identity.values(),
         )  # fmt: skip

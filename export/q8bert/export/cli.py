@@ -68,9 +68,8 @@ def export_command(
         speaker.result(report, lambda console: console.print(table))
         speaker.next_command("predict", bundle.path, "--input", "ROWS", "--output", "predictions.jsonl")
         if report.precision == "int8":
-            speaker.next_command(
-                "verify", bundle.path, "--reference", "FLOAT-BUNDLE", "--data-dir", report.data_dir, *_reading(run)
-            )
+            rows = ["--data-dir", report.data_dir] if report.dev_file is None else ["--data-file", report.dev_file]
+            speaker.next_command("verify", bundle.path, "--reference", "FLOAT-BUNDLE", *rows, *_reading(run))
 
 
 def _reading(run: Path) -> list[str]:
@@ -78,8 +77,9 @@ def _reading(run: Path) -> list[str]:
     from q8bert.training.runs.run_record import read_run  # noqa: PLC0415 - torch loads slowly
 
     config = read_run(run)
-    file_format = ["--format", config.format] if config.format else []
-    return [*file_format, *(["--skip-malformed"] if config.skip_malformed else [])]
+    given = {"--format": config.format, "--schema": config.schema}
+    options = [word for name, value in given.items() if value for word in (name, value)]
+    return [*options, *(["--skip-malformed"] if config.skip_malformed else [])]
 
 
 def _table(report: "ExportReport") -> Table:

@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 import onnx
 
+from q8bert.data.row_source import RowSource
 from q8bert.export.assembly import PARITY_ROWS, ParityRows, assemble, compare_with_simulation
 from q8bert.export.baselines import quantize_after_training_dynamic, quantize_after_training_static
 from q8bert.export.bundle.library_files import model_configuration
@@ -38,7 +39,8 @@ class ExportReport:
 
     Attributes:
         bundle: The bundle's folder.
-        data_dir: Folder of the rows that it was compared on, or would have been.
+        data_dir: Folder of the dev rows that it was compared on, or would have been; None where they are a file.
+        dev_file: File of these rows; None where they are in a folder.
         precision: ``int8`` or ``float32``.
         quantization: ``none``, ``dynamic``, ``static`` or ``qat``.
         model_size_bytes: Bytes of the ONNX model.
@@ -54,7 +56,8 @@ class ExportReport:
     """
 
     bundle: str
-    data_dir: str
+    data_dir: str | None
+    dev_file: str | None
     precision: str
     quantization: str
     model_size_bytes: int
@@ -90,7 +93,7 @@ def export(
         quantization: ``qat`` of a quantized run; of a float one ``none``, or post-training quantization, ``dynamic`` or
             ``static``. Default: ``qat`` or ``none``.
         data_dir: Folder whose dev split the parity is measured on, and whose training split calibrates ``static``;
-            default the run's own.
+            default the run's own, or its files.
         check_parity: False leaves the comparison with the simulation out.
         parity_rows: Dev rows that are compared, evenly over the split; 0 for all.
         symmetric: For runtimes that take zero point 0 alone, and scales by axis of constants alone, as TensorRT does:
@@ -120,7 +123,7 @@ def export(
             "`q8bert quantize --symmetric` gives them to a float run"
         ])  # fmt: skip
     refuse_targets(targets, method)
-    data_dir = str(data_dir or trained.config.data_dir)
+    source = trained.source(None if data_dir is None else str(data_dir))
     if trained.stopped_at is not None:
         step = trained.checkpoint.progress.step
         report(
@@ -128,14 +131,14 @@ def export(
             f"step {step}, is exported. `q8bert train` with the same options goes on"
         )
     model, config = trained.model, trained.config
-    rewrite = _other_quantization(method, trained, data_dir, report) if method in {"dynamic", "static"} else None
+    rewrite = _other_quantization(method, trained, source, report) if method in {"dynamic", "static"} else None
     assembled = assemble(model, report=report, rewrite=rewrite, symmetric=symmetric)
     parity = None
     if check_parity and rewrite is None:
         parity = compare_with_simulation(
             assembled.graph,
             model,
-            trained.rows(data_dir, "dev", report),
+            trained.rows(source, "dev", report),
             split="dev",
             max_rows=parity_rows,
             batch_size=config.evaluation.eval_batch_size,
@@ -157,7 +160,8 @@ def export(
     )
     return bundle, ExportReport(
         bundle=str(bundle.path),
-        data_dir=data_dir,
+        data_dir=source.data_dir if source.dev_file is None else None,
+        dev_file=source.dev_file,
         precision=bundle.manifest.precision,
         quantization=method,
         model_size_bytes=bundle.model_size_bytes,
@@ -185,13 +189,13 @@ def _method(config: TrainConfig, asked: str | None) -> str:
 
 
 def _other_quantization(
-    method: str, trained: TrainedRun, data_dir: str, report: Callable[[str], None]
+    method: str, trained: TrainedRun, source: RowSource, report: Callable[[str], None]
 ) -> Callable[[onnx.ModelProto], onnx.ModelProto]:
     def rewrite(graph: onnx.ModelProto) -> onnx.ModelProto:
         report(f"quantizing after training, {method}")
         if method == "dynamic":
             return quantize_after_training_dynamic(graph)
-        rows = trained.rows(data_dir, "train", report)
+        rows = trained.rows(source, "train", report)
         order = np.random.default_rng(trained.config.seed).permutation(len(rows))[:_N_CALIBRATION_ROWS]
         size = trained.config.optimization.batch_size
         batches = (rows.inputs(order[at : at + size]) for at in range(0, len(order), size))

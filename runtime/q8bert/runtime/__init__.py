@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from q8bert.runtime.gate.evaluation import EvaluationReport, evaluate
     from q8bert.runtime.gate.verification import VerificationReport, verify
     from q8bert.runtime.predict.classifier import Classifier
+    from q8bert.runtime.predict.submission import SubmissionReport, submit
     from q8bert.runtime.service.async_classifier import AsyncClassifier
     from q8bert.runtime.service.service_counters import Histogram, ServiceSnapshot
     from q8bert.tasks.head import Prediction
@@ -26,9 +27,11 @@ __all__ = [
     "Prediction",
     "RuntimeOptions",
     "ServiceSnapshot",
+    "SubmissionReport",
     "VerificationReport",
     "benchmark",
     "evaluate",
+    "submit",
     "verify",
 ]
 
@@ -41,9 +44,11 @@ _HOMES = {
     "Prediction": "q8bert.tasks.head",
     "RuntimeOptions": "q8bert.runtime.engines.options",
     "ServiceSnapshot": "q8bert.runtime.service.service_counters",
+    "SubmissionReport": "q8bert.runtime.predict.submission",
     "VerificationReport": "q8bert.runtime.gate.verification",
     "benchmark": "q8bert.runtime.bench.benchmark",
     "evaluate": "q8bert.runtime.gate.evaluation",
+    "submit": "q8bert.runtime.predict.submission",
     "verify": "q8bert.runtime.gate.verification",
 }
 

@@ -19,6 +19,7 @@ _MODULES_OF_EXTRA = {
     "evaluate": ("scipy", "sklearn"),
     "train": ("torch", "transformers", "onnx", "onnxscript", "safetensors", "tensorboard"),
     "hub": ("datasets",),
+    "serve": ("fastapi", "uvicorn", "prometheus_client"),
 }
 _GPU_BUILDS = ("onnxruntime-gpu", "onnxruntime-training")
 

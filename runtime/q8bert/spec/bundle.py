@@ -18,7 +18,7 @@ the scale of every weight in the manifest, which the graph has too.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -48,7 +48,9 @@ __all__ = [
     "TargetGraph",
     "load_bundle",
     "open_bundle",
+    "open_parts",
     "target_file",
+    "whole_bundle",
 ]
 
 FORMAT_VERSION = 2
@@ -229,6 +231,56 @@ def load_bundle(
             f"{MANIFEST_FILE} does not name. Export the bundle again"
         )
     return bundle, {name: content for name, content in contents.items() if name in {chosen, TOKENIZER_FILE, *others}}
+
+
+@checked
+def open_parts(path: Path | str, names: Sequence[str]) -> tuple[Bundle, Mapping[str, bytes]]:
+    """Read the manifest and some files of a bundle whose other files stand elsewhere; what is read is checked.
+
+    Args:
+        path: A folder with the manifest and these files.
+        names: Names of the files.
+
+    Returns:
+        The bundle, and the content of the files by name.
+
+    Raises:
+        BundleError: If manifest or files are missing, malformed or altered, or the manifest does not name a file.
+        ConfigError: If ``path`` is no path.
+    """
+    bundle = Bundle(Path(path), _read_manifest(Path(path)))
+    if unlisted := sorted(set(names) - bundle.manifest.files.keys()):
+        raise BundleError(f"{bundle.path / MANIFEST_FILE} does not name {', '.join(unlisted)}. Export the bundle again")
+    records = {name: bundle.manifest.files[name] for name in names}
+    return bundle, read_files(bundle.path, records, kept=names)
+
+
+@checked
+def whole_bundle(path: Path | str) -> tuple[Bundle, Mapping[str, bytes]]:
+    """Read and check a bundle, and return all that it is made of, so that it can be written elsewhere.
+
+    Args:
+        path: The bundle's folder.
+
+    Returns:
+        The bundle, and by name the content of every file, the manifest and, where there is one, the model card
+        included. All but these two were checked.
+
+    Raises:
+        BundleError: As :func:`load_bundle` does.
+        ConfigError: If ``path`` is no path.
+    """
+    bundle, contents = load_bundle(path)
+    checked_files = _checked_files(bundle)
+    others = {name: record for name, record in checked_files.items() if name not in contents}
+    found = {**contents, **read_files(bundle.path, others, kept=others)}
+    try:
+        for name in (MANIFEST_FILE, MODEL_CARD_FILE):
+            if (bundle.path / name).is_file():
+                found[name] = (bundle.path / name).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{bundle.path / name} cannot be read ({error})") from error
+    return bundle, found
 
 
 def _checked_files(bundle: Bundle) -> dict[str, FileRecord]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from q8bert.text.encoded import Encoded
 
-__all__ = ["model_inputs", "shuffled_batches", "sorted_batches"]
+__all__ = ["batches_in_order", "model_inputs", "shuffled_batches", "sorted_batches"]
 
 # Rows are sorted by length within pools of this many batches: large enough that a batch is
 # nearly uniform, small enough that the order stays random.
@@ -31,6 +31,20 @@ def sorted_batches(lengths: NDArray[np.int64], batch_size: int) -> list[NDArray[
     """
     order = np.argsort(-lengths, kind="stable")
     return [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+
+
+def batches_in_order(n_rows: int, batch_size: int) -> list[NDArray[np.int64]]:
+    """Group rows as they stand, consecutive ones together.
+
+    Args:
+        n_rows: Number of rows.
+        batch_size: Rows a batch; the last one may be smaller.
+
+    Returns:
+        Row numbers of each batch; together each row once.
+    """
+    rows = np.arange(n_rows)
+    return [rows[start : start + batch_size] for start in range(0, n_rows, batch_size)]
 
 
 def shuffled_batches(lengths: NDArray[np.int64], batch_size: int, *, seed: int, epoch: int) -> list[NDArray[np.int64]]:

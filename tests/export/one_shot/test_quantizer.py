@@ -151,6 +151,39 @@ def test_ranges_are_the_mean_of_the_largest_values_of_observations(
 
 
 @pytest.mark.slow
+def test_ranges_of_a_percentile_leave_the_largest_values_out_and_tables_may_have_one_scale(
+    fine_tuned: Callable[..., Path], write_rows: Callable[..., Path], tmp_path: Path
+) -> None:
+    folder, rows = fine_tuned(num_labels=2), write_rows(40)
+    told = {"calibration_data": rows, "smoothing": False, "zero_points": False, "check_parity": False}
+    some, most = (
+        quantize(
+            folder, tmp_path / f"to-{percentile}", ranges="percentile", range_percentile=percentile,
+            table_granularity="per_tensor", **told,
+        )[0].manifest.quantization
+        for percentile in (95.0, 100.0)
+    )  # fmt: skip
+    means = quantize(folder, tmp_path / "means", **told)[0].manifest.quantization["activation_scales"]
+    assert (some["ranges"], some["range_percentile"], some["table_granularity"]) == ("percentile", 95.0, "per_tensor")
+    for name, scale in most["activation_scales"].items():  # type: ignore[attr-defined]
+        assert some["activation_scales"][name] < scale  # type: ignore[index]
+        assert means[name] <= scale * (1 + 1e-6)  # type: ignore[index]
+    path = tmp_path / "to-95.0"
+    assert "ranges of a percentile of the values of 32 rows" in (path / "README.md").read_text()
+    scales = [tensor for tensor in onnx.load(path / "model.onnx").graph.initializer if "scale" in tensor.name]
+    assert [int(np.prod(scale.dims)) for scale in scales if "word_embeddings" in scale.name] == [1]
+
+
+@pytest.mark.slow
+def test_ranges_that_need_training_are_refused(fine_tuned: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="ranges must be one of mean, percentile, got 'learned'"):
+        quantize(fine_tuned(num_labels=2), tmp_path / "bundle", calibration_data=tmp_path / "rows", ranges="learned")
+    with pytest.raises(ConfigError, match=r"range_percentile \(99.0\) is of ranges percentile"):
+        quantize(fine_tuned(num_labels=2), tmp_path / "bundle", calibration_data=tmp_path / "r", range_percentile=99.0)
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.slow
 def test_with_labels_the_gate_says_what_evaluate_finds(
     fine_tuned: Callable[..., Path], write_rows: Callable[..., Path], tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ import torch
 from q8bert.data.readers import read_split
 from q8bert.export.post_training.calibration import calibrated
 from q8bert.export.post_training.float_model import load_float_run
+from q8bert.training.quantization.config import QuantizationConfig
 
 
 def test_tables_have_the_granularity_that_the_model_names_whatever_the_float_run_was_told(
@@ -21,9 +22,7 @@ def test_tables_have_the_granularity_that_the_model_names_whatever_the_float_run
     (run / "run.json").write_text(json.dumps(record))
     model = load_float_run(run).model
     rows = model.encode(read_split(model.task, str(small.data("SST-2")), "dev"), labelled=False)
-    quantized = calibrated(
-        model, rows.select(rows.spread(16)), granularity="per_channel", smoothing=True, keep_float=(), seed=1
-    )
+    quantized = calibrated(model, rows.select(rows.spread(16)), options=QuantizationConfig(), seed=1)
     assert quantized.table_granularity == "per_column"
     table = model.source.model.get_parameter("bert.embeddings.word_embeddings.weight").detach()
     scale = table.abs().amax(dim=0) / 127

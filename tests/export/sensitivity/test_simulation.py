@@ -12,6 +12,7 @@ from q8bert.export.post_training.calibration import calibrated
 from q8bert.export.sensitivity.simulation import PartlyQuantized, simulate
 from q8bert.training.engines.torch_engine import TorchEngine
 from q8bert.training.objectives.objective import objective_of
+from q8bert.training.quantization.config import QuantizationConfig
 from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
 
 Quantized = tuple[ModelToExport, EncodedRows]
@@ -75,7 +76,7 @@ def test_smoothing_alone_changes_nothing(quantized: Quantized) -> None:
 
 def test_ranges_do_not_depend_on_what_stays_float(quantized: Quantized) -> None:
     model, rows = quantized
-    kept = calibrated(model, rows, granularity="per_channel", smoothing=True, keep_float=("classifier",), seed=11)
-    whole = calibrated(model, rows, granularity="per_channel", smoothing=True, keep_float=(), seed=11)
+    kept = calibrated(model, rows, options=QuantizationConfig(keep_float=("classifier",)), seed=11)
+    whole = calibrated(model, rows, options=QuantizationConfig(), seed=11)
     by_name = dict(zip((site.name for site in whole.sites), whole.amax, strict=True))  # type: ignore[arg-type]
     assert [float(amax) for amax in kept.amax] == [float(by_name[site.name]) for site in kept.sites]  # type: ignore[union-attr]

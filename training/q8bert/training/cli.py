@@ -15,6 +15,7 @@ from q8bert.console.command import Speaker, exit_codes, progress_bar
 from q8bert.console.panels import PanelCommand
 from q8bert.tasks.task_file import choose_task
 from q8bert.training.options import MAIN_PANEL, flat_fields
+from q8bert.training.presets import PRESETS
 from q8bert.training.runs.config import TrainConfig
 
 __all__ = ["register"]
@@ -39,17 +40,23 @@ def register(app: typer.Typer) -> None:
     app.command("train", cls=PanelCommand)(_with_options(train_command))
 
 
-def train_command(**given: Any) -> None:
+def train_command(context: typer.Context, **given: Any) -> None:
     """Fine-tune a BERT-family classifier with quantization awareness."""
     with exit_codes():
         overwrite, speaker = given.pop("overwrite"), Speaker(as_json=given.pop("json"))
-        task = choose_task(given.pop("task"), given.pop("task_file"))
-        config = TrainConfig.from_options(task=task, **_values(given))
+        task, preset = choose_task(given.pop("task"), given.pop("task_file")), given.pop("preset")
+        # what was not given is left to the preset, or to the defaults of the configuration
+        asked = {name: value for name, value in given.items() if _is_given(context, name)}
+        config = TrainConfig.from_options(task=task, preset=preset, **_values(asked))
         from q8bert.training import train  # noqa: PLC0415 - torch loads slowly
 
         if os.environ.get("RANK", "0") != "0" and os.environ.get("WORLD_SIZE", "1") != "1":
             train(config, overwrite=overwrite)  # started by torchrun; the first process speaks for all
             return
+        if preset is not None:
+            speaker.say(f"preset {preset}: {PRESETS[preset].of}, with these differences:")
+            for difference in PRESETS[preset].differences:
+                speaker.say(f"note: {difference}")
         with progress_bar(speaker, "training") as show:
             result = train(config, overwrite=overwrite, report=speaker.say, show_step=show)
         for row in result.skipped:
@@ -66,10 +73,16 @@ def train_command(**given: Any) -> None:
         speaker.next_command("export", result.path, "--output-dir", Path("bundles") / result.path.name)
 
 
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name not in {"DEFAULT", "DEFAULT_MAP"}
+
+
 def _with_options(command: Any) -> Any:
     """Give the command the signature that Typer reads: one keyword for each field, and those of every command."""
     by_panel = [*_command_parameters(), *_config_parameters()]
-    parameters = [parameter for panel in _PANELS for of, parameter in by_panel if of == panel]
+    context = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+    parameters = [context, *(parameter for panel in _PANELS for of, parameter in by_panel if of == panel)]
     command.__signature__ = inspect.Signature(parameters)
     command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return command
@@ -105,6 +118,14 @@ def _command_parameters() -> list[tuple[str, inspect.Parameter]]:
             Path | None,
             None,
             "TOML description of a task of your own, instead of --task.",
+            panel=MAIN_PANEL,
+        ),
+        _option(
+            "preset",
+            str | None,
+            None,
+            f"Options of another implementation in place of the defaults: {' or '.join(PRESETS)}. What is given "
+            "besides wins; what cannot be had is printed.",
             panel=MAIN_PANEL,
         ),
         _option(

@@ -17,9 +17,10 @@ from q8bert.training.loop.trainer import Parts, train_steps
 from q8bert.training.objectives.distillation import Distilled
 from q8bert.training.quantization.calibration import calibrate
 from q8bert.training.quantization.fake_quantize import WeightGrid
-from q8bert.training.quantization.learned_ranges import LearnedRanges
+from q8bert.training.quantization.learned_ranges import LearnedRanges, Ranges
 from q8bert.training.quantization.quantized_model import QuantizedModel
-from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
+from q8bert.training.quantization.ranges import RangeState
+from q8bert.training.quantization.weights import grids_of, prepare_weights
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.engine_choice import choose_engine
 from q8bert.training.runs.preparation import Preparation
@@ -100,6 +101,7 @@ def train_phases(
                 log=log.write if log is not None else lambda *_, **__: None,
                 save=save,
                 show_step=setting.show_step,
+                report=setting.report,
             )
     return state
 
@@ -112,7 +114,7 @@ def _parts(
     lesson: Lesson | None,
 ) -> Parts:
     config, given = setting.config, setting.given
-    weights = prepare_weights(setting.model, _quantized_parameters(setting) if state.sites else {}, state.sites)
+    weights = prepare_weights(setting.model, _grids(setting) if state.sites else {}, state.sites)
     return Parts(
         engine=choose_engine(
             setting.model,
@@ -179,19 +181,15 @@ def _distilled(setting: Setting) -> Distilled:
     )
 
 
-def _quantized_parameters(setting: Setting) -> dict[str, WeightGrid]:
-    options = setting.config.quantization
-    return quantized_parameters(
-        setting.model,
-        per_channel=options.per_channel,
-        per_column=options.per_column,
-        saturation_free=options.saturation_free,
-        keep_float=setting.given.float_layers,
-    )
+def _grids(setting: Setting) -> dict[str, WeightGrid]:
+    return grids_of(setting.model, setting.config.quantization, float_layers=setting.given.float_layers)
 
 
 def _calibrated(setting: Setting, state: TrainingState) -> TrainingState:
-    options, optimization = setting.config.quantization, setting.config.optimization
+    options, optimization, grids = setting.config.quantization, setting.config.optimization, setting.given.grids
+    if grids is not None:
+        setting.report(f"quantization starts with the ranges, smoothing and zero points of {setting.config.model}")
+        return replace(state, sites=grids.sites, ranges=_first_ranges(setting, grids.ranges))
     setting.report(f"quantization starts: {options.calibration_batches} float batches are observed for the ranges")
     sites, ranges = calibrate(
         setting.model,
@@ -210,11 +208,15 @@ def _calibrated(setting: Setting, state: TrainingState) -> TrainingState:
         smoothing=options.smoothing,
         zero_points=options.zero_points,
         percentile=options.percentile,
-        quantized=_quantized_parameters(setting),
+        quantized=_grids(setting),
         take_largest=setting.processes.max_,
         take_sum=setting.processes.sum_,
     )
     n_smoothed, n_shifted = sum(bool(site.smoothing) for site in sites), sum(bool(site.zero_point) for site in sites)
     setting.report(f"of {len(sites)} activations, {n_smoothed} are smoothed and {n_shifted} have a zero point")
-    first = LearnedRanges.starting_at(ranges.amax()) if options.learns_ranges else ranges
-    return replace(state, sites=sites, ranges=first.to(setting.device))
+    return replace(state, sites=sites, ranges=_first_ranges(setting, ranges))
+
+
+def _first_ranges(setting: Setting, ranges: RangeState) -> Ranges:
+    learns = setting.config.quantization.learns_ranges
+    return (LearnedRanges.starting_at(ranges.amax()) if learns else ranges).to(setting.device)

@@ -5,7 +5,7 @@ looks at the model as it is by now, decides what is smoothed and where ranges st
 the same optimizer on a program with fake quantization.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -16,6 +16,7 @@ from q8bert.spec.checked import checked
 from q8bert.spec.errors import CheckpointError, ConfigError
 from q8bert.training.engines.device import resolve_device
 from q8bert.training.loop.averaging import WeightAverage
+from q8bert.training.loop.config import OptimizationConfig
 from q8bert.training.loop.loss_scale import LossScale
 from q8bert.training.loop.optimization import adamw
 from q8bert.training.loop.processes import Processes, default_threads, joined_processes
@@ -110,7 +111,7 @@ def _with_teacher(
     """Load the finished teacher, if there is one, after the model, whose new parameters are drawn as without."""
     if given.texts is None:
         return given, None
-    found = load_teacher(config, given.texts, device, report)
+    found = load_teacher(config, given.texts, given.source.tokenizer, device, report)
     return replace(given, inputs={**given.inputs, **found.inputs}, texts=None), found.teacher
 
 
@@ -134,7 +135,7 @@ def _train(setting: Setting) -> RunResult:
     masters = dict(setting.model.named_parameters())
     for master in masters.values():
         setting.processes.take_first_(master.data)  # a new head is drawn otherwise on another kind of CPU
-    optimizer = adamw(masters, weight_decay=config.optimization.weight_decay)
+    optimizer = _optimizer(config.optimization, masters)
     average = WeightAverage.of(masters) if schedule.average_from is not None else None
     state = _first_state(setting, optimizer, average)
     if not schedule.is_over(state.progress):
@@ -163,6 +164,15 @@ def _train(setting: Setting) -> RunResult:
         skipped=setting.given.skipped,
         float_layers=setting.given.float_layers,
         n_skipped_steps=state.loss_scale.n_skipped,
+    )
+
+
+def _optimizer(options: OptimizationConfig, masters: Mapping[str, torch.nn.Parameter]) -> torch.optim.AdamW:
+    return adamw(
+        masters,
+        weight_decay=options.weight_decay,
+        betas=(options.adam_beta1, options.adam_beta2),
+        epsilon=options.adam_epsilon,
     )
 
 
@@ -253,4 +263,6 @@ def _mark(progress: Progress, schedule: Schedule) -> str:
         marks.append(f"the best is chosen after step {schedule.candidates_from}")
     elif progress.best_step == step:
         marks.append("best so far" if progress.has_learned else "best so far, and no better than chance")
+    elif progress.best_step:
+        marks.append(f"best so far {progress.best_metric:.4f} at step {progress.best_step}")
     return f" ({'; '.join(marks)})" if marks else ""

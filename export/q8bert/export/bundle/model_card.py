@@ -116,7 +116,7 @@ def _comparison_lines(found: Mapping[str, Any]) -> list[str]:
 _RANGES = {
     "ema": "ranges averaged while it was trained",
     "learned": "ranges learned with the weights",
-    "percentile": "ranges of a percentile of the calibration's values",
+    "percentile": "ranges of a percentile of the values",
 }
 
 
@@ -136,7 +136,9 @@ def _quantization_lines(quantization: Mapping[str, Any]) -> list[str]:
         ]  # fmt: skip
     weights, tables = (str(quantization[key]).replace("_", " ") for key in ("weight_granularity", "table_granularity"))
     if calibration := quantization.get("calibration"):
-        how, ranges = "after training, in one shot, without labels", f"ranges of {calibration['n_rows']:,} rows"
+        how = "after training, in one shot, without labels"
+        of = "a percentile of the values of " if quantization.get("ranges") == "percentile" else ""
+        ranges = f"ranges of {of}{calibration['n_rows']:,} rows"
     else:
         how, ranges = "quantization-aware training", _RANGES[quantization.get("ranges", "ema")]
     lines = [

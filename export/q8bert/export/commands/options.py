@@ -14,8 +14,9 @@ from q8bert.training.quantization.config import QuantizationConfig
 
 __all__ = [
     "HARDWARE", "MODEL", "OUTPUT", "QUANTIZATION", "ROWS", "AsJson", "BatchSize", "CalibrationRows", "DataDir",
-    "FileFormat", "Granularity", "MaxLength", "ModelArgument", "Revision", "Seed", "SkipMalformed", "Smoothing",
-    "Symmetric", "Targets", "TaskFile", "TaskName", "ZeroPoints", "help_of", "optional_task",
+    "FileFormat", "Granularity", "MaxLength", "ModelArgument", "RangePercentile", "Ranges", "Revision", "Seed",
+    "SkipMalformed", "Smoothing", "Symmetric", "TableGranularity", "Targets", "TaskFile", "TaskName", "ZeroPoints",
+    "help_of", "optional_task",
 ]  # fmt: skip
 
 ROWS, MODEL, QUANTIZATION, HARDWARE, OUTPUT = "Rows", "Model", "Quantization", "Hardware", "Output"
@@ -99,6 +100,18 @@ MaxLength = Annotated[
     ),
 ]  # fmt: skip
 Granularity = Annotated[str, typer.Option(help=help_of("granularity"), rich_help_panel=QUANTIZATION)]
+TableGranularity = Annotated[str, typer.Option(help=help_of("table_granularity"), rich_help_panel=QUANTIZATION)]
+Ranges = Annotated[
+    str,
+    typer.Option(
+        help="Activation ranges: mean (of the largest values of groups of rows) or percentile (of all values).",
+        rich_help_panel=QUANTIZATION,
+    ),
+]
+RangePercentile = Annotated[
+    Optional[float],  # noqa: UP045
+    typer.Option(help=f"{help_of('range_percentile')} Default: 99.99.", rich_help_panel=QUANTIZATION),
+]
 Smoothing = Annotated[
     bool, typer.Option("--smoothing/--no-smoothing", help=help_of("smoothing"), rich_help_panel=QUANTIZATION)
 ]

@@ -20,10 +20,13 @@ from q8bert.export.commands.options import (
     Granularity,
     MaxLength,
     ModelArgument,
+    RangePercentile,
+    Ranges,
     Revision,
     Seed,
     SkipMalformed,
     Smoothing,
+    TableGranularity,
     TaskFile,
     TaskName,
     ZeroPoints,
@@ -68,6 +71,9 @@ def sensitivity_command(
     revision: Revision = None,
     max_length: MaxLength = None,
     granularity: Granularity = "per_channel",
+    table_granularity: TableGranularity = "per_column",
+    ranges: Ranges = "mean",
+    range_percentile: RangePercentile = None,
     smoothing: Smoothing = True,
     zero_points: ZeroPoints = True,
     max_logit_error: Annotated[
@@ -99,7 +105,8 @@ def sensitivity_command(
         with progress_bar(speaker, "measuring") as show:
             report = examine_sensitivity(
                 model, data=data, data_dir=data_dir, task=chosen, revision=revision, max_length=max_length,
-                granularity=granularity, smoothing=smoothing, zero_points=zero_points,
+                granularity=granularity, table_granularity=table_granularity, ranges=ranges,
+                range_percentile=range_percentile, smoothing=smoothing, zero_points=zero_points,
                 calibration_rows=calibration_rows, rows=rows, max_logit_error=max_logit_error,
                 max_relative_loss=max_relative_loss, format=format,
                 skip_malformed=skip_malformed, batch_size=batch_size, seed=seed, report=speaker.say,

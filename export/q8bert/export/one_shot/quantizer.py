@@ -15,6 +15,7 @@ from q8bert.export.one_shot.evaluation import compare_with_float, evaluation_row
 from q8bert.export.one_shot.report import Limits, QuantizationReport, failures
 from q8bert.export.post_training.calibration import ROWS_PER_OBSERVATION, calibrated
 from q8bert.export.post_training.given import Asked, Given, read_given
+from q8bert.export.post_training.options import ONE_SHOT_RANGES, one_shot_options
 from q8bert.export.post_training.rows import CALIBRATION_ROWS, HELD_OUT_ROWS
 from q8bert.export.target_graphs import make_targets
 from q8bert.spec.bundle import TARGETS, Bundle
@@ -23,7 +24,7 @@ from q8bert.spec.errors import ConfigError, ExportError
 from q8bert.spec.kinds import Check, at_least, one_of
 from q8bert.tasks.task import Task
 from q8bert.training.models.source import count_parameters
-from q8bert.training.quantization.config import GRANULARITIES
+from q8bert.training.quantization.config import GRANULARITIES, TABLE_GRANULARITIES, QuantizationConfig
 
 __all__ = ["PARITY_ROWS", "quantize"]
 
@@ -46,6 +47,9 @@ def quantize(
     revision: str | None = None,
     max_length: Annotated[int, at_least(8)] | None = None,
     granularity: Annotated[str, one_of(GRANULARITIES)] = GRANULARITIES[0],
+    table_granularity: Annotated[str, one_of(TABLE_GRANULARITIES)] = TABLE_GRANULARITIES[0],
+    ranges: Annotated[str, one_of(ONE_SHOT_RANGES)] = ONE_SHOT_RANGES[0],
+    range_percentile: float | None = None,
     smoothing: bool = True,
     zero_points: bool = True,
     keep_float: tuple[str, ...] = (),
@@ -85,6 +89,9 @@ def quantize(
         revision: Branch, tag or commit of the hub.
         max_length: Longest row in tokens; by default the run's, or the longest that model and tokenizer take.
         granularity: ``per_channel`` or ``per_tensor``, of the scales of Linear weights.
+        table_granularity: ``per_column`` or ``per_tensor``, of the scales of embedding tables.
+        ranges: ``mean`` of the largest values of groups of rows, or ``percentile`` of all values.
+        range_percentile: Percentile that ranges reach to; by default as in training.
         smoothing: Whether outlier channels are smoothed.
         zero_points: Whether activations that lie to one side have zero points.
         keep_float: Patterns of layers that stay float.
@@ -117,6 +124,10 @@ def quantize(
         ParityError: If the exported model does not compute what its simulation does.
     """
     check_target(Path(output_dir))
+    options = one_shot_options(
+        granularity=granularity, table_granularity=table_granularity, ranges=ranges, range_percentile=range_percentile,
+        smoothing=smoothing, zero_points=zero_points, keep_float=keep_float,
+    )  # fmt: skip
     limits = Limits(
         max_relative_loss=_MAX_RELATIVE_LOSS if max_relative_loss is None else max_relative_loss,
         max_logit_error=max_logit_error,
@@ -131,7 +142,6 @@ def quantize(
         revision=revision,
         max_length=max_length,
         format=format,
-        folder_format=format,
         skip_malformed=skip_malformed,
         seed=seed,
     )
@@ -147,14 +157,11 @@ def quantize(
             "on; give --eval-data, or limit --max-logit-error or --min-agreement"
         ])  # fmt: skip
     report(f"observing the activations of {len(given.calibration)} rows")
-    quantized = calibrated(
-        given.model, given.calibration, granularity=granularity, smoothing=smoothing, zero_points=zero_points,
-        keep_float=keep_float, seed=seed, show_progress=show_progress,
-    )  # fmt: skip
+    quantized = calibrated(given.model, given.calibration, options=options, seed=seed, show_progress=show_progress)
     n_smoothed = sum(bool(site.smoothing) for site in quantized.sites)
     n_shifted = sum(site.zero_point != 0 for site in quantized.sites)
     report(f"of {len(quantized.sites)} activations {n_smoothed} have outliers smoothed, {n_shifted} a zero point")
-    quantized = _with_origin(quantized, given)
+    quantized = _with_origin(quantized, given, options)
     assembled = assemble(quantized, report=report, symmetric=symmetric)
     parity = None
     if check_parity:
@@ -219,10 +226,14 @@ def quantize(
     )
 
 
-def _with_origin(quantized: ModelToExport, given: Given) -> ModelToExport:
+def _with_origin(quantized: ModelToExport, given: Given, options: QuantizationConfig) -> ModelToExport:
     calibration = {
         "n_rows": given.fingerprint.size,
         "rows_sha256": given.fingerprint.sha256,
         "rows_per_observation": ROWS_PER_OBSERVATION,
     }
-    return replace(quantized, origin=replace(quantized.origin, metrics={}, quantization={"calibration": calibration}))
+    ranges = {"ranges": "mean"} if options.percentile is None else {
+        "ranges": "percentile", "range_percentile": options.percentile,
+    }  # fmt: skip
+    description = {"calibration": calibration, **ranges}
+    return replace(quantized, origin=replace(quantized.origin, metrics={}, quantization=description))

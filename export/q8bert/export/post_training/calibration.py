@@ -1,6 +1,6 @@
 """A float model and rows without labels → the same model with grids: ranges, smoothing, scales of weights."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +10,9 @@ from q8bert.export.encoded_rows import EncodedRows
 from q8bert.export.model_to_export import ModelToExport
 from q8bert.text.batching import sorted_batches
 from q8bert.training.quantization.calibration import calibrate
+from q8bert.training.quantization.config import QuantizationConfig
 from q8bert.training.quantization.sites import find_sites, matching_layers
-from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
+from q8bert.training.quantization.weights import grids_of, prepare_weights
 
 __all__ = ["calibrated"]
 
@@ -26,10 +27,7 @@ def calibrated(
     model: ModelToExport,
     rows: EncodedRows,
     *,
-    granularity: str,
-    smoothing: bool,
-    zero_points: bool = True,
-    keep_float: Sequence[str],
+    options: QuantizationConfig,
     seed: int,
     rows_per_observation: int = ROWS_PER_OBSERVATION,
     show_progress: Callable[[int, int], None] = lambda *_: None,
@@ -39,10 +37,8 @@ def calibrated(
     Args:
         model: The float model.
         rows: What its activations are observed on.
-        granularity: ``per_channel`` or ``per_tensor``, of the scales of Linear weights.
-        smoothing: Whether outlier channels are smoothed.
-        zero_points: Whether activations that lie to one side have zero points.
-        keep_float: Patterns of layers that stay float.
+        options: What is quantized, and on which grids. Ranges are means of observations (``ema``, all alike) or
+            percentiles; what only training has is not read.
         seed: Of the order in which rows make observations.
         rows_per_observation: Rows whose largest value is one observation.
         show_progress: Called with rows observed and rows in all.
@@ -55,17 +51,16 @@ def calibrated(
         ModelError: If a layer cannot be quantized, or a pattern matches none.
     """
     network = model.source.model
-    float_layers = matching_layers(network, keep_float)
-    quantized = quantized_parameters(
-        network, per_channel=granularity == "per_channel", per_column=True, keep_float=float_layers
-    )
+    float_layers = matching_layers(network, options.keep_float)
+    quantized = grids_of(network, options, float_layers=float_layers)
     sites, ranges = calibrate(
         network,
         find_sites(network, keep_float=float_layers),
         _observations(rows, rows_per_observation, seed, show_progress),
         decay=_DECAY,
-        smoothing=smoothing,
-        zero_points=zero_points,
+        smoothing=options.smoothing,
+        zero_points=options.zero_points,
+        percentile=options.percentile,
         quantized=quantized,
     )
     return replace(
@@ -73,8 +68,8 @@ def calibrated(
         sites=sites,
         amax=ranges.amax(),
         weights=prepare_weights(network, quantized, sites),
-        granularity=granularity,
-        table_granularity="per_column",  # whatever the options of a float run say
+        granularity=options.granularity,  # whatever the options of a float run say
+        table_granularity=options.table_granularity,
         float_layers=float_layers,
     )
 

@@ -7,6 +7,7 @@ from typing import Annotated
 from q8bert.data.readers import Format
 from q8bert.export.post_training.calibration import calibrated
 from q8bert.export.post_training.given import Asked, read_given
+from q8bert.export.post_training.options import ONE_SHOT_RANGES, one_shot_options
 from q8bert.export.post_training.rows import CALIBRATION_ROWS
 from q8bert.export.sensitivity.measurement import BATCH_SIZE, Change, measure
 from q8bert.export.sensitivity.proposal import propose
@@ -15,7 +16,7 @@ from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError
 from q8bert.spec.kinds import at_least, one_of
 from q8bert.tasks.task import Task
-from q8bert.training.quantization.config import GRANULARITIES
+from q8bert.training.quantization.config import GRANULARITIES, TABLE_GRANULARITIES
 
 __all__ = ["MEASURED_ROWS", "examine_sensitivity"]
 
@@ -32,6 +33,9 @@ def examine_sensitivity(
     revision: str | None = None,
     max_length: Annotated[int, at_least(8)] | None = None,
     granularity: Annotated[str, one_of(GRANULARITIES)] = GRANULARITIES[0],
+    table_granularity: Annotated[str, one_of(TABLE_GRANULARITIES)] = TABLE_GRANULARITIES[0],
+    ranges: Annotated[str, one_of(ONE_SHOT_RANGES)] = ONE_SHOT_RANGES[0],
+    range_percentile: float | None = None,
     smoothing: bool = True,
     zero_points: bool = True,
     calibration_rows: Annotated[int, at_least(1)] = CALIBRATION_ROWS,
@@ -57,7 +61,10 @@ def examine_sensitivity(
         task: Columns and labels; by default a run's own, or those of the model.
         revision: Branch, tag or commit of the hub.
         max_length: Longest row in tokens; by default the run's, or the longest that model and tokenizer take.
-        granularity: ``per_channel`` or ``per_tensor``, of the scales of Linear weights.
+        granularity: As in :func:`q8bert.export.quantize`, and so the next three.
+        table_granularity: Of embedding tables.
+        ranges: How ranges are found.
+        range_percentile: Percentile that they reach to.
         smoothing: Whether outlier channels are smoothed.
         zero_points: Whether activations that lie to one side have zero points.
         calibration_rows: Rows to calibrate with, at most.
@@ -79,6 +86,10 @@ def examine_sensitivity(
         InputError: If rows cannot be read, or are too few.
         ModelError: If the model cannot be found, has no trained head for the task, or cannot be quantized.
     """
+    options = one_shot_options(
+        granularity=granularity, table_granularity=table_granularity, ranges=ranges, range_percentile=range_percentile,
+        smoothing=smoothing, zero_points=zero_points,
+    )  # fmt: skip
     asked = Asked(
         model=str(model),
         rows=None if data is None else Path(data),
@@ -88,7 +99,6 @@ def examine_sensitivity(
         revision=revision,
         max_length=max_length,
         format=format,
-        folder_format=format,
         skip_malformed=skip_malformed,
         seed=seed,
     )
@@ -104,10 +114,7 @@ def examine_sensitivity(
     quantized = calibrated(
         given.model,
         given.calibration,
-        granularity=granularity,
-        smoothing=smoothing,
-        zero_points=zero_points,
-        keep_float=(),
+        options=options,
         seed=seed,
     )
     report(f"measuring on {len(given.held_out)} other rows")

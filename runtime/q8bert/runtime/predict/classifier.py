@@ -45,7 +45,7 @@ class Classifier:
     def __init__(self, model: LoadedModel, *, on_long: OnLong = "truncate") -> None:
         self.bundle, self.graph, self._engine, self.on_long = model.bundle, model.graph, model.engine, on_long
         threads = self._engine.options.n_threads
-        self.task, self._tokenizer = task_and_tokenizer(self.bundle, model.tokenizer, threads=threads)
+        self.task, self.tokenizer = task_and_tokenizer(self.bundle, model.tokenizer, threads=threads)
         self._model = BundleModel(self.bundle, self._engine, self.task)
 
     @classmethod
@@ -112,7 +112,7 @@ class Classifier:
 
     @property
     def runs_together(self) -> bool:
-        """Whether calls of several threads run at the same time, not one after the other."""
+        """Whether calls of several threads run at the same time."""
         return self._engine.runs_together
 
     def prove(self, *, longest: bool = False) -> None:
@@ -124,7 +124,7 @@ class Classifier:
         Raises:
             BundleError: If the model cannot run such a row.
         """
-        self._model.prove(extreme_rows(self.bundle, self.task, self._tokenizer, longest=longest))
+        self._model.prove(extreme_rows(self.bundle, self.task, self.tokenizer, longest=longest))
 
     @property
     def products(self) -> Products | None:
@@ -182,7 +182,7 @@ class Classifier:
         refused = encoded.truncated if self.on_long == "refuse" else frozenset()
         accepted = encoded.select([row for row in range(len(encoded)) if row not in refused])
         outcomes = iter(self.outcomes(accepted, batch_size=batch_size))
-        return [self._too_long("the text") if row in refused else next(outcomes) for row in range(len(encoded))]
+        return [self.too_long("the text") if row in refused else next(outcomes) for row in range(len(encoded))]
 
     def logits(
         self, texts: Texts, text_pairs: Sequence[str] | None = None, *, batch_size: int = 32
@@ -220,7 +220,7 @@ class Classifier:
         if self.on_long == "refuse" and encoded.truncated:
             row, more = min(encoded.truncated), len(encoded.truncated) - 1
             where = f"row {row}" if len(encoded) > 1 else "the text"
-            raise self._too_long(where + (f" (and {more} more)" if more else ""))
+            raise self.too_long(where + (f" (and {more} more)" if more else ""))
         return encoded
 
     def run(
@@ -242,8 +242,7 @@ class Classifier:
 
         Raises:
             ConfigError: If ``batch_size`` is no whole number of at least 1.
-            BundleError: If the model cannot run a row, its output is of another width than the task's, or holds NaN or
-                infinity.
+            BundleError: If the model cannot run a row, or its output is of another width than the task's or not finite.
         """
         logits = np.zeros((len(encoded), self.task.head.n_outputs), dtype=np.float32)
         for row, output in self._model.outputs(encoded, batch_size=batch_size, show_progress=show_progress):
@@ -270,12 +269,13 @@ class Classifier:
 
     def tokenizes_like(self, other: "Classifier") -> bool:
         """Whether every text becomes the same ids here and there."""
-        return self._tokenizer.is_same_as(other._tokenizer)
+        return self.tokenizer.is_same_as(other.tokenizer)
 
     def _encode(self, texts: Texts, text_pairs: Sequence[str] | None) -> Encoded:
-        return self._tokenizer.encode(*text_columns(self.task, texts, text_pairs))
+        return self.tokenizer.encode(*text_columns(self.task, texts, text_pairs))
 
-    def _too_long(self, what: str) -> InputError:
+    def too_long(self, what: str) -> InputError:
+        """Return the error of a row that is too long and refused."""
         return InputError(
             f"{what} has more than the {self.bundle.manifest.max_length} tokens that the bundle was trained with, and "
             "long rows are refused. Shorten it, or load the classifier with on_long='truncate'"

@@ -9,9 +9,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from q8bert.data.encoding import encode_examples
 from q8bert.data.examples import Split
 from q8bert.tasks.head import Head
-from q8bert.text.batching import model_inputs, shuffled_batches, sorted_batches
+from q8bert.text.batching import batches_in_order, model_inputs, shuffled_batches, sorted_batches
 from q8bert.text.encoded import Encoded
 from q8bert.text.tokenizer import TextTokenizer
 from q8bert.training.engines.engine import Batch
@@ -33,6 +34,8 @@ class TokenizedSplit:
         target_scale: Between scores and what the model computes.
         teacher: What a teacher said of every row, float64 ``(n, n_outputs)``: logits, or scores in the user's units;
             None where none is learned from.
+        is_shuffled: Whether training takes the rows in an order that is drawn anew for every epoch, and not as they
+            stand.
     """
 
     encoded: Encoded
@@ -41,6 +44,7 @@ class TokenizedSplit:
     pad_token_id: int
     target_scale: TargetScale = UNSCALED
     teacher: Tensor | None = None
+    is_shuffled: bool = True
 
     def __len__(self) -> int:
         return len(self.encoded)
@@ -63,11 +67,15 @@ class TokenizedSplit:
             start: Step to begin with; what is yielded depends on nothing before it.
 
         Yields:
-            Row numbers, sorted by length; at an epoch's end there may be fewer.
+            Row numbers, sorted by length where they are shuffled; at an epoch's end there may be fewer.
         """
         epoch, skipped = divmod(start, self.steps_per_epoch(rows_per_step))
         while True:
-            yield from shuffled_batches(self.encoded.lengths, rows_per_step, seed=seed, epoch=epoch)[skipped:]
+            if self.is_shuffled:
+                steps = shuffled_batches(self.encoded.lengths, rows_per_step, seed=seed, epoch=epoch)
+            else:
+                steps = batches_in_order(len(self), rows_per_step)
+            yield from steps[skipped:]
             epoch, skipped = epoch + 1, 0
 
     def steps_per_epoch(self, rows_per_step: int) -> int:
@@ -154,7 +162,7 @@ def tokenize_split(
     pad_token_id: int,
     target_scale: TargetScale = UNSCALED,
 ) -> TokenizedSplit:
-    """Tokenize every row of a labelled split.
+    """Tokenize every row of a labelled split, or take its token ids.
 
     Args:
         split: The rows.
@@ -168,7 +176,8 @@ def tokenize_split(
         The split, ready to be batched.
 
     Raises:
-        InputError: If a row has no label.
+        InputError: If a row has no label, or came as token ids that are not the tokenizer's.
     """
     labels = torch.tensor(split.labels(), dtype=torch.float64 if head.is_regression else torch.int64)
-    return TokenizedSplit(tokenizer.encode(*split.columns()), labels, input_names, pad_token_id, target_scale)
+    encoded = encode_examples(split.examples, tokenizer, source=split.source)
+    return TokenizedSplit(encoded, labels, input_names, pad_token_id, target_scale)

@@ -9,6 +9,7 @@ from q8bert.training.options import MAIN_PANEL, option
 
 __all__ = ["EvaluationConfig", "OptimizationConfig", "RecordConfig"]
 
+_WARMUP = 0.1
 _QUANTIZED_WARMUP = 0.1
 
 
@@ -27,6 +28,11 @@ class OptimizationConfig:
     batch_size: Annotated[int, at_least(1)] = option(
         default=16, help="Rows a forward pass of each process.", panel=MAIN_PANEL
     )
+    shuffle: bool = option(
+        default=True,
+        help="Draw the order of the rows anew for every epoch; --no-shuffle takes them as they stand in the file.",
+        panel="Data",
+    )
     gradient_accumulation: Annotated[int, at_least(1)] = option(default=1, help="Forward passes an optimizer step.")
     learning_rate: Annotated[float, above(0)] = option(
         default=1e-4, help="Peak learning rate of AdamW.", panel=MAIN_PANEL
@@ -34,9 +40,21 @@ class OptimizationConfig:
     weight_decay: Annotated[float, at_least(0)] = option(
         default=0.01, help="Decoupled weight decay, not on biases and LayerNorm."
     )
+    adam_beta1: Annotated[float, share()] = option(
+        default=0.9, help="Weight of the past in AdamW's mean of the gradients."
+    )
+    adam_beta2: Annotated[float, share()] = option(
+        default=0.999, help="Weight of the past in AdamW's mean of their squares."
+    )
+    adam_epsilon: Annotated[float, above(0)] = option(
+        default=1e-8, help="What AdamW adds to the root of that mean before it divides by it."
+    )
     warmup_ratio: Annotated[float, share()] = option(
-        default=0.1,
+        default=_WARMUP,
         help="Share of all steps in which the learning rate rises linearly from 0.",
+    )
+    warmup_steps: Annotated[int, at_least(0)] | None = option(
+        default=None, help="The same as a number of steps. Default: --warmup-ratio decides."
     )
     decay_power: Annotated[float, at_least(0)] = option(
         default=1.0, help="Power of the polynomial decay after the warm-up; 1 is linear."
@@ -68,6 +86,11 @@ class OptimizationConfig:
                 conflicts.append(f"end_learning_rate ({self.end_learning_rate}) is above {name} ({peak})")
         if self.end_learning_rate and not self.decay_power and not conflicts:
             conflicts.append(f"end_learning_rate ({self.end_learning_rate}) is never reached: decay_power is 0")
+        if self.warmup_steps is not None and self.warmup_ratio != _WARMUP:
+            conflicts.append(
+                f"warmup_steps ({self.warmup_steps}) and warmup_ratio ({self.warmup_ratio}) both say how long the "
+                "learning rate rises; give one of them"
+            )
         if quantized is None and self.quantized_warmup_ratio != _QUANTIZED_WARMUP:
             conflicts.append(
                 f"quantized_warmup_ratio ({self.quantized_warmup_ratio}) is of quantized_learning_rate, which is not "
@@ -88,6 +111,11 @@ class EvaluationConfig:
         ConfigError: If values do not fit; it names every fault.
     """
 
+    evaluate: bool = option(
+        default=True,
+        help="Score the dev split while it is trained; --no-evaluate does so once, after the last step, whose "
+        "checkpoint is the best then.",
+    )
     eval_batch_size: Annotated[int, at_least(1)] = option(default=64, help="Rows a batch in evaluation.")
     eval_every: Annotated[int, at_least(0)] = option(
         default=0, help="Steps between two evaluations on the dev split. 0: after each epoch."
@@ -104,7 +132,17 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         """Check every option."""
-        fit_fields(self)
+        fit_fields(self, self._conflicts)
+
+    def _conflicts(self) -> list[str]:
+        if self.evaluate:
+            return []
+        several = {"eval_every": self.eval_every, "patience": self.patience, "candidates": max(0, self.candidates - 1)}
+        return [
+            f"{name} ({getattr(self, name)}) is of evaluations while it is trained, but evaluate is False"
+            for name, value in several.items()
+            if value
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +155,8 @@ class RecordConfig:
 
     save_every: Annotated[int, at_least(0)] = option(
         default=0,
-        help="Steps between two checkpoints besides those at evaluations. 0: only at evaluations.",
+        help="Steps between two checkpoints besides those at evaluations. 0: only at evaluations, or after each epoch "
+        "where there are none.",
         decides_results=False,
     )
     keep_checkpoints: Annotated[int, at_least(1)] = option(
@@ -126,7 +165,9 @@ class RecordConfig:
         decides_results=False,
     )
     log_every: Annotated[int, at_least(1)] = option(
-        default=10, help="Steps between two lines of the log.", decides_results=False
+        default=50,
+        help="Steps between two lines of the log, each with the mean loss over them and their time.",
+        decides_results=False,
     )
 
     def __post_init__(self) -> None:

@@ -8,12 +8,20 @@ from torch import nn
 __all__ = ["adamw", "learning_rate_at"]
 
 
-def adamw(masters: Mapping[str, nn.Parameter], *, weight_decay: float) -> torch.optim.AdamW:
+def adamw(
+    masters: Mapping[str, nn.Parameter],
+    *,
+    weight_decay: float,
+    betas: tuple[float, float] = (0.9, 0.999),
+    epsilon: float = 1e-8,
+) -> torch.optim.AdamW:
     """Return AdamW with decoupled decay on every weight but biases and LayerNorm.
 
     Args:
         masters: Parameters by name.
         weight_decay: Decay of the others.
+        betas: Weight of the past in the mean of the gradients, and in that of their squares.
+        epsilon: What is added to the root of the latter.
 
     Returns:
         The optimizer; its learning rate is set before each step.
@@ -21,7 +29,7 @@ def adamw(masters: Mapping[str, nn.Parameter], *, weight_decay: float) -> torch.
     decayed = [parameter for name, parameter in masters.items() if not is_undecayed(name)]
     undecayed = [parameter for name, parameter in masters.items() if is_undecayed(name)]
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": undecayed, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.999), eps=1e-8, fused=True)
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=epsilon, fused=True)
 
 
 def is_undecayed(name: str) -> bool:
@@ -29,10 +37,10 @@ def is_undecayed(name: str) -> bool:
     return name.endswith("bias") or "layernorm" in name.lower() or "layer_norm" in name.lower()
 
 
-def learning_rate_at(step: int, *, peak: float, end: float, n_steps: int, warmup_ratio: float, power: float) -> float:
+def learning_rate_at(step: int, *, peak: float, end: float, n_steps: int, warmup: int, power: float) -> float:
     """Return the learning rate of a step: linear warm-up, then polynomial decay.
 
-    After ``w = warmup_ratio · n_steps`` steps it is ``(peak − end) · (1 − progress)^power + end``, where
+    After ``warmup`` steps it is ``(peak − end) · (1 − progress)^power + end``, where
     progress runs from 0 to 1 over the rest.
 
     Args:
@@ -40,13 +48,12 @@ def learning_rate_at(step: int, *, peak: float, end: float, n_steps: int, warmup
         peak: Rate at the end of the warm-up.
         end: Rate at the end of training.
         n_steps: Steps in all.
-        warmup_ratio: Share of steps that warm up.
+        warmup: Steps in which it rises.
         power: Power of the decay; 1 is linear.
 
     Returns:
         The rate; never 0 on the first step of a warm-up, so that no step is wasted.
     """
-    warmup = int(warmup_ratio * n_steps)
     if step < warmup:
         return peak * (step + 1) / warmup
     progress = (step - warmup) / max(1, n_steps - warmup)

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from q8bert.training.loop.meter import Meter
+
 __all__ = ["Progress"]
 
 
@@ -18,6 +20,8 @@ class Progress:
         evaluations_since_best: Evaluations since then.
         loss_sum: Sum of the steps' losses since the last evaluation.
         loss_count: Their number.
+        interval: What the steps since the last line of the log came to.
+        epoch: What those since the last end of an epoch came to.
     """
 
     step: int = 0
@@ -27,6 +31,8 @@ class Progress:
     evaluations_since_best: int = 0
     loss_sum: float = 0.0
     loss_count: int = 0
+    interval: Meter = field(default_factory=Meter)
+    epoch: Meter = field(default_factory=Meter)
 
     @property
     def has_learned(self) -> bool:

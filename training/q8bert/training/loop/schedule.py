@@ -80,17 +80,31 @@ class Schedule:
             peak=options.learning_rate if quantized is None or not is_own else quantized,
             end=options.end_learning_rate,
             n_steps=self.n_steps - start,
-            warmup_ratio=options.quantized_warmup_ratio if is_own else options.warmup_ratio,
+            warmup=int(options.quantized_warmup_ratio * (self.n_steps - start)) if is_own else self.warmup,
             power=options.decay_power,
         )
 
+    @property
+    def warmup(self) -> int:
+        """Steps in which the learning rate rises."""
+        options = self.optimization
+        return int(options.warmup_ratio * self.n_steps) if options.warmup_steps is None else options.warmup_steps
+
     def is_evaluated(self, step: int) -> bool:
         """Whether the dev split is scored after the first ``step`` steps."""
-        return step % self.eval_every == 0 or step == self.n_steps
+        return step == self.n_steps or (self.evaluation.evaluate and step % self.eval_every == 0)
+
+    def is_logged(self, step: int) -> bool:
+        """Whether a line of the log is due after the first ``step`` steps."""
+        return step == self.n_steps or step % self.record.log_every == 0
+
+    def ends_epoch(self, step: int) -> bool:
+        """Whether a pass over the training split, or the run, ends with the first ``step`` steps."""
+        return step == self.n_steps or step % self.steps_per_epoch == 0
 
     def is_saved(self, step: int) -> bool:
         """Whether a checkpoint is due after the first ``step`` steps."""
-        every = self.record.save_every
+        every = self.record.save_every or (0 if self.evaluation.evaluate else self.steps_per_epoch)
         return self.is_evaluated(step) or (every > 0 and step % every == 0)
 
 
@@ -119,11 +133,16 @@ def make_schedule(
         The schedule.
 
     Raises:
-        ConfigError: If there are fewer evaluations than are to be chosen from.
+        ConfigError: If there are fewer evaluations than are to be chosen from, or no steps after the warm-up.
     """
     rows_per_step = optimization.rows_per_step(n_processes)
     steps_per_epoch = train.steps_per_epoch(rows_per_step)
     n_steps = optimization.max_steps or optimization.epochs * steps_per_epoch
+    if (warmup := optimization.warmup_steps or 0) >= n_steps:
+        raise ConfigError([
+            f"warmup_steps ({warmup}) is not below the {n_steps} steps of the run, so the learning rate would never "
+            "reach its peak; give fewer, or train longer"
+        ])  # fmt: skip
     quantize_from, average = int(quantization.quantize_from * n_steps), optimization.average_weights
     schedule = Schedule(
         n_steps=n_steps,

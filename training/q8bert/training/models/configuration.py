@@ -6,7 +6,7 @@ ignores, is refused. What only changes the form of outputs or how they are compu
 transformers does not know for the family is left out and told.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from transformers import CONFIG_MAPPING
 
 from q8bert.spec.errors import ConfigError, ModelError
 from q8bert.training.models.border import library_border
+from q8bert.training.models.config import ArchitectureConfig
 from q8bert.training.models.model_files import read_object
 from q8bert.training.objectives.target_scale import TARGET_SCALE_KEY, TargetScale, read_target_scale
 
@@ -51,6 +52,21 @@ _OURS = (
     "id2label", "label2id", "num_labels", "problem_type", "dtype", "torch_dtype", "architectures",
     "attn_implementation", "_attn_implementation", "_attn_implementation_autoset", TARGET_SCALE_KEY,
 )  # fmt: skip
+# option of ours → its names in the families
+_SIZES: Mapping[str, tuple[str, ...]] = {
+    "layers": ("num_hidden_layers", "n_layers"),
+    "heads": ("num_attention_heads", "n_heads"),
+    "hidden_size": ("hidden_size", "dim"),
+    "intermediate_size": ("intermediate_size", "hidden_dim"),
+    "max_positions": ("max_position_embeddings",),
+    "initializer_range": ("initializer_range",),
+}
+_ATTENTION_DROPOUTS = ("attention_probs_dropout_prob", "attention_dropout")
+_HIDDEN_DROPOUTS = (
+    "hidden_dropout_prob", "classifier_dropout",  # BERT and kin
+    "dropout", "seq_classif_dropout",  # DistilBERT
+    "summary_last_dropout",  # ELECTRA
+)  # fmt: skip
 # of no meaning for a classifier: where it came from, what tokenizes, and what older releases wrote into every file
 _IDLE = (
     "model_type", "_name_or_path", "name_or_path", "transformers_version", "tokenizer_class", "finetuning_task",
@@ -70,7 +86,7 @@ class Configuration:
         names: What the outputs of the source's own head are called, in order; empty where config.json does not say.
         target_scale: Units of what the source's own head computes.
         architecture: Class that the weights were saved from, as config.json says; empty where it does not.
-        options_set: Options that had another value than is needed, as ``name value → value``.
+        options_set: Options that had another value than is needed or asked for, as ``name value → value``.
         options_unread: Options that transformers does not know for the family.
     """
 
@@ -83,7 +99,12 @@ class Configuration:
 
 
 def read_configuration(
-    folder: Path, *, n_outputs: int, labels: tuple[str, ...], dropout: float | None
+    folder: Path,
+    *,
+    n_outputs: int,
+    labels: tuple[str, ...],
+    dropout: float | None,
+    architecture: ArchitectureConfig = ArchitectureConfig(),  # noqa: B008 - a frozen value
 ) -> Configuration:
     """Read the configuration of a model and fit it to a task.
 
@@ -92,12 +113,13 @@ def read_configuration(
         n_outputs: Width of the logits.
         labels: Label names in id order; empty for regression.
         dropout: Dropout probability for the whole model, or None to keep the model's own.
+        architecture: What is set otherwise than config.json says.
 
     Returns:
         The configuration.
 
     Raises:
-        ModelError: If config.json is damaged, or describes a model that is not computed here.
+        ModelError: If config.json is damaged, or describes a model that is not computed here, also with what is set.
     """
     path = folder / "config.json"
     if (folder / "adapter_config.json").exists():
@@ -113,11 +135,13 @@ def read_configuration(
     kept = {name: value for name, value in {**content, **_SET}.items() if name in known and name in content}
     with library_border(f"{path} does not describe a {content['model_type']} model", "Correct it"):
         config = kind(**kept | _of_task(n_outputs, labels))
-    if dropout is not None:
-        _set_dropout(config, dropout)
-    options_set = (
+    options_set = [
         f"{name} {content[name]} → {value}" for name, value in _SET.items() if content.get(name) not in (value, None)
-    )
+    ]
+    options_set += _set_sizes(config, architecture, path)
+    hidden, attention = architecture.hidden_dropout, architecture.attention_dropout
+    _set_all(config, _HIDDEN_DROPOUTS, dropout if hidden is None else hidden)
+    _set_all(config, _ATTENTION_DROPOUTS, dropout if attention is None else attention)
     unread = set(content) - known - set(_ONLY) - set(_SET) - set(_OURS) - set(_IDLE) - set(_QUANTIZED)
     architectures = content.get("architectures")
     return Configuration(
@@ -202,11 +226,35 @@ def _families() -> str:
     return ", ".join(FAMILIES)
 
 
-def _set_dropout(config: Any, probability: float) -> None:
-    for name in (
-        "hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout",  # BERT and kin
-        "dropout", "attention_dropout", "seq_classif_dropout",  # DistilBERT
-        "summary_last_dropout",  # ELECTRA
-    ):  # fmt: skip
-        if hasattr(config, name):
+def _set_sizes(config: Any, architecture: ArchitectureConfig, path: Path) -> list[str]:
+    """Set what was asked for, in place; return what had another value, as ``name value → value``."""
+    options_set = []
+    for option, names in _SIZES.items():
+        asked = getattr(architecture, option)
+        if asked is None:
+            continue
+        name = next((name for name in names if name in config.to_dict()), None)
+        if name is None:
+            raise ModelError(f"{path}: a {config.model_type} model has no {option}. Leave the option out")
+        own = getattr(config, name)
+        if option == "layers" and asked > own and not architecture.from_scratch:
+            raise ModelError(
+                f"--layers {asked} is more than the {own} layers of {path.parent}. Give fewer, or --from-scratch, "
+                "which draws the weights of all of them"
+            )
+        setattr(config, name, asked)
+        if asked != own:
+            options_set.append(f"{name} {own} → {asked}")
+    is_asked = architecture.hidden_size is not None or architecture.heads is not None
+    if is_asked and config.hidden_size % config.num_attention_heads:
+        raise ModelError(
+            f"hidden_size {config.hidden_size} is not a multiple of the {config.num_attention_heads} heads. Give "
+            "--hidden-size and --heads that fit each other"
+        )
+    return options_set
+
+
+def _set_all(config: Any, names: Sequence[str], probability: float | None) -> None:
+    for name in names:
+        if probability is not None and hasattr(config, name):
             setattr(config, name, probability)

@@ -41,6 +41,7 @@ class SourceReport:
         options_set: Options of config.json that were set, as ``name value → value``.
         options_unread: Options of config.json that transformers does not know for the family.
         revision: Commit of the hub; None for a local folder.
+        is_from_scratch: Whether all weights were drawn, because nothing else was asked for.
     """
 
     layer: str
@@ -52,11 +53,16 @@ class SourceReport:
     options_set: tuple[str, ...]
     options_unread: tuple[str, ...]
     revision: str | None
+    is_from_scratch: bool = False
 
     def lines(self) -> tuple[str, ...]:
         """Return what a user should know, a sentence a line."""
-        besides = [name for name in self.drawn if not name.startswith(f"{self.layer}.")]
+        besides = [name for name in self.drawn if not name.startswith(f"{self.layer}.") and not self.is_from_scratch]
         told = (
+            (
+                "warning: from scratch: all weights are drawn at random, and nothing pretrained is used",
+                self.is_from_scratch,
+            ),
             (f"commit of the hub: {self.revision}", self.revision is not None),
             (f"head {self.layer}: {self.head}", True),
             (f"drawn at random, for the model lacks them: {', '.join(besides)}", bool(besides)),
@@ -70,7 +76,10 @@ class SourceReport:
 
     def values(self) -> dict[str, str | None]:
         """Return the fields as texts, for a log."""
-        return {name: ", ".join(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        values = {name: ", ".join(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        if values.pop("is_from_scratch"):
+            values["drawn"] = "all"
+        return values
 
 
 def examine_names(

@@ -7,11 +7,12 @@ from q8bert.spec.checked import fit_fields
 from q8bert.spec.kinds import Check, above, at_least, one_of, share
 from q8bert.training.options import MAIN_PANEL, option
 
-__all__ = ["GRANULARITIES", "RANGES", "TABLE_GRANULARITIES", "QuantizationConfig"]
+__all__ = ["GRANULARITIES", "GRIDS_FROM", "RANGES", "TABLE_GRANULARITIES", "QuantizationConfig"]
 
 GRANULARITIES = ("per_channel", "per_tensor")
 TABLE_GRANULARITIES = ("per_column", "per_tensor")
 RANGES = ("ema", "learned", "percentile")
+GRIDS_FROM = ("calibration", "model")
 
 _RANGE_RATE_RATIO = 10.0
 _RANGE_PERCENTILE = 99.99
@@ -70,6 +71,12 @@ class QuantizationConfig:
     calibration_batches: Annotated[int, at_least(1)] = option(
         default=8, help="Float batches observed where quantization starts, for the first ranges."
     )
+    grids_from: Annotated[str, one_of(GRIDS_FROM)] = option(
+        default="calibration",
+        help="Where the first ranges, smoothing and zero points come from: calibration (float batches, where "
+        "quantization starts) or model (the quantized run or checkpoint of q8bert's that --model names); the latter "
+        "with --quantize-from 0, for float steps would leave its ranges behind.",
+    )
     quantize_from: Annotated[float, share()] = option(
         default=0.5,
         help="Share of all steps after which quantization starts; before it the run is its FP32 twin.",
@@ -92,6 +99,13 @@ class QuantizationConfig:
             )
         if self.keep_float and not self.quantize:
             conflicts.append("keep_float names layers to leave out of quantization, but quantize is False")
+        if self.grids_from == "model" and not self.quantize:
+            conflicts.append("grids_from model is of quantized runs, but quantize is False")
+        elif self.grids_from == "model" and self.quantize_from:
+            conflicts.append(
+                f"grids_from model are those of the model's weights, but quantize_from ({self.quantize_from}) lets "
+                "them be trained in float first; give --quantize-from 0"
+            )
         if self.ranges != "percentile" and self.range_percentile != _RANGE_PERCENTILE:
             conflicts.append(f"range_percentile ({self.range_percentile}) is of ranges percentile, got {self.ranges}")
         if self.ranges == "percentile" and self.freeze_ranges_from != 1:

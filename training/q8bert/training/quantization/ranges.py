@@ -54,6 +54,20 @@ class RangeState:
             state = state.observe(observed)
         return state
 
+    @staticmethod
+    def holding(amax: Tensor, *, count: int, decay: float) -> "RangeState":
+        """Return the state that has given ranges, as after some observations of just these.
+
+        Args:
+            amax: Float32 ``(n_sites,)``, real units, above 0.
+            count: Observations that they stand for; at least 1.
+            decay: Weight of the past.
+
+        Returns:
+            The state.
+        """
+        return RangeState(amax.double() * (1 - decay**count), count, decay)
+
     def observe(self, observations: Tensor) -> "RangeState":
         """Return the state after one more observation.
 

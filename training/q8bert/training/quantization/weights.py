@@ -12,10 +12,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from q8bert.training.quantization.config import QuantizationConfig
 from q8bert.training.quantization.fake_quantize import WeightGrid, fake_quantize_weight_
 from q8bert.training.quantization.sites import Site, column_factors
 
-__all__ = ["TrainableWeights", "prepare_weights", "quantized_parameters", "refresher"]
+__all__ = ["TrainableWeights", "grids_of", "prepare_weights", "quantized_parameters", "refresher"]
 
 _ALIGNMENT = 16  # float32 values, 64 bytes: a cache line, and the widest vector of a CPU
 
@@ -54,6 +55,28 @@ def quantized_parameters(
         elif isinstance(module, nn.Embedding):
             grids[f"{name}.weight"] = of_tables
     return grids
+
+
+def grids_of(model: nn.Module, options: QuantizationConfig, *, float_layers: Sequence[str]) -> dict[str, WeightGrid]:
+    """Return which parameters options quantize, and on which grid.
+
+    Args:
+        model: A float model.
+        options: What they say.
+        float_layers: Names of layers that stay float, which its patterns match.
+
+    Returns:
+        Parameter name → its grid; none where nothing is quantized.
+    """
+    if not options.quantize:
+        return {}
+    return quantized_parameters(
+        model,
+        per_channel=options.per_channel,
+        per_column=options.per_column,
+        saturation_free=options.saturation_free,
+        keep_float=float_layers,
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from q8bert.training.loop.loss_scale import LossScale
 from q8bert.training.loop.progress import Progress
 from q8bert.training.quantization.zero_points import LARGEST_ZERO_POINT
 
-__all__ = ["CheckpointState", "SiteState", "damage", "read_state", "step_of_folder", "write_state"]
+__all__ = ["STATE_FILE", "CheckpointState", "SiteState", "damage", "read_state", "step_of_folder", "write_state"]
 
 CHECKPOINT_VERSION = 4
 _READABLE_VERSIONS = (3, 4)  # version 3 had no zero points: all were 0

@@ -5,17 +5,19 @@ Where these stand decides nothing: files that only moved are the same, files tha
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from q8bert.data.examples import Split
 from q8bert.spec.files import read_json
 from q8bert.text.tokenizer import truncation_side
 from q8bert.training.models.source import SourceModel
+from q8bert.training.quantization.sites import Site
 
-__all__ = ["Fingerprint", "fingerprint_of_rows", "fingerprints_of_model"]
+__all__ = ["Fingerprint", "fingerprint_of_grids", "fingerprint_of_rows", "fingerprints_of_model"]
 
 # what loads and truncates anew, and what only says by whom a file was written
 _TOKENIZER_STATE = {"truncation", "padding"}
@@ -36,7 +38,7 @@ class Fingerprint:
 
 
 def fingerprint_of_rows(split: Split) -> Fingerprint:
-    """Return the fingerprint of a split: texts and labels as they were read, in their order.
+    """Return the fingerprint of a split: texts or token ids, and labels, as they were read, in their order.
 
     Args:
         split: The rows.
@@ -46,8 +48,25 @@ def fingerprint_of_rows(split: Split) -> Fingerprint:
     """
     found = hashlib.sha256()
     for example in split.examples:
-        found.update(json.dumps([example.text, example.text_pair, example.label]).encode() + b"\n")
+        found.update(example.content())
     return Fingerprint(found.hexdigest(), len(split.examples))
+
+
+def fingerprint_of_grids(sites: Sequence[Site], amax: Tensor) -> Fingerprint:
+    """Return the fingerprint of ranges, smoothing and zero points.
+
+    Args:
+        sites: Where activations are quantized, and how.
+        amax: Float32 ``(n_sites,)``, their ranges.
+
+    Returns:
+        Its size is the number of activations.
+    """
+    grids = [
+        [site.name, site.smoothing, site.zero_point, value.hex()]
+        for site, value in zip(sites, amax.double().tolist(), strict=True)
+    ]
+    return _of_json({"grids": grids}, size=len(sites))
 
 
 def fingerprints_of_model(source: SourceModel) -> dict[str, Fingerprint]:

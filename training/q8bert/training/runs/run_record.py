@@ -28,7 +28,7 @@ _READABLE_VERSIONS = (4, 5, 6)
 # what a quantized run of an earlier version did where there was no option yet
 _BEFORE_VERSION_6: Mapping[str, object] = {"table_granularity": "per_tensor", "zero_points": False}
 # options that say where something stands; the fingerprints say what it is
-_PLACES = {"data_dir", "model", "teacher"}
+_PLACES = {"data_dir", "train_file", "dev_file", "schema", "model", "tokenizer", "teacher"}
 _REMEDY = "Put back the file as it was, or start again in another --output-dir or with --overwrite"
 
 
@@ -40,8 +40,9 @@ class RunRecord:
         run_version: Version of the file.
         options: Those that decide results, and where data and model stand.
         processes: Processes that train together; they decide how many rows a step has.
-        inputs: Fingerprints of ``train``, ``dev``, ``weights``, ``configuration`` and ``tokenizer``, and of the teacher
-            if it came from elsewhere; none in a run of an earlier release.
+        inputs: Fingerprints of ``train``, ``dev``, ``weights``, ``configuration`` and ``tokenizer``, of the ``grids``
+            if the model's are taken, and of the teacher if it came from elsewhere; none in a run of an earlier
+            release.
         versions: Of the libraries, at the start.
     """
 
@@ -189,13 +190,15 @@ def _as_json(inputs: Mapping[str, Fingerprint]) -> dict[str, Any]:
 
 
 def _words(options: Mapping[str, object]) -> dict[str, tuple[str, str]]:
-    data, model, teacher = options["data_dir"], options["model"], options["teacher"]
+    model, teacher = options["model"], options["teacher"]
+    train, dev = (options[f"{split}_file"] or options["data_dir"] for split in ("train", "dev"))
     return {
-        "train": (f"other training rows than {data} has", "rows"),
-        "dev": (f"other dev rows than {data} has", "rows"),
+        "train": (f"other training rows than {train} has", "rows"),
+        "dev": (f"other dev rows than {dev} has", "rows"),
         "weights": (f"other weights than {model} has", "numbers"),
         "configuration": (f"another configuration than {model} has", "keys"),
-        "tokenizer": (f"another tokenizer than {model} has", "tokens"),
+        "tokenizer": (f"another tokenizer than {options['tokenizer'] or model} has", "tokens"),
+        "grids": (f"other ranges or smoothing than {model} has", "activations"),
         "teacher_weights": (f"another teacher than {teacher} (its weights differ)", "numbers"),
         "teacher_configuration": (f"another teacher than {teacher} (its configuration differs)", "keys"),
         "teacher_tokenizer": (f"another teacher than {teacher} (its tokenizer differs)", "tokens"),

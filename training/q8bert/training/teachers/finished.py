@@ -23,7 +23,7 @@ from q8bert.training.models.source import SourceModel, load_source_model
 from q8bert.training.objectives.target_scale import TargetScale
 from q8bert.training.quantization.quantized_model import QuantizedModel
 from q8bert.training.quantization.sites import Site, matching_layers
-from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
+from q8bert.training.quantization.weights import grids_of, prepare_weights
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.fingerprints import Fingerprint, fingerprints_of_model
 from q8bert.training.runs.run_folder import best_checkpoint
@@ -68,13 +68,14 @@ class _Quantization:
 
 
 def load_teacher(
-    config: TrainConfig, texts: Split, device: torch.device, report: Callable[[str], None]
+    config: TrainConfig, texts: Split, learner: Tokenizer, device: torch.device, report: Callable[[str], None]
 ) -> FinishedTeacher:
     """Load the teacher that a run's options name.
 
     Args:
         config: Options of the run that learns; they name a finished teacher.
         texts: Its training rows.
+        learner: Its tokenizer; rows of token ids are of that.
         device: Where the teacher is wanted.
         report: Called with sentences on what was found.
 
@@ -101,6 +102,11 @@ def load_teacher(
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from error
     units = _units_of_scores(source, config, name)
+    if texts.tokens() and source.tokenizer.get_vocab() != learner.get_vocab():
+        raise ModelError(
+            f"{name} has another vocabulary than the model that learns, and the rows of {texts.source} are token ids, "
+            "which it cannot read. Give a teacher with the same vocabulary, or rows of texts"
+        )
     for line in source.report.lines():
         report(f"teacher: {line}")
     inputs = {f"teacher_{what}": found for what, found in fingerprints_of_model(source).items()}
@@ -152,13 +158,7 @@ def _units_of_scores(source: SourceModel, config: TrainConfig, name: str) -> Tar
 def _quantize_weights(source: SourceModel, quantization: _Quantization, trained: TrainConfig) -> None:
     """Replace a teacher's weights by what they are on their grids; it learns nothing more."""
     options = trained.quantization
-    grids = quantized_parameters(
-        source.model,
-        per_channel=options.per_channel,
-        per_column=options.per_column,
-        saturation_free=options.saturation_free,
-        keep_float=matching_layers(source.model, options.keep_float),
-    )
+    grids = grids_of(source.model, options, float_layers=matching_layers(source.model, options.keep_float))
     weights = prepare_weights(source.model, grids, quantization.sites)
     with torch.no_grad():
         for parameter_name, parameter in source.model.named_parameters():

@@ -1,0 +1,1 @@
+"""Bundles behind HTTP: the Open Inference Protocol, limits, metrics, reload, and a page to try them on."""
