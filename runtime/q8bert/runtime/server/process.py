@@ -198,13 +198,12 @@ class _Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         for connection in accepted:
-            connection.setblocking(False)
-            await loop.connect_accepted_socket(
-                lambda: self.config.http_protocol_class(  # type: ignore[call-arg]
-                    config=self.config, server_state=self.server_state, app_state={}, _loop=loop
-                ),
-                connection,
-            )
+            connection.settimeout(0)
+            await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return make(config=self.config, server_state=self.server_state, app_state={})
 
     def _n_without_request(self) -> int:
         connections = self.server_state.connections
