@@ -23,6 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from q8bert.spec.bundle_files import FileRecord, read_files
+from q8bert.spec.bundle_targets import TargetGraph, target_faults
 from q8bert.spec.checked import checked
 from q8bert.spec.decode import decode
 from q8bert.spec.errors import BundleError, ConfigError
@@ -30,27 +31,10 @@ from q8bert.spec.files import read_json
 from q8bert.spec.onnx_file import external_files
 
 __all__ = [
-    "CONFIG_FILE",
-    "CUDA_TARGET",
-    "FLOAT16_TARGET",
-    "FORMAT_VERSION",
-    "MANIFEST_FILE",
-    "MODEL_CARD_FILE",
-    "MODEL_FILE",
-    "PARITY_FILE",
-    "SPECIAL_TOKENS_FILE",
-    "TARGETS",
-    "TOKENIZER_CONFIG_FILE",
-    "TOKENIZER_FILE",
-    "Bundle",
-    "FileRecord",
-    "Manifest",
-    "TargetGraph",
-    "load_bundle",
-    "open_bundle",
-    "read_manifest",
-    "target_file",
-]
+    "CONFIG_FILE", "FORMAT_VERSION", "MANIFEST_FILE", "MODEL_CARD_FILE", "MODEL_FILE", "PARITY_FILE",
+    "SPECIAL_TOKENS_FILE", "TOKENIZER_CONFIG_FILE", "TOKENIZER_FILE", "Bundle", "FileRecord", "Manifest",
+    "load_bundle", "open_bundle", "read_manifest",
+]  # fmt: skip
 
 FORMAT_VERSION = 2
 _READABLE = (1, FORMAT_VERSION)
@@ -62,8 +46,6 @@ PARITY_FILE = "parity.json"
 CONFIG_FILE = "config.json"
 TOKENIZER_CONFIG_FILE = "tokenizer_config.json"
 SPECIAL_TOKENS_FILE = "special_tokens_map.json"
-CUDA_TARGET, FLOAT16_TARGET = "cuda", "float16"
-TARGETS = (CUDA_TARGET, FLOAT16_TARGET)
 
 _FOR_PEOPLE = frozenset({MODEL_CARD_FILE, PARITY_FILE})
 _FOR_LIBRARIES = frozenset({CONFIG_FILE, TOKENIZER_CONFIG_FILE, SPECIAL_TOKENS_FILE})
@@ -73,27 +55,6 @@ _LONGEST = 65_536
 
 _MODEL_INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _PRECISIONS = ("int8", "float32")
-
-
-def target_file(target: str) -> str:
-    """Return the name of the file with the graph of a target."""
-    return f"model.{target}.onnx"
-
-
-@dataclass(frozen=True)
-class TargetGraph:
-    """Another form of the model, for other runtimes.
-
-    Attributes:
-        file: Name of its file.
-        max_abs_diff: Largest difference of a logit between it and ``model.onnx``, both on the CPU, on the rows of the
-            export.
-        n_rows: How many rows these were.
-    """
-
-    file: str
-    max_abs_diff: float
-    n_rows: int
 
 
 @dataclass(frozen=True)
@@ -278,11 +239,7 @@ def _value_faults(manifest: Manifest) -> list[str]:
         faults.append(f"input_names is {list(names)!r}, allowed are {', '.join(_MODEL_INPUTS)}, each once")
     faults += [f"files: {name!r} is no plain file name" for name in manifest.files if not _is_plain(name)]
     faults += [f"files: {name!r}: size_bytes is below 0" for name, one in manifest.files.items() if one.size_bytes < 0]
-    faults += [
-        f"targets: {name!r} with {one.file!r} is none of {', '.join(TARGETS)}, each with its own file"
-        for name, one in manifest.targets.items()
-        if name not in TARGETS or one.file != target_file(name) or one.file not in manifest.files
-    ]
+    faults += target_faults(manifest.targets, manifest.files)
     faults += [f"files: {name} is not listed" for name in (MODEL_FILE, TOKENIZER_FILE) if name not in manifest.files]
     return faults
 

@@ -24,9 +24,9 @@ from q8bert.spec.bundle import (
     Bundle,
     FileRecord,
     Manifest,
-    TargetGraph,
     open_bundle,
 )
+from q8bert.spec.bundle_targets import TargetGraph
 from q8bert.spec.errors import ExportError
 from q8bert.spec.files import PARTIAL, read_json, sha256_of, write_json, write_text
 from q8bert.spec.folders import entries, new_folder, refuse_unwritable

@@ -12,7 +12,8 @@ from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.provider_defaults import with_defaults
 from q8bert.runtime.engines.provider_names import Provider, named_providers
 from q8bert.runtime.engines.provider_table import facts_of
-from q8bert.spec.bundle import MODEL_FILE, TARGETS, TOKENIZER_FILE, Bundle, Manifest, load_bundle
+from q8bert.spec.bundle import MODEL_FILE, TOKENIZER_FILE, Bundle, Manifest, load_bundle
+from q8bert.spec.bundle_targets import TARGETS
 from q8bert.spec.errors import ConfigError
 from q8bert.spec.kinds import one_of
 
