@@ -115,7 +115,7 @@ test-triton:
 
 test-on-triton: $(TRITON)/.ready $(TEST_BUNDLES)/.ready
 	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) Q8BERT_TRITON=$(TRITON) OMP_NUM_THREADS=1 $(TRITON)/bin/python $(PYTEST) \
-	  --dist loadfile tests/runtime/triton tests/serving/test_triton.py tests/serving/test_protocol.py
+	  --dist loadfile -k "not ourselves" tests/runtime/triton tests/serving/test_triton.py tests/serving/test_protocol.py
 
 $(TEST_GRAPHS)/.ready: tools/make_test_graphs.py $(SOURCES) | $(TRAIN)/.ready
 	$(TRAIN)/bin/python tools/make_test_graphs.py $(TEST_GRAPHS)

@@ -3,12 +3,14 @@
 import importlib.util
 import os
 import shutil
+import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from q8bert.spec.files import write_bytes
@@ -61,6 +63,44 @@ def small(tmp_path_factory: pytest.TempPathFactory, cache_of_its_own: Path) -> S
     target = tmp_path_factory.mktemp("bundles")
     subprocess.run([sys.executable, ROOT / "tools" / "make_test_bundles.py", target], check=True)
     return Small(target)
+
+
+def encoded_tf_example(columns: Mapping[str, Sequence[object]]) -> bytes:
+    """``tf.train.Example`` in protobuf's wire format, by hand: int64 lists of ints, float lists of floats, else bytes."""
+
+    def varint(number: int) -> bytes:
+        number %= 2**64
+        digits = [number >> shift & 127 for shift in range(0, max(1, number.bit_length()), 7)]
+        return bytes([*(digit | 128 for digit in digits[:-1]), digits[-1]])
+
+    def field(number: int, content: bytes) -> bytes:
+        return varint(number << 3 | 2) + varint(len(content)) + content
+
+    def feature(values: Sequence[object]) -> bytes:
+        if all(isinstance(value, int | np.integer) for value in values):
+            return field(3, field(1, b"".join(varint(int(value)) for value in values)))
+        if all(isinstance(value, float) for value in values):
+            return field(2, field(1, b"".join(struct.pack("<f", value) for value in values)))
+        return field(1, b"".join(field(1, value) for value in values))
+
+    entries = [field(1, field(1, name.encode()) + field(2, feature(values))) for name, values in columns.items()]
+    return field(1, b"".join(entries))
+
+
+@pytest.fixture(scope="session")
+def write_tf_records() -> Callable[[Path, Sequence[Mapping[str, Sequence[object]] | bytes]], Path]:
+    """Write a TFRecord file by TensorBoard's own writer, TensorFlow's layout in Python."""
+    module = pytest.importorskip("tensorboard.summary.writer.record_writer", reason="needs TensorBoard's record writer")
+
+    def write(path: Path, records: Sequence[Mapping[str, Sequence[object]] | bytes]) -> Path:
+        with path.open("wb") as file:
+            writer = module.RecordWriter(file)
+            for record in records:
+                writer.write(record if isinstance(record, bytes) else encoded_tf_example(record))
+            writer.flush()
+        return path
+
+    return write
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,11 @@
 """Time INT8 inference against the other ways to run the same model on the same CPU, side by side.
 
 *Fixed shapes*: batches of random tokens, tensors to logits. Ours in INT8 and in float32, both on q8bert's runtime; ONNX
-Runtime's own dynamic and static quantization, with defaults and as its guide advises; torch in float32 and with its
-dynamic INT8; OpenVINO on our float32 and our INT8 file. Where the CPU can, OpenVINO computes float32 models in bfloat16
-by default: `…_bf16` lines let it, the others ask for float32. `static` lines compile anew for each shape, `dynamic`
+Runtime's own dynamic and static quantization, with defaults and as its guide advises, and its weights of 8 bits in
+blocks; torch in float32 and with its dynamic INT8; OpenVINO on our float32 and our INT8 file, and on what NNCF makes of
+the float32 one; CTranslate2 in INT8, with our head. Peers with an environment of their own are left out where there is
+none. Where the CPU can, OpenVINO computes float32 models in bfloat16 by default: `…_bf16` lines let it, the others ask
+for float32. `static` lines compile anew for each shape, `dynamic`
 lines take any, as ours does; `throughput` lines split the batch over one stream a thread.
 
 *Dev splits*, with `--dev`: texts to labels. Ours in INT8, the same padded to the maximum length, ours in float32, and
@@ -37,22 +39,24 @@ from bench_inference_contest import TOOLS, Contender, Field, Settings, say
 from bench_machine import machine
 
 SHAPES = ("minilm-l6:1x32", "minilm-l6:1x128", "minilm-l6:16x128", "bert-base:8x128")
-BASELINES = ("ort_dynamic", "ort_dynamic_tuned", "ort_static", "ort_static_tuned")
-BUNDLES = ("int8", "float32", "dynamic", "static", "huggingface")
+BASELINES = ("ort_dynamic", "ort_dynamic_tuned", "ort_static", "ort_static_tuned", "ort_matmul_nbits")
+BUNDLES = ("int8", "float32", "dynamic", "static", "huggingface", "ctranslate2", "nncf")
 _TOKENS_A_TURN = 1024  # a turn on small batches is several calls
-_MODEL_FILES = ("model.onnx", "model.onnx.data", "model.safetensors")
+_MODEL_FILES = ("model.onnx", "model.onnx.data", "model.safetensors", "model.bin")
 
 
 def _openvino(shapes: str, hint: str, precision: str) -> Iterable[Contender]:
     options = {"precision": precision, "shapes": shapes, "hint": hint.upper()}
-    for file in ("float32", "int8"):
+    for file, path in (("float32", "float32/model.onnx"), ("int8", "int8/model.onnx"), ("nncf", "nncf.xml")):
         name = f"openvino_{file}_{shapes}_{hint}{'' if precision == 'f32' else '_bf16'}"
-        yield Contender(name, "openvino", f"{file}/model.onnx", options=options)
+        yield Contender(name, "openvino", path, options=options)
 
 
 TENSOR_CONTENDERS = (
     Contender("ours_int8", "q8bert", "int8/model.onnx"),
+    Contender("ours_int8_openvino", "q8bert_openvino", "int8/model.onnx"),
     Contender("ours_float32", "q8bert", "float32/model.onnx"),
+    Contender("ctranslate2_int8", "ctranslate2", "ctranslate2", "ctranslate2"),
     *(Contender(name, "onnxruntime", f"{name}.onnx") for name in BASELINES),
     Contender("torch_float32", "torch", "huggingface", "train"),
     Contender("torch_dynamic_int8", "torch", "huggingface", "train", {"dynamic": "yes"}),
@@ -62,6 +66,7 @@ TENSOR_CONTENDERS = (
 _OPENVINO_BATCHES = {"tensors": "openvino", "shapes": "dynamic", "hint": "LATENCY", "precision": "f32"}
 TEXT_CONTENDERS = (
     Contender("ours_int8", "classifier", "int8"),
+    Contender("ours_int8_openvino", "classifier", "int8", options={"engine": "openvino"}),
     Contender("ours_int8_padded", "batches", "int8/model.onnx", options={"tensors": "q8bert", "padded": "yes"}),
     Contender("ours_float32", "classifier", "float32"),
     Contender("ort_dynamic", "classifier", "dynamic"), Contender("ort_static", "classifier", "static"),
@@ -69,6 +74,8 @@ TEXT_CONTENDERS = (
     Contender("torch_dynamic_int8", "batches", "huggingface", "train", {"tensors": "torch", "dynamic": "yes"}),
     Contender("openvino_float32", "batches", "float32/model.onnx", options=_OPENVINO_BATCHES),
     Contender("openvino_int8", "batches", "int8/model.onnx", options=_OPENVINO_BATCHES),
+    Contender("openvino_nncf", "batches", "nncf/nncf.xml", options=_OPENVINO_BATCHES),
+    Contender("ctranslate2_int8", "batches", "ctranslate2", "ctranslate2", {"tensors": "ctranslate2"}),
     Contender("huggingface_pipeline", "pipeline", "huggingface", "train"),
 )  # fmt: skip
 
@@ -117,6 +124,12 @@ def make_model(work_dir: Path, size: str, task: str, *, settings: Settings, reus
         command = [settings.pythons["peers"], TOOLS / "make_bench_baselines.py", folder, *seed]
         with suppress(FileNotFoundError):  # without that environment they are left out, and said to be missing
             subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
+        for env in ("ctranslate2", "nncf"):  # peers with an environment of their own, each optional
+            with suppress(FileNotFoundError):
+                subprocess.run(
+                    [settings.pythons[env], TOOLS / f"make_bench_{env}.py", folder],
+                    check=False, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                )  # fmt: skip
     return folder
 
 
@@ -124,7 +137,11 @@ def main() -> None:
     """Run the benchmark."""
     args = _arguments()
     told = {"threads": args.threads, "batch_size": args.batch_size}
-    settings = Settings({"train": args.train_python, "peers": args.peers_python}, args.seed, told)
+    pythons = {
+        "train": args.train_python, "peers": args.peers_python, "ctranslate2": args.ctranslate2_python,
+        "nncf": args.nncf_python,
+    }  # fmt: skip
+    settings = Settings(pythons, args.seed, told)
     report: dict[str, Any] = {
         "machine": machine(),
         **told,
@@ -144,7 +161,8 @@ def main() -> None:
         folders = given
         if not {"int8", "float32", "huggingface"} <= set(given):
             folder = make_model(args.work_dir, "minilm-l6", task, settings=settings, reuse=args.reuse_models)
-            folders = {name: folder / name for name in ("int8", "float32", "huggingface")} | given
+            folders = {name: folder / name for name in ("int8", "float32", "huggingface", "ctranslate2")} | given
+            folders = {"nncf": folder} | folders
         report["splits"][task], versions = bench_split(folders, data_dir, n_rounds=args.dev_rounds, settings=settings)
         report["versions"] |= versions
     if args.raw:
@@ -171,6 +189,12 @@ def _arguments() -> argparse.Namespace:
     add("--seed", type=int, default=0, help="seed of weights, tokens and the order of turns")
     add("--train-python", default=".venv/train/bin/python", help="has torch, transformers and q8bert")
     add("--peers-python", default=".venv/train/bin/python", help="has onnxruntime, onnx, openvino and q8bert")
+    add(
+        "--ctranslate2-python",
+        default=".venv/ctranslate2/bin/python",
+        help="has ctranslate2, torch, transformers, q8bert",
+    )
+    add("--nncf-python", default=".venv/nncf/bin/python", help="has nncf, openvino and q8bert; makes its file alone")
     add("--work-dir", type=Path, default=Path("build/bench"), help="where models are made")
     add("--reuse-models", action="store_true", help="run the models that the last call made, instead of new ones")
     add("--raw", type=Path, help="write the times of all calls to this file")
@@ -180,7 +204,7 @@ def _arguments() -> argparse.Namespace:
 
 def _part(records: dict[str, Any], paths: Mapping[str, Path], skipped: Mapping[str, str], *, n_rows: int) -> Any:
     for name, record in records.items():
-        files = [paths[name], *(paths[name] / file for file in _MODEL_FILES)]
+        files = [paths[name], paths[name].with_suffix(".bin"), *(paths[name] / file for file in _MODEL_FILES)]
         record["file_bytes"] = sum(file.stat().st_size for file in files if file.is_file())
     ordered = {name: records[name] for name in paths if name in records}
     return {"n_rows": n_rows, "contenders": ordered, "skipped": dict(skipped)}

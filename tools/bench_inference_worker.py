@@ -28,7 +28,7 @@ TextModel = Callable[[Sequence[str], Sequence[str] | None], Answers]
 
 _PACKAGES = (
     "q8bert", "onnxruntime", "onnxruntime-training-cpu", "onnx", "openvino", "tokenizers", "torch", "transformers",
-    "numpy",
+    "numpy", "ctranslate2", "nncf",
 )  # fmt: skip
 _N_WARM_UP_ROWS = 64
 
@@ -53,6 +53,15 @@ def q8bert_session(order: Order) -> TensorModel:
     from q8bert.runtime.engines.session import Session
 
     session = Session(Path(order.path), options=RuntimeOptions.batch(threads=order.threads))
+    return lambda arrays: session.run({name: arrays[name] for name in session.input_names})
+
+
+def q8bert_openvino(order: Order) -> TensorModel:
+    """Run a file as q8bert's engine openvino does."""
+    from q8bert.runtime import RuntimeOptions
+    from q8bert.runtime.engines.openvino_session import OpenVinoSession
+
+    session = OpenVinoSession(Path(order.path).read_bytes(), options=RuntimeOptions.batch(threads=order.threads))
     return lambda arrays: session.run({name: arrays[name] for name in session.input_names})
 
 
@@ -81,6 +90,26 @@ def torch_model(order: Order) -> TensorModel:
         with torch.inference_mode():
             logits = model(**{name: torch.from_numpy(array) for name, array in arrays.items()}).logits
         return np.asarray(logits.numpy())
+
+    return run
+
+
+def ctranslate2_encoder(order: Order) -> TensorModel:
+    """Run an encoder and its pooler on CTranslate2 in INT8, and the head in numpy."""
+    ctranslate2: Any = importlib.import_module("ctranslate2")
+    encoder = ctranslate2.Encoder(
+        order.path, device="cpu", compute_type="int8", inter_threads=1, intra_threads=order.threads
+    )
+    with np.load(Path(order.path) / "head.npz") as head:
+        weight, bias = head["weight"], head["bias"]
+
+    def run(arrays: Arrays) -> NDArray[np.float32]:
+        lengths = arrays["attention_mask"].sum(axis=1).tolist()
+        rows = [row[:length].tolist() for row, length in zip(arrays["input_ids"], lengths, strict=True)]
+        kinds = arrays.get("token_type_ids", np.zeros_like(arrays["input_ids"]))
+        types = [row[:length].tolist() for row, length in zip(kinds, lengths, strict=True)]
+        pooled = np.array(encoder.forward_batch(rows, token_type_ids=types).pooler_output)
+        return np.asarray(pooled @ weight.T + bias, dtype=np.float32)
 
     return run
 
@@ -148,7 +177,8 @@ def classifier(order: Order) -> TextModel:
     """Run a bundle as a service does."""
     from q8bert.runtime import Classifier, RuntimeOptions
 
-    model = Classifier.load(order.path, options=RuntimeOptions.batch(threads=order.threads))
+    engine = order.options.get("engine", "onnxruntime")
+    model = Classifier.load(order.path, engine=engine, options=RuntimeOptions.batch(threads=order.threads))
 
     def run(texts: Sequence[str], pairs: Sequence[str] | None) -> Answers:
         found = model(texts, pairs, batch_size=order.batch_size)
@@ -213,6 +243,7 @@ def huggingface_pipeline(order: Order) -> TextModel:
 
 TENSOR_KINDS: dict[str, Callable[[Order], TensorModel]] = {
     "q8bert": q8bert_session, "onnxruntime": onnxruntime_session, "torch": torch_model, "openvino": OpenVinoModel,
+    "ctranslate2": ctranslate2_encoder, "q8bert_openvino": q8bert_openvino,
 }  # fmt: skip
 TEXT_KINDS: dict[str, Callable[[Order], TextModel]] = {
     "classifier": classifier, "batches": batches_of_tensors, "pipeline": huggingface_pipeline,

@@ -1,8 +1,10 @@
 """Time a bundle behind HTTP and without it: many clients that each send a text and wait for its label.
 
 `library` is `AsyncClassifier` in a process of its own, its callers in the same event loop; `serve` is `q8bert serve`,
-asked over connections that stay open by a process of its own; `--server NAME=HOST:PORT` adds one that runs already and
-speaks the same protocol, with the model called as `--model` says. They take turns, so that they meet the same noise.
+asked over connections that stay open by a process of its own; `--triton ENVIRONMENT` adds NVIDIA Triton on what
+`q8bert triton --backend python` writes, as tools/pip_triton.py runs it; `--server NAME=HOST:PORT` adds one that runs
+already and speaks the same protocol, with the model called as `--model` says. They take turns, so that they meet the
+same noise.
 Texts are random words, of lengths drawn from a lognormal distribution, the same for all. A client sends its next text
 when it has its answer, so this is the most that a server can do; clients and server share the cores.
 
@@ -17,6 +19,7 @@ import random
 import resource
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +27,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pip_triton
 from bench_machine import machine
 
 _WORDS = ["the", "a", "of", "and", "in", "film", "story", "people", "time", "good", "bad", "never", "house", "number"]
@@ -161,10 +165,27 @@ def served(bundle: str, arguments: Sequence[str]) -> Iterator[tuple[str, int]]:
         process.wait()
 
 
+@contextmanager
+def in_triton(bundle: Path, environment: Path, arguments: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """Run Triton on a repository of the bundle; gives its address and its process."""
+    with tempfile.TemporaryDirectory() as folder:
+        repository = Path(folder) / "repository"
+        code = "from q8bert.runtime.cli import main; main()"
+        command = [sys.executable, "-c", code, "triton", f"model={bundle}", "--output-dir", str(repository)]
+        subprocess.run([*command, "--backend", "python", *arguments], check=True, stdout=subprocess.DEVNULL)
+        with pip_triton.run(pip_triton.Place(environment.resolve()), repository) as running:
+            yield running.url, running.process.pid
+
+
 def cpu_seconds(pid: int) -> float:
-    """Return the CPU time of a process so far."""
-    fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    """Return the CPU time of a process and its children so far."""
+    # of each thread: a server may start its helpers from any
+    children = [one for path in Path(f"/proc/{pid}/task").glob("*/children") for one in path.read_text("ascii").split()]
+    ticks = 0
+    for one in (str(pid), *children):
+        fields = Path(f"/proc/{one}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def turn(options: argparse.Namespace, *, url: str | None, pid: int | None) -> dict[str, Any]:
@@ -207,6 +228,9 @@ def main() -> None:
     with ExitStack() as stack:
         contenders: list[tuple[str, str | None, int | None]] = [("library", None, None)]
         contenders.append(("serve", *stack.enter_context(served(str(options.bundle), options.serve_options.split()))))
+        if options.triton is not None:
+            running = in_triton(options.bundle, options.triton, options.triton_options.split())
+            contenders.append(("triton", *stack.enter_context(running)))
         contenders += [(name, url, None) for name, _, url in (one.partition("=") for one in options.server)]
         for number in range(options.rounds):
             for name, url, pid in contenders if number % 2 == 0 else contenders[::-1]:
@@ -241,6 +265,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--server", nargs="*", default=[], metavar="NAME=HOST:PORT")
     parser.add_argument("--model", default="model", help="what the servers call it")
     parser.add_argument("--serve-options", default="", help="more options of `q8bert serve`")
+    parser.add_argument("--triton", type=Path, metavar="ENVIRONMENT", help="where NVIDIA Triton is installed")
+    parser.add_argument("--triton-options", default="", help="more options of `q8bert triton`")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--url", default="", help=argparse.SUPPRESS)

@@ -62,9 +62,7 @@ def main() -> None:
     }
     for name, (bundle, engine) in loaded.items():
         print(f"{name}: {bundle.path}, {bundle.model_size_bytes:,} bytes, {engine.products}, {engine.place}")
-    print(
-        "\n| rows × tokens | CPU ms before: median, least | after | median before / after | largest difference of a logit |"
-    )
+    print("\n| rows × tokens | CPU ms before: median, least | after | before / after | difference of logits |")
     print("|---|---|---|---|---|")
     for shape in args.shapes:
         batch, length = map(int, shape.split("x"))

@@ -40,7 +40,7 @@ def errors(
     """
     asked = Asked(
         model=str(run), rows=None, rows_option="--data", data_dir=None, task=None, revision=None,
-        max_length=None, format=None, folder_format=None, skip_malformed=False, seed=seed,
+        max_length=None, format=None, skip_malformed=False, seed=seed,
     )  # fmt: skip
     given = read_given(asked, n_calibration=max(sizes), n_held_out=_HELD_OUT, labelled=False, report=lambda _: None)
     floats = simulate(given.model, PartlyQuantized(frozenset(), frozenset()), given.held_out, batch_size=_BATCH_SIZE)

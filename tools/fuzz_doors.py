@@ -8,6 +8,7 @@ from random import Random
 from typing import Any
 
 from fuzz_damage import copied, damage_folder
+from fuzz_records import rows_as_parquet, rows_as_tf_records
 from fuzz_requests import requests, rows
 from fuzz_texts import rows_as_csv, rows_as_json_lines, rows_as_tsv, task_as_toml
 
@@ -21,8 +22,8 @@ from q8bert.tasks.head import Head
 from q8bert.tasks.task import Task
 from q8bert.tasks.task_file import read_task_file
 from q8bert.training.models.source import load_source_model
-from q8bert.training.runs.checkpoint import checkpoint_folders, load_checkpoint
-from q8bert.training.runs.run_record import read_run
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders, load_checkpoint
+from q8bert.training.runs.identity.run_record import read_run
 
 __all__ = ["KINDS", "Kind", "kinds_that_are_read"]
 
@@ -127,6 +128,8 @@ KINDS: Mapping[str, Kind] = {
     "tsv": Kind(_rows(rows_as_tsv, ".tsv"), 0.22),
     "csv": Kind(_rows(rows_as_csv, ".csv"), 0.12),
     "jsonl": Kind(_rows(rows_as_json_lines, ".jsonl"), 0.22),
+    "tfrecord": Kind(_rows(rows_as_tf_records, ".tfrecord"), 0.1),
+    "parquet": Kind(_rows(rows_as_parquet, ".parquet"), 0.1),
     "task": Kind(_task_file, 0.14),
     "run": Kind(_run_options, 0.06),
     "checkpoint": Kind(_checkpoint, 0.07),
@@ -147,7 +150,7 @@ def kinds_that_are_read(folder: Path) -> list[str]:
     path = folder / "try.csv"
     path.write_text('sentence,label\n"a good, warm film",1\n', encoding="utf-8")
     try:
-        has_csv = read_file(glue_task("SST-2"), path, labelled=True).examples[0].text == "a good, warm film"
+        has_csv = read_file(glue_task("SST-2"), path, labelled=True).columns()[0][0] == "a good, warm film"
     except Q8BertError:
         has_csv = False
     return [name for name in KINDS if has_csv or name != "csv"]

@@ -90,8 +90,8 @@ def float_run(task: Task, data_dir: Path, work_dir: Path, *, model: str, threads
 
 def make_model(run: TrainedRun) -> Model:
     """Look at a run's activations, on rows that it was trained on and on rows that it was not."""
-    module, data_dir = run.model.source.model, run.config.data_dir
-    training, held_out = (run.rows(data_dir, name, print) for name in ("train", "dev"))
+    module = run.model.source.model
+    training, held_out = (run.rows(run.source(), name, print) for name in ("train", "dev"))
     sites = find_sites(module)
 
     def observations(split: EncodedRows, n: int) -> list[list[Mapping[str, Tensor]]]:

@@ -4,6 +4,7 @@
 ``ort_dynamic_tuned.onnx``     as its guide advises for transformers: graph optimizer first, a scale a channel
 ``ort_static.onnx``            `quantize_static` with its defaults, QDQ, MinMax ranges of random rows
 ``ort_static_tuned.onnx``      the same, only products and tables, a scale a channel, uint8 activations
+``ort_matmul_nbits.onnx``      weights of 8 bits in blocks of 32 (``MatMulNBits``), activations quantized at run time
 
 Reads ``float32/model.onnx`` of a folder and writes into the folder. Runs in an environment with the newest onnxruntime,
 onnx and sympy. What cannot be made is named in ``baselines.json`` with the reason.
@@ -12,6 +13,7 @@ onnx and sympy. What cannot be made is named in ``baselines.json`` with the reas
 """
 
 import argparse
+import importlib
 import json
 import tempfile
 from collections.abc import Callable
@@ -85,8 +87,17 @@ def static(
         )  # fmt: skip
 
 
+def matmul_nbits(source: Path, target: Path) -> None:
+    """Quantize weights in blocks, with activations in INT8 (accuracy level 4)."""
+    quantizer: Any = importlib.import_module("onnxruntime.quantization.matmul_nbits_quantizer")
+    config = quantizer.DefaultWeightOnlyQuantConfig(block_size=32, is_symmetric=True, accuracy_level=4, bits=8)
+    made = quantizer.MatMulNBitsQuantizer(onnx.load(source), algo_config=config)
+    made.process()
+    made.model.save_model_to_file(str(target))
+
+
 def main() -> None:
-    """Make the four files."""
+    """Make the files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="as `make_bench_model.py` made it")
     parser.add_argument("--heads", type=int, default=12, help="attention heads of the model")
@@ -103,6 +114,7 @@ def main() -> None:
             op_types_to_quantize=["MatMul", "Gemm", "Gather"],
             activation_type=QuantType.QUInt8,  # with int8 most products stay in float
         ),
+        "ort_matmul_nbits": matmul_nbits,
     }
     reasons = {}
     for name, make in makers.items():

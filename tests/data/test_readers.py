@@ -314,7 +314,9 @@ def test_the_task_says_how_a_file_is_written_whose_ending_does_not(tmp_path: Pat
     assert read_split(task, tmp_path, "dev").examples == (Example("1, 2", None, 0),)
     other = write(tmp_path / "dev.jsonl", '{"a": "1", "l": "y"}\n')
     assert read_file(task, other, labelled=True).examples == (Example("1", None, 1),)
-    with pytest.raises(ConfigError, match="format must be one of tsv, quoted-tsv, csv, jsonl, got 'xml'"):
+    with pytest.raises(
+        ConfigError, match="format must be one of tsv, quoted-tsv, csv, jsonl, parquet, tfrecord, mindrecord, got 'xml'"
+    ):
         read_file(task, other, labelled=True, format="xml")
 
 

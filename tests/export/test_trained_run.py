@@ -13,7 +13,7 @@ from q8bert.export.trained_run import load_trained_run
 from q8bert.spec.errors import CheckpointError
 from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train
-from q8bert.training.runs.checkpoint import checkpoint_folders
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders
 
 
 @pytest.mark.parametrize("split", ["train", "dev"])
@@ -21,11 +21,11 @@ def test_rows_that_are_not_the_runs_are_said_and_moved_ones_are_not(small: Any, 
     trained = load_trained_run(small.run("SST-2", "int8"))
     data = Path(shutil.copytree(small.data("SST-2"), tmp_path / "data"))
     said: list[str] = []
-    n_rows = len(trained.rows(str(data), split, said.append))
+    n_rows = len(trained.rows(trained.source(str(data)), split, said.append))
     assert said == []
     with (data / f"{split}.tsv").open("a") as file:
         file.write("a good film\t1\n")
-    assert len(trained.rows(str(data), split, said.append)) == n_rows + 1
+    assert len(trained.rows(trained.source(str(data)), split, said.append)) == n_rows + 1
     (sentence,) = said
     assert f"the {split} rows of {data} are not those that the run had ({n_rows + 1} now, {n_rows} then)" in sentence
 

@@ -58,7 +58,7 @@ def test_a_task_of_ones_own_is_read_from_a_file(tmp_path: Path) -> None:
         ),
         (
             'name = "t"\ntext_column = "a"\nlabel_column = "l"\nformat = "xml"',
-            "format must be one of tsv, quoted-tsv, csv, jsonl, got 'xml'",
+            "format must be one of tsv, quoted-tsv, csv, jsonl, parquet, tfrecord, mindrecord, got 'xml'",
         ),
         (
             'name = "t"\ntext_column = "a"\nlabel_column = "l"\nheaderless_columns = ["b", "l"]',

@@ -15,7 +15,7 @@ from q8bert.spec.errors import InputError
 from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train
 from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
-from q8bert.training.runs.checkpoint import checkpoint_folders
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders
 from q8bert.training.runs.preparation import prepare
 from q8bert.training.runs.run_folder import best_checkpoint
 
@@ -143,7 +143,7 @@ def test_a_best_score_that_is_no_better_than_chance_is_called_so(
     said: list[str] = []
     options = {"max_steps": 40, "eval_every": 40, "quantize": False}
     train(config(small, tmp_path / "run", rescored(lambda score: -score, "dev"), **options), report=said.append)
-    (evaluated,) = (text for text in said if text.startswith("step 40/40"))
+    (evaluated,) = (text for text in said if text.startswith("step 40/40") and ", dev: " in text)
     assert "pearson -0." in evaluated
     assert evaluated.endswith("(best so far, and no better than chance)")
     assert said[-1].startswith("warning: pearson never rose above 0 on the dev split")

@@ -10,7 +10,7 @@ from rich.table import Table
 from q8bert.console.command import Speaker, exit_codes, progress_bar
 from q8bert.console.panels import PanelCommand
 from q8bert.export.commands import quantize, sensitivity
-from q8bert.export.commands.options import Symmetric
+from q8bert.export.commands.options import Symmetric, Targets
 from q8bert.spec.bundle import PARITY_FILE
 
 if TYPE_CHECKING:
@@ -50,6 +50,7 @@ def export_command(
         int, typer.Option(min=0, help="Dev rows that are compared, evenly over the split; 0 for all.")
     ] = 512,
     symmetric: Symmetric = False,
+    target: Targets = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, the rest on stderr.")] = False,
 ) -> None:
     """Turn a run's best checkpoint into a bundle: INT8 QDQ ONNX, tokenizer, labels, model card, manifest."""
@@ -60,29 +61,32 @@ def export_command(
         with progress_bar(speaker, "comparing") as show:
             bundle, report = export(
                 run, output_dir, quantization=quantization, data_dir=data_dir, check_parity=parity,
-                parity_rows=parity_rows, symmetric=symmetric, report=speaker.say, show_progress=show,
+                parity_rows=parity_rows, symmetric=symmetric, targets=tuple(target or ()), report=speaker.say,
+                show_progress=show,
             )  # fmt: skip
         table = _table(report)
         speaker.result(report, lambda console: console.print(table))
         speaker.next_command("predict", bundle.path, "--input", "ROWS", "--output", "predictions.jsonl")
         if report.precision == "int8":
-            speaker.next_command(
-                "verify", bundle.path, "--reference", "FLOAT-BUNDLE", "--data-dir", report.data_dir, *_reading(run)
-            )
+            rows = ["--data-dir", report.data_dir] if report.dev_file is None else ["--data-file", report.dev_file]
+            speaker.next_command("verify", bundle.path, "--reference", "FLOAT-BUNDLE", *rows, *_reading(run))
 
 
 def _reading(run: Path) -> list[str]:
     """Return the options with which the run's files can be read again; a bundle does not know them."""
-    from q8bert.training.runs.run_record import read_run  # noqa: PLC0415 - torch loads slowly
+    from q8bert.training.runs.identity.run_record import read_run  # noqa: PLC0415 - torch loads slowly
 
     config = read_run(run)
-    file_format = ["--format", config.format] if config.format else []
-    return [*file_format, *(["--skip-malformed"] if config.skip_malformed else [])]
+    given = {"--format": config.format, "--schema": config.schema}
+    options = [word for name, value in given.items() if value for word in (name, value)]
+    return [*options, *(["--skip-malformed"] if config.skip_malformed else [])]
 
 
 def _table(report: "ExportReport") -> Table:
     table = Table("", "value", title=escape(f"{report.bundle}, {report.precision}"))
     table.add_row("ONNX model", f"{report.model_size_bytes / 1e6:.1f} MB, quantization {report.quantization}")
+    for target, form in report.targets.items():
+        table.add_row(f"also for {target}", f"{form.file}, logits differ by {form.max_abs_diff:.2g} at most")
     table.add_row("checkpoint", f"of step {report.checkpoint_step}")
     if report.float_layers:
         more = report.float_layers_bytes

@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 import onnx
 
+from q8bert.data.row_source import RowSource
 from q8bert.export.assembly import PARITY_ROWS, ParityRows, assemble, compare_with_simulation
 from q8bert.export.baselines import quantize_after_training_dynamic, quantize_after_training_static
 from q8bert.export.bundle.library_files import model_configuration
@@ -16,8 +17,10 @@ from q8bert.export.bundle.writer import check_target, write_bundle
 from q8bert.export.proofs.fusion import FusionReport
 from q8bert.export.proofs.parity_report import ParityReport
 from q8bert.export.proofs.saturation import SaturationReport
+from q8bert.export.target_graphs import make_targets, refuse_targets
 from q8bert.export.trained_run import TrainedRun, load_trained_run
 from q8bert.spec.bundle import Bundle
+from q8bert.spec.bundle_targets import TARGETS, TargetGraph
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError
 from q8bert.spec.kinds import one_of
@@ -25,6 +28,7 @@ from q8bert.training.runs.config import TrainConfig
 
 __all__ = ["QUANTIZATIONS", "ExportReport", "export"]
 
+Target = Annotated[str, one_of(TARGETS)]
 QUANTIZATIONS = ("none", "dynamic", "static", "qat")
 # rows on which post-training static quantization observes its ranges
 _N_CALIBRATION_ROWS = 512
@@ -36,7 +40,8 @@ class ExportReport:
 
     Attributes:
         bundle: The bundle's folder.
-        data_dir: Folder of the rows that it was compared on, or would have been.
+        data_dir: Folder of the dev rows that it was compared on, or would have been; None where they are a file.
+        dev_file: File of these rows; None where they are in a folder.
         precision: ``int8`` or ``float32``.
         quantization: ``none``, ``dynamic``, ``static`` or ``qat``.
         model_size_bytes: Bytes of the ONNX model.
@@ -48,10 +53,12 @@ class ExportReport:
         saturation: Pairs of weights that could overflow, before and after; None unless ``qat``.
         parity: Comparison with the simulation; None where it was left out, and for post-training quantization, which
             nothing simulates.
+        targets: Other forms of the model, by what they are for.
     """
 
     bundle: str
-    data_dir: str
+    data_dir: str | None
+    dev_file: str | None
     precision: str
     quantization: str
     model_size_bytes: int
@@ -62,6 +69,7 @@ class ExportReport:
     fusion: FusionReport
     saturation: SaturationReport | None
     parity: ParityReport | None
+    targets: Mapping[str, TargetGraph]
 
 
 @checked
@@ -74,6 +82,7 @@ def export(
     check_parity: bool = True,
     parity_rows: ParityRows = PARITY_ROWS,
     symmetric: bool = False,
+    targets: tuple[Target, ...] = (),
     report: Callable[[str], None] = lambda _: None,
     show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Bundle, ExportReport]:
@@ -85,11 +94,13 @@ def export(
         quantization: ``qat`` of a quantized run; of a float one ``none``, or post-training quantization, ``dynamic`` or
             ``static``. Default: ``qat`` or ``none``.
         data_dir: Folder whose dev split the parity is measured on, and whose training split calibrates ``static``;
-            default the run's own.
+            default the run's own, or its files.
         check_parity: False leaves the comparison with the simulation out.
         parity_rows: Dev rows that are compared, evenly over the split; 0 for all.
         symmetric: For runtimes that take zero point 0 alone, and scales by axis of constants alone, as TensorRT does:
             zero points become additions, scales of tables products. The model is the same, and somewhat slower.
+        targets: Other forms of the model that the bundle has too: ``cuda``, products of integers for ONNX Runtime's
+            CUDA provider, and ``float16``, the same weights in half precision, activations not rounded.
         report: Called with a sentence at every stage.
         show_progress: Called with rows compared and rows in all.
 
@@ -98,8 +109,8 @@ def export(
 
     Raises:
         CheckpointError: If the run has no whole checkpoint.
-        ConfigError: If an argument is of another type, or the run not of the kind that ``quantization`` or
-            ``symmetric`` needs.
+        ConfigError: If an argument is of another type, or the run not of the kind that ``quantization``,
+            ``symmetric`` or ``targets`` need.
         ExportError: If the graph cannot be made, or ``output_dir`` holds something else.
         OutputError: If ``output_dir`` cannot be written.
         ParityError: If the exported model does not compute what the simulation of training does.
@@ -112,7 +123,8 @@ def export(
             f"symmetric is a form of this project's own grids, and quantization {method} has none; "
             "`q8bert quantize --symmetric` gives them to a float run"
         ])  # fmt: skip
-    data_dir = str(data_dir or trained.config.data_dir)
+    refuse_targets(targets, method)
+    source = trained.source(None if data_dir is None else str(data_dir))
     if trained.stopped_at is not None:
         step = trained.checkpoint.progress.step
         report(
@@ -120,14 +132,14 @@ def export(
             f"step {step}, is exported. `q8bert train` with the same options goes on"
         )
     model, config = trained.model, trained.config
-    rewrite = _other_quantization(method, trained, data_dir, report) if method in {"dynamic", "static"} else None
+    rewrite = _other_quantization(method, trained, source, report) if method in {"dynamic", "static"} else None
     assembled = assemble(model, report=report, rewrite=rewrite, symmetric=symmetric)
     parity = None
     if check_parity and rewrite is None:
         parity = compare_with_simulation(
             assembled.graph,
             model,
-            trained.rows(data_dir, "dev", report),
+            trained.rows(source, "dev", report),
             split="dev",
             max_rows=parity_rows,
             batch_size=config.evaluation.eval_batch_size,
@@ -135,9 +147,11 @@ def export(
             report=report,
             show_progress=show_progress,
         )
+    made = make_targets(targets, assembled.graph, model)
     bundle = write_bundle(
         Path(output_dir),
         graph=assembled.graph,
+        targets=made,
         tokenizer=model.tokenizer(),
         configuration=model_configuration(model.source.model.config, labels=model.task.head.labels),
         manifest=make_manifest(
@@ -147,7 +161,8 @@ def export(
     )
     return bundle, ExportReport(
         bundle=str(bundle.path),
-        data_dir=data_dir,
+        data_dir=source.data_dir if source.dev_file is None else None,
+        dev_file=source.dev_file,
         precision=bundle.manifest.precision,
         quantization=method,
         model_size_bytes=bundle.model_size_bytes,
@@ -158,6 +173,7 @@ def export(
         fusion=assembled.fusion,
         saturation=assembled.saturation,
         parity=parity,
+        targets=bundle.manifest.targets,
     )
 
 
@@ -174,13 +190,13 @@ def _method(config: TrainConfig, asked: str | None) -> str:
 
 
 def _other_quantization(
-    method: str, trained: TrainedRun, data_dir: str, report: Callable[[str], None]
+    method: str, trained: TrainedRun, source: RowSource, report: Callable[[str], None]
 ) -> Callable[[onnx.ModelProto], onnx.ModelProto]:
     def rewrite(graph: onnx.ModelProto) -> onnx.ModelProto:
         report(f"quantizing after training, {method}")
         if method == "dynamic":
             return quantize_after_training_dynamic(graph)
-        rows = trained.rows(data_dir, "train", report)
+        rows = trained.rows(source, "train", report)
         order = np.random.default_rng(trained.config.seed).permutation(len(rows))[:_N_CALIBRATION_ROWS]
         size = trained.config.optimization.batch_size
         batches = (rows.inputs(order[at : at + size]) for at in range(0, len(order), size))

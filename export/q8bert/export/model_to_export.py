@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from q8bert.data.encoding import encode_examples
 from q8bert.data.examples import Split
 from q8bert.export.encoded_rows import EncodedRows
 from q8bert.tasks.task import Task
@@ -78,7 +79,7 @@ class ModelToExport:
         return Tokenizer.from_str(self.source.tokenizer.to_str())
 
     def encode(self, split: Split, *, labelled: bool) -> EncodedRows:
-        """Tokenize rows.
+        """Tokenize rows, or take their token ids.
 
         Args:
             split: The rows.
@@ -88,7 +89,7 @@ class ModelToExport:
             The rows, ready to be batched.
 
         Raises:
-            InputError: If labels are wanted and a row has none.
+            InputError: If labels are wanted and a row has none, or rows came as token ids that are not the tokenizer's.
         """
         tokenizer = TextTokenizer(
             self.tokenizer(),
@@ -97,7 +98,7 @@ class ModelToExport:
             pad_token_id=self.source.pad_token_id,
         )
         return EncodedRows(
-            encoded=tokenizer.encode(*split.columns()),
+            encoded=encode_examples(split.examples, tokenizer, source=split.source),
             labels=tuple(split.labels()) if labelled else None,
             input_names=self.source.input_names,
             pad_token_id=self.source.pad_token_id,

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from q8bert.data.readers import read_split
+from q8bert.data.row_source import RowSource
 from q8bert.export.encoded_rows import EncodedRows
 from q8bert.export.model_to_export import ModelToExport, Origin
 from q8bert.spec.errors import ExportError, InputError
@@ -12,14 +12,14 @@ from q8bert.training.models.source import load_source_model
 from q8bert.training.quantization.config import QuantizationConfig
 from q8bert.training.quantization.sites import matching_layers
 from q8bert.training.quantization.weights import grids_of, prepare_weights
-from q8bert.training.runs.checkpoint import Checkpoint, checkpoint_folders
-from q8bert.training.runs.checkpoint_state import read_state
+from q8bert.training.runs.checkpoints.checkpoint import Checkpoint, checkpoint_folders
+from q8bert.training.runs.checkpoints.checkpoint_state import read_state
+from q8bert.training.runs.checkpoints.resume import copy_weights
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.data_report import read_data_report
-from q8bert.training.runs.fingerprints import Fingerprint, fingerprint_of_rows
-from q8bert.training.runs.resume import copy_weights
+from q8bert.training.runs.identity.fingerprints import Fingerprint, fingerprint_of_rows
+from q8bert.training.runs.identity.run_record import RunRecord, read_record
 from q8bert.training.runs.run_folder import best_checkpoint
-from q8bert.training.runs.run_record import RunRecord, read_record
 
 __all__ = ["TrainedRun", "load_trained_run"]
 
@@ -47,11 +47,16 @@ class TrainedRun:
     model: ModelToExport
     stopped_at: int | None
 
-    def rows(self, data_dir: str, name: str, report: Callable[[str], None]) -> EncodedRows:
+    def source(self, data_dir: str | None = None) -> RowSource:
+        """Return where rows are: where the run had them, or all in another folder, read in the same way."""
+        rows = self.config.rows
+        return rows if data_dir is None else replace(rows, data_dir=data_dir, train_file=None, dev_file=None)
+
+    def rows(self, source: RowSource, name: str, report: Callable[[str], None]) -> EncodedRows:
         """Read and tokenize a split.
 
         Args:
-            data_dir: Folder of the task's files, or ``hub:nyu-mll/glue``.
+            source: Where it is.
             name: ``dev`` or ``train``.
             report: Called with a sentence where the rows are not those that the run had.
 
@@ -61,10 +66,9 @@ class TrainedRun:
         Raises:
             ExportError: If it cannot be read.
         """
-        config = self.config
         purpose = "to compare the exported model on" if name == "dev" else "to calibrate on"
         try:
-            split = read_split(config.task, data_dir, name, format=config.format, skip_malformed=config.skip_malformed)
+            split = source.read(self.config.task, name)
         except InputError as error:
             remedy = ", or leave the comparison out with --no-parity" if name == "dev" else ""
             raise ExportError(
@@ -72,8 +76,8 @@ class TrainedRun:
             ) from error
         if name in self.inputs and fingerprint_of_rows(split) != self.inputs[name]:
             report(
-                f"note: the {name} rows of {data_dir} are not those that the run had ({len(split.examples)} now, "
-                f"{self.inputs[name].size} then): {_CONSEQUENCE[name]}"
+                f"note: the {name} rows of {source.place(name)} are not those that the run had "
+                f"({len(split.examples)} now, {self.inputs[name].size} then): {_CONSEQUENCE[name]}"
             )
         return self.model.encode(split, labelled=True)
 

@@ -4,8 +4,11 @@ import csv
 import json
 from pathlib import Path
 
+from q8bert.data.parquet import parquet_columns
 from q8bert.data.readers import Format, format_of
+from q8bert.data.records.token_rows import IDS, LABEL, MASK, SEGMENTS
 from q8bert.data.text_lines import text_lines
+from q8bert.tasks.data_set import TOKEN_FORMATS
 
 __all__ = ["column_names"]
 
@@ -23,7 +26,11 @@ def column_names(path: Path, *, format: Format = None) -> tuple[str, ...]:  # no
         Their names; none of a file that cannot be read that way, of which ``read_file`` says why.
     """
     told = format_of(path, format) or "tsv"
+    if told in TOKEN_FORMATS:
+        return IDS, MASK, SEGMENTS, LABEL
     try:
+        if told == "parquet":
+            return parquet_columns(path)
         with path.open("rb") as file:
             first = next((line for line in text_lines(file) if line.strip()), "").rstrip("\r\n")
         if told == "jsonl":
@@ -32,5 +39,5 @@ def column_names(path: Path, *, format: Format = None) -> tuple[str, ...]:  # no
         if told == "tsv":
             return tuple(first.split("\t"))
         return tuple(next(csv.reader([first], delimiter=_DELIMITERS[told], strict=True), ()))
-    except (OSError, ValueError, RecursionError, csv.Error):
+    except (OSError, ValueError, RecursionError, csv.Error):  # an InputError is a ValueError
         return ()

@@ -1,14 +1,22 @@
 """What every reader gives: examples, and the rows that it had to leave out."""
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
+
+from q8bert.data.scores import single_precision
 from q8bert.spec.errors import InputError
 from q8bert.tasks.task import Task
 
-__all__ = ["CellError", "Example", "MalformedRow", "Split", "example_from_cells", "is_unicode", "text_columns"]
+__all__ = [
+    "AnyExample", "CellError", "Example", "MalformedRow", "Split", "TokenExample", "example_from_cells", "is_unicode",
+    "text_columns",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +33,45 @@ class Example:
     text_pair: str | None = None
     label: int | float | None = None
 
+    def key(self) -> Hashable:
+        """Return what two rows share that have the same texts."""
+        return self.text, self.text_pair
+
+    def content(self) -> bytes:
+        """Return all of it as bytes, for fingerprints."""
+        return json.dumps([self.text, self.text_pair, self.label]).encode() + b"\n"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TokenExample:
+    """One row that came as token ids, special tokens included and padding left out.
+
+    Attributes:
+        input_ids: Int32 ``(n,)``, none of them negative.
+        token_type_ids: Int32 ``(n,)``.
+        record: Its number in the source, from 1.
+        is_pair: Whether it is a row of two texts, as its task has them.
+        label: Label id, or score for regression, or None where none was read.
+    """
+
+    input_ids: NDArray[np.int32]
+    token_type_ids: NDArray[np.int32]
+    record: int
+    is_pair: bool
+    label: int | float | None = None
+
+    def key(self) -> Hashable:
+        """Return what two rows share that have the same tokens."""
+        return self.input_ids.tobytes(), self.token_type_ids.tobytes()
+
+    def content(self) -> bytes:
+        """Return all of it as bytes, for fingerprints; where it stood is no part of it."""
+        ids, types = (tokens.astype("<i4").tobytes() for tokens in (self.input_ids, self.token_type_ids))
+        return json.dumps([len(self.input_ids), self.label]).encode() + b"\n" + ids + types
+
+
+AnyExample: TypeAlias = Example | TokenExample
+
 
 @dataclass(frozen=True)
 class MalformedRow:
@@ -37,6 +84,7 @@ class MalformedRow:
         column: Name of the column, or its number where the name is not known.
         value: What stands there, shortened.
         reason: What is wrong with it.
+        unit: What ``line`` counts: lines of a text file, rows of a table without lines, or records.
     """
 
     file: str
@@ -45,9 +93,10 @@ class MalformedRow:
     column: str
     value: str
     reason: str
+    unit: str = "line"
 
     def __str__(self) -> str:
-        return f"{self.file}, line {self.line}, column {self.column}: {self.reason}, got {self.value}"
+        return f"{self.file}, {self.unit} {self.line}, column {self.column}: {self.reason}, got {self.value}"
 
 
 @dataclass(frozen=True)
@@ -55,19 +104,27 @@ class Split:
     """All rows of one split of a data set.
 
     Attributes:
-        examples: The rows in file order.
+        examples: The rows in file order: all texts, or all token ids.
         source: Where they came from.
         skipped: Malformed rows left out because the caller allowed it.
+        notes: What there is to know of the source besides, in sentences.
     """
 
-    examples: tuple[Example, ...]
+    examples: tuple[AnyExample, ...]
     source: str
     skipped: tuple[MalformedRow, ...] = field(default=())
+    notes: tuple[str, ...] = field(default=())
 
     def row_numbers(self) -> list[int]:
         """Return the number of each example among all rows of the source, from 0, those left out counted."""
+        if tokens := self.tokens():  # records that are none of the data have numbers too
+            return [example.record - 1 for example in tokens]
         left_out = {fault.row for fault in self.skipped}
         return [row for row in range(len(self.examples) + len(left_out)) if row not in left_out]
+
+    def tokens(self) -> tuple[TokenExample, ...]:
+        """Return the rows if they came as token ids; nothing if they came as texts."""
+        return tuple(example for example in self.examples if isinstance(example, TokenExample))
 
     def columns(self) -> tuple[list[str], list[str] | None]:
         """Return the first texts and the second ones, None for single texts; see :func:`text_columns`."""
@@ -77,7 +134,7 @@ class Split:
         """Return the labels or scores in row order.
 
         Returns:
-            One number a row.
+            One number a row; scores with the digits that float32 holds (:func:`~q8bert.data.scores.single_precision`).
 
         Raises:
             InputError: If a row has no label, as in GLUE's test files.
@@ -85,10 +142,11 @@ class Split:
         labels = [example.label for example in self.examples if example.label is not None]
         if len(labels) != len(self.examples):
             raise InputError(f"{self.source} has rows without labels; it can be predicted but not scored")
-        return labels
+        scores = [label for label in labels if isinstance(label, float)]
+        return [*single_precision(scores)] if len(scores) == len(labels) else labels
 
 
-def text_columns(examples: Sequence[Example]) -> tuple[list[str], list[str] | None]:
+def text_columns(examples: Sequence[AnyExample]) -> tuple[list[str], list[str] | None]:
     """Return the texts of examples by column, as tokenizers take them.
 
     Args:
@@ -96,9 +154,15 @@ def text_columns(examples: Sequence[Example]) -> tuple[list[str], list[str] | No
 
     Returns:
         The first texts, and the second ones or None.
+
+    Raises:
+        InputError: If they came as token ids, which have no texts.
     """
-    pairs = [example.text_pair for example in examples if example.text_pair is not None]
-    return [example.text for example in examples], pairs or None
+    texts = [example for example in examples if isinstance(example, Example)]
+    if len(texts) < len(examples):
+        raise InputError("the rows are token ids, and texts are needed here; give a file of texts")
+    pairs = [example.text_pair for example in texts if example.text_pair is not None]
+    return [example.text for example in texts], pairs or None
 
 
 class CellError(Exception):

@@ -12,7 +12,7 @@ from q8bert.machine.builds import require
 from q8bert.spec.errors import InputError
 from q8bert.tasks.task import Task
 
-__all__ = ["HUB_PREFIX", "read_hub_split", "split_from_hub_rows"]
+__all__ = ["HUB_PREFIX", "hub_columns", "read_hub_split", "split_from_hub_rows"]
 
 HUB_PREFIX = "hub:"
 
@@ -65,6 +65,11 @@ def read_hub_split(task: Task, source: str, split: str, *, skip_malformed: bool 
     )
 
 
+def hub_columns(task: Task) -> tuple[str, str | None]:
+    """Return what the hub calls the first text of a task and the second, which may be what the task calls them."""
+    return _PAIR_COLUMNS.get(task.data.hub_name, (task.data.text_column, task.data.text_pair_column))
+
+
 def split_from_hub_rows(
     task: Task, rows: Iterable[Mapping[str, object]], *, source: str, skip_malformed: bool = False
 ) -> Split:
@@ -82,7 +87,7 @@ def split_from_hub_rows(
     Raises:
         InputError: If a row lacks a text or has an impossible label.
     """
-    first, second = _PAIR_COLUMNS.get(task.data.hub_name, (task.data.text_column, task.data.text_pair_column))
+    first, second = hub_columns(task)
     examples, skipped = [], []
     for number, row in enumerate(rows, start=1):
         cells = {task.data.text_column: row.get(first), task.data.label_column: row.get("label")}

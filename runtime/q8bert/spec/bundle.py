@@ -9,6 +9,7 @@
 ``config.json``              Hugging Face's configuration of the model, for other libraries, as are
 ``tokenizer_config.json``    what is to be known of the tokenizer besides, and
 ``special_tokens_map.json``  what its special tokens are for
+``model.TARGET.onnx``        the same model in another form, for the runtimes that the manifest's ``targets`` say
 ===========================  =========================================================
 
 The reader owns the format: what is checked here is what the writer has to give. Version 1 had not the last three, and
@@ -17,11 +18,12 @@ the scale of every weight in the manifest, which the graph has too.
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from q8bert.spec.bundle_files import FileRecord, read_files
+from q8bert.spec.bundle_targets import TargetGraph, target_faults
 from q8bert.spec.checked import checked
 from q8bert.spec.decode import decode
 from q8bert.spec.errors import BundleError, ConfigError
@@ -29,23 +31,10 @@ from q8bert.spec.files import read_json
 from q8bert.spec.onnx_file import external_files
 
 __all__ = [
-    "CONFIG_FILE",
-    "FORMAT_VERSION",
-    "MANIFEST_FILE",
-    "MODEL_CARD_FILE",
-    "MODEL_FILE",
-    "PARITY_FILE",
-    "SPECIAL_TOKENS_FILE",
-    "TOKENIZER_CONFIG_FILE",
-    "TOKENIZER_FILE",
-    "Bundle",
-    "FileRecord",
-    "Manifest",
-    "load_bundle",
-    "open_bundle",
-    "open_parts",
-    "whole_bundle",
-]
+    "CONFIG_FILE", "FORMAT_VERSION", "MANIFEST_FILE", "MODEL_CARD_FILE", "MODEL_FILE", "PARITY_FILE",
+    "SPECIAL_TOKENS_FILE", "TOKENIZER_CONFIG_FILE", "TOKENIZER_FILE", "Bundle", "FileRecord", "Manifest",
+    "load_bundle", "open_bundle", "read_manifest",
+]  # fmt: skip
 
 FORMAT_VERSION = 2
 _READABLE = (1, FORMAT_VERSION)
@@ -91,6 +80,7 @@ class Manifest:
         obey_special_tokens: Whether special tokens that a text spells out are what they say; otherwise they are text.
             Bundles of earlier releases do not say it: their models were trained on texts that were obeyed, and still
             are.
+        targets: Other forms of the model, by the name of what they are for: ``cuda`` or ``float16``.
     """
 
     precision: str
@@ -105,6 +95,7 @@ class Manifest:
     versions: Mapping[str, str] = field(default_factory=dict)
     model: Mapping[str, object] = field(default_factory=dict)
     obey_special_tokens: bool = True
+    targets: Mapping[str, TargetGraph] = field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -113,7 +104,8 @@ class Manifest:
 
     def to_json(self) -> dict[str, object]:
         """Return the manifest as a JSON object."""
-        return {"format_version": FORMAT_VERSION, **asdict(self), "input_names": list(self.input_names)}
+        content = {"format_version": FORMAT_VERSION, **asdict(self), "input_names": list(self.input_names)}
+        return content if self.targets else {key: value for key, value in content.items() if key != "targets"}
 
 
 @dataclass(frozen=True)
@@ -140,9 +132,14 @@ class Bundle:
 
     @property
     def model_size_bytes(self) -> int:
-        """Bytes of the model: every file but the tokenizer's and those for people and for other libraries."""
-        files = self.manifest.files
-        return sum(record.size_bytes for name, record in files.items() if name not in _NO_MODEL)
+        """Bytes of the model: all but its other forms, the tokenizer, and files for people and for other libraries."""
+        others = _NO_MODEL | {target.file for target in self.manifest.targets.values()}
+        return sum(record.size_bytes for name, record in self.manifest.files.items() if name not in others)
+
+    @property
+    def checked_files(self) -> Mapping[str, FileRecord]:
+        """The files that have to be as the manifest says; all but the model card, which version 1 names too."""
+        return {name: record for name, record in self.manifest.files.items() if name != MODEL_CARD_FILE}
 
 
 @checked
@@ -160,17 +157,20 @@ def open_bundle(path: Path | str) -> Bundle:
             version, or if a file is missing or altered.
         ConfigError: If ``path`` is no path.
     """
-    bundle = Bundle(Path(path), _read_manifest(Path(path)))
-    read_files(bundle.path, _checked_files(bundle), kept=())
+    bundle = Bundle(Path(path), read_manifest(Path(path)))
+    read_files(bundle.path, bundle.checked_files, kept=())
     return bundle
 
 
 @checked
-def load_bundle(path: Path | str) -> tuple[Bundle, Mapping[str, bytes]]:
+def load_bundle(
+    path: Path | str, *, model_file: Callable[[Manifest], str] = lambda _: MODEL_FILE
+) -> tuple[Bundle, Mapping[str, bytes]]:
     """Read and check a bundle, and return the bytes that were checked, so that nothing else can be loaded.
 
     Args:
         path: The bundle's folder.
+        model_file: Says which file the model is loaded from: ``model.onnx`` or that of a target.
 
     Returns:
         The bundle, and by name the content of its model, of the files that hold the model's weights, and of its
@@ -181,79 +181,25 @@ def load_bundle(path: Path | str) -> tuple[Bundle, Mapping[str, bytes]]:
             name.
         ConfigError: If ``path`` is no path.
     """
-    bundle = Bundle(Path(path), _read_manifest(Path(path)))
-    files = bundle.manifest.files
-    contents = read_files(bundle.path, _checked_files(bundle), kept=files.keys() - _FOR_PEOPLE - _FOR_LIBRARIES)
+    bundle = Bundle(Path(path), read_manifest(Path(path)))
+    files, chosen = bundle.manifest.files, model_file(bundle.manifest)
+    graphs = {MODEL_FILE, *(target.file for target in bundle.manifest.targets.values())}
+    unread = _FOR_PEOPLE | _FOR_LIBRARIES | (graphs - {chosen})
+    contents = read_files(bundle.path, bundle.checked_files, kept=files.keys() - unread)
     try:
-        others = external_files(contents[MODEL_FILE])
+        others = external_files(contents[chosen])
     except ValueError as error:
-        raise BundleError(f"{bundle.path / MODEL_FILE} is no ONNX file: {error}. Export the bundle again") from error
-    if unlisted := sorted(others - files.keys()):
+        raise BundleError(f"{bundle.path / chosen} is no ONNX file: {error}. Export the bundle again") from error
+    if unlisted := sorted(others - (files.keys() - graphs)):
         raise BundleError(
-            f"{bundle.path}: {MODEL_FILE} takes weights from {', '.join(map(repr, unlisted))}, which "
+            f"{bundle.path}: {chosen} takes weights from {', '.join(map(repr, unlisted))}, which "
             f"{MANIFEST_FILE} does not name. Export the bundle again"
         )
-    return bundle, {
-        name: content for name, content in contents.items() if name in {MODEL_FILE, TOKENIZER_FILE, *others}
-    }
+    return bundle, {name: content for name, content in contents.items() if name in {chosen, TOKENIZER_FILE, *others}}
 
 
-@checked
-def open_parts(path: Path | str, names: Sequence[str]) -> tuple[Bundle, Mapping[str, bytes]]:
-    """Read the manifest and some files of a bundle whose other files stand elsewhere; what is read is checked.
-
-    Args:
-        path: A folder with the manifest and these files.
-        names: Names of the files.
-
-    Returns:
-        The bundle, and the content of the files by name.
-
-    Raises:
-        BundleError: If manifest or files are missing, malformed or altered, or the manifest does not name a file.
-        ConfigError: If ``path`` is no path.
-    """
-    bundle = Bundle(Path(path), _read_manifest(Path(path)))
-    if unlisted := sorted(set(names) - bundle.manifest.files.keys()):
-        raise BundleError(f"{bundle.path / MANIFEST_FILE} does not name {', '.join(unlisted)}. Export the bundle again")
-    records = {name: bundle.manifest.files[name] for name in names}
-    return bundle, read_files(bundle.path, records, kept=names)
-
-
-@checked
-def whole_bundle(path: Path | str) -> tuple[Bundle, Mapping[str, bytes]]:
-    """Read and check a bundle, and return all that it is made of, so that it can be written elsewhere.
-
-    Args:
-        path: The bundle's folder.
-
-    Returns:
-        The bundle, and by name the content of every file, the manifest and, where there is one, the model card
-        included. All but these two were checked.
-
-    Raises:
-        BundleError: As :func:`load_bundle` does.
-        ConfigError: If ``path`` is no path.
-    """
-    bundle, contents = load_bundle(path)
-    checked_files = _checked_files(bundle)
-    others = {name: record for name, record in checked_files.items() if name not in contents}
-    found = {**contents, **read_files(bundle.path, others, kept=others)}
-    try:
-        for name in (MANIFEST_FILE, MODEL_CARD_FILE):
-            if (bundle.path / name).is_file():
-                found[name] = (bundle.path / name).read_bytes()
-    except OSError as error:
-        raise BundleError(f"{bundle.path / name} cannot be read ({error})") from error
-    return bundle, found
-
-
-def _checked_files(bundle: Bundle) -> dict[str, FileRecord]:
-    # version 1 names the model card too, but whoever edits it harms nothing
-    return {name: record for name, record in bundle.manifest.files.items() if name != MODEL_CARD_FILE}
-
-
-def _read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a bundle and none of its other files; raise a BundleError where that cannot be."""
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST_FILE}. Make one with `q8bert export`")
@@ -293,6 +239,7 @@ def _value_faults(manifest: Manifest) -> list[str]:
         faults.append(f"input_names is {list(names)!r}, allowed are {', '.join(_MODEL_INPUTS)}, each once")
     faults += [f"files: {name!r} is no plain file name" for name in manifest.files if not _is_plain(name)]
     faults += [f"files: {name!r}: size_bytes is below 0" for name, one in manifest.files.items() if one.size_bytes < 0]
+    faults += target_faults(manifest.targets, manifest.files)
     faults += [f"files: {name} is not listed" for name in (MODEL_FILE, TOKENIZER_FILE) if name not in manifest.files]
     return faults
 

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PureWindowsPath
 
-__all__ = ["FORMATS", "METRICS", "REGRESSION_METRICS", "DataSet"]
+__all__ = ["FORMATS", "METRICS", "REGRESSION_METRICS", "TOKEN_FORMATS", "DataSet"]
 
 METRICS = ("accuracy", "f1", "matthews", "pearson", "spearman")
 REGRESSION_METRICS = ("pearson", "spearman")
-FORMATS = ("tsv", "quoted-tsv", "csv", "jsonl")
+TOKEN_FORMATS = ("tfrecord", "mindrecord")
+FORMATS = ("tsv", "quoted-tsv", "csv", "jsonl", "parquet", *TOKEN_FORMATS)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,9 +24,9 @@ class DataSet:
         label_codes: How the files write the labels, in id order; empty if they write the names.
         metrics: Names of the metrics, see :data:`METRICS`. The first picks the best checkpoint and is
             what the gate compares.
-        files: File name of each split, where it is not ``<split>.tsv`` or ``<split>.jsonl``.
-        format: How the files are written, one of :data:`FORMATS`, where their ending does not say it: ``.csv`` and
-            ``.jsonl`` do. None is ``tsv``, unquoted as GLUE's, and an error where a file looks quoted.
+        files: File name of each split, where it is not ``<split>.tsv``, ``<split>.jsonl`` or the like.
+        format: How the files are written, one of :data:`FORMATS`, where their ending does not say it: ``.csv``,
+            ``.jsonl`` and ``.parquet`` do. None is ``tsv``, unquoted as GLUE's, and an error where a file looks quoted.
         headerless_columns: Column names for files that come without a header line.
         hub_name: Configuration name in ``nyu-mll/glue``, or empty.
         has_training_data: False for a diagnostic set that only evaluates.

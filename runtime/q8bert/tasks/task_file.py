@@ -9,7 +9,7 @@
     labels = ["billing", "sales"]   # leave out for regression
     metrics = ["f1", "accuracy"]    # the first one picks the best checkpoint
 
-    format = "quoted-tsv"           # tsv, quoted-tsv, csv or jsonl; leave out where endings say it
+    format = "quoted-tsv"           # tsv, quoted-tsv, csv, jsonl, parquet, …; leave out where endings say it
 
     [files]                         # leave out when they are train.tsv, train.csv or train.jsonl, dev.…
     train = "2025.tsv"

@@ -26,6 +26,9 @@ class SpecialTokens:
     Args:
         tokenizer: Is told to split special tokens in a text.
         pad_token_id: Id of the padding token, which is a special one whatever the tokenizer says of it.
+
+    Attributes:
+        ids: Ids that no text becomes.
     """
 
     def __init__(self, tokenizer: Tokenizer, *, pad_token_id: int | None) -> None:
@@ -38,6 +41,7 @@ class SpecialTokens:
         special -= {tokenizer.token_to_id(named) if named is not None else None}
         self._is_special: NDArray[np.bool_] = np.zeros(1 + max(special, default=0), dtype=np.bool_)
         self._is_special[sorted(special)] = True
+        self.ids = frozenset(special)
 
     def replace(self, ids: Rows, encodings: Sequence[Encoding], kept: Sequence[NDArray[np.int64] | None]) -> None:
         """Replace special tokens of texts by the unknown token, in place.

@@ -16,6 +16,8 @@ from tokenizers import Encoding, Tokenizer
 from q8bert.spec.errors import InputError
 from q8bert.spec.files import LFS_POINTER
 from q8bert.text.encoded import Encoded, Rows
+from q8bert.text.given_rows import GivenRows
+from q8bert.text.layout import RowLayout
 from q8bert.text.special_tokens import SpecialTokens
 from q8bert.text.truncation import kept_tokens
 
@@ -96,6 +98,22 @@ class TextTokenizer:
     def largest_id(self) -> int:
         """The largest id that a text can become."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+
+    def given_rows(self, *, is_pair: bool) -> GivenRows:
+        """Return what takes rows that came as token ids, as this tokenizer would have made them.
+
+        Args:
+            is_pair: Whether rows have two texts.
+
+        Returns:
+            What checks and cuts them.
+
+        Raises:
+            InputError: If the special tokens leave no room for text, or the tokenizer mixes the texts of a row.
+        """
+        special = None if self._special is None else self._special.ids
+        layout = RowLayout.of(self._tokenizer, is_pair=is_pair, special=special)
+        return GivenRows(layout, self.largest_id + 1, self._max_length, self._direction)
 
     def encode(self, texts: Sequence[str], text_pairs: Sequence[str] | None = None) -> Encoded:
         """Encode rows, in order; time and memory grow with the texts and no faster.

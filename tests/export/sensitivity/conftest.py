@@ -14,7 +14,7 @@ from q8bert.training.quantization.config import QuantizationConfig
 
 def given_of(run: Path) -> Any:
     asked = Asked(
-        model=str(run), rows=None, rows_option="--data", data_dir=None, task=None, revision=None, max_length=None, format=None, folder_format=None,
+        model=str(run), rows=None, rows_option="--data", data_dir=None, task=None, revision=None, max_length=None, format=None,
         skip_malformed=False, seed=11,
     )  # fmt: skip
     return read_given(asked, n_calibration=64, n_held_out=48, labelled=True, report=lambda _: None)

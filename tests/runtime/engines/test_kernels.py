@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from q8bert.runtime import Classifier, RuntimeOptions
-from q8bert.runtime.engines.kernels import KernelWatch, Products, count_products
+from q8bert.runtime.engines.kernels import KernelWatch, Products, count_products, nodes_on_the_cpu
 from q8bert.runtime.engines.precision import precision_note
 from q8bert.runtime.engines.provider_table import facts_of
 from q8bert.runtime.engines.session import Session
@@ -20,9 +20,13 @@ INPUTS = {
 }
 
 
-def event(op: str, *shapes: list[int], provider: str = CPU, number: int = 0) -> dict[str, Any]:
-    given = [{"float": shape} for shape in shapes]
-    about = {"op_name": op, "provider": provider, "node_index": str(number), "input_type_shape": given}
+def event(
+    op: str, *shapes: list[int], provider: str = CPU, number: int = 0, type_: str = "float", output: str = "float"
+) -> dict[str, Any]:
+    about = {
+        "op_name": op, "provider": provider, "node_index": str(number),
+        "input_type_shape": [{type_: shape} for shape in shapes], "output_type_shape": [{output: [1]}],
+    }  # fmt: skip
     return {"cat": "Node", "name": f"{op}_{number}_kernel_time", "args": about}
 
 
@@ -44,11 +48,24 @@ def event(op: str, *shapes: list[int], provider: str = CPU, number: int = 0) -> 
         # what a provider compiled cannot be seen
         ([event("MatMulIntegerToFloat", [1, 3, 8]), event("TRTKernel", provider="TensorrtExecutionProvider")], None),
         ([event("MatMul", [1, 3, 8], provider="CUDAExecutionProvider")], Products(0, 1)),
+        ([event("MatMul", [1, 3, 8], type_="float16")], Products(0, 1, "float16")),
         ([{"cat": "Session", "name": "model_run", "args": {}}, event("MatMul", [1, 3, 8])], Products(0, 1)),
     ],
 )
 def test_products_with_weights_are_counted(events: list[dict[str, Any]], counted: Products | None) -> None:
     assert count_products(events) == counted
+
+
+def test_on_the_cpu_shapes_may_be_worked_on_and_nothing_else() -> None:
+    cuda = "CUDAExecutionProvider"
+    events = [
+        event("Shape", [1, 3], output="int64"), event("Concat", [1], [1], type_="int64", output="int64"),
+        event("Cast", [3], type_="int64", output="bool"), event("MatMul", [1, 3, 8], provider=cuda),
+        event("Cast", [3], type_="int64", number=1), event("Gather", [8, 4], type_="int8", number=2, output="int8"),
+        event("Gather", [8, 4], type_="int8", number=2, output="int8"),
+    ]  # fmt: skip
+    assert nodes_on_the_cpu(events) == ("Cast Cast_1", "Gather Gather_2")
+    assert nodes_on_the_cpu([]) == ()
 
 
 @pytest.mark.parametrize(
@@ -71,7 +88,7 @@ def test_a_note_says_what_to_do() -> None:
         return precision_note(engine, bundle_precision="int8")
 
     assert "'extended' and 'all'" in note(Products(0, 26), CPU)
-    assert "TensorrtExecutionProvider runs this bundle in INT8" in note(Products(0, 26), "CUDAExecutionProvider")
+    assert "Export the bundle with --target cuda" in note(Products(0, 26), "CUDAExecutionProvider")
     assert note(Products(26, 0), CPU) == f"26 of 26 products with weights run in integers ({CPU}, ONNX Runtime 1.2.3)."
     assert "SomeExecutionProvider, ONNX Runtime" in note(None, "SomeExecutionProvider")
 
@@ -86,7 +103,7 @@ def test_a_session_that_is_watched_computes_the_same_and_leaves_nothing_behind(
         logits = session.run(INPUTS)
         assert session.products is None, "nobody has looked yet"
         session.end_watch(watch)
-    assert session.products == Products(10, 0)
+    assert session.products == Products(11, 0)
     np.testing.assert_array_equal(logits, Session(model, threads=1).run(INPUTS))
     np.testing.assert_array_equal(session.run(INPUTS), logits)
     assert list(tmp_path.iterdir()) == []
@@ -103,4 +120,4 @@ def test_precision_is_unknown_where_no_temporary_file_can_be_made(small: Any, mo
 def test_a_cached_model_is_counted_too(small: Any, tmp_path: Path) -> None:
     options = RuntimeOptions(threads=1, cache_dir=tmp_path)
     for _ in range(2):
-        assert Classifier.load(small.bundle("SST-2", "int8"), options=options).products == Products(10, 0)
+        assert Classifier.load(small.bundle("SST-2", "int8"), options=options).products == Products(11, 0)

@@ -1,5 +1,6 @@
 """Providers by name with options: checked, started, verified, and honest about the precision."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,8 +13,9 @@ from typer.testing import Result
 
 from q8bert.machine.cuda import CudaDriver, cuda_driver
 from q8bert.runtime import Classifier, RuntimeOptions, evaluate
-from q8bert.runtime.engines.provider_names import bound_device, named_providers, parse_provider, with_int8_enabled
-from q8bert.runtime.engines.session import Session, run_bound
+from q8bert.runtime.engines.provider_defaults import cache_options, with_defaults
+from q8bert.runtime.engines.provider_names import bound_device, named_providers, parse_provider
+from q8bert.runtime.engines.session import Session, _session_options, run_bound
 from q8bert.spec.errors import ConfigError, ProviderError
 
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -99,21 +101,57 @@ def test_a_classifier_and_a_report_say_what_really_ran(small: Any) -> None:
     floats = Classifier.load(small.bundle("SST-2", "float32"), threads=1)
     assert floats.precision == "float32"
     report = evaluate(small.bundle("SST-2", "int8"), small.data("SST-2"), threads=1)
-    # query, key and value in one, attention output and two of the feed-forward in each of two layers; pooler and head
-    assert (report.precision, report.kernels) == ("int8", "int8 (10 of 10 products)")
+    # query, key and value in one, but the last query; attention output and two of the feed-forward in each of two layers;
+    # pooler and head
+    assert (report.precision, report.kernels) == ("int8", "int8 (11 of 11 products)")
     assert (
-        f"10 of 10 products with weights run in integers (CPUExecutionProvider, ONNX Runtime {ort.__version__})"
+        f"11 of 11 products with weights run in integers (CPUExecutionProvider, ONNX Runtime {ort.__version__})"
         in report.precision_note
     )
 
 
-def test_tensorrt_is_told_to_take_int8_unless_the_caller_says_otherwise() -> None:
-    assert with_int8_enabled([TENSORRT, (CUDA, {"device_id": 1}), CPU]) == (
-        (TENSORRT, {"trt_int8_enable": "True"}),
-        (CUDA, {"device_id": "1"}),
+MANIFEST = {"input_names": ("input_ids", "attention_mask"), "max_length": 128}
+PROFILES = {
+    "trt_profile_min_shapes": "input_ids:1x1,attention_mask:1x1",
+    "trt_profile_opt_shapes": "input_ids:8x64,attention_mask:8x64",
+    "trt_profile_max_shapes": "input_ids:32x128,attention_mask:32x128",
+}
+
+
+def test_providers_get_what_the_model_wants_of_them() -> None:
+    found = with_defaults([TENSORRT, (CUDA, {"device_id": 1}), CPU], is_quantized=True, **MANIFEST)
+    assert found == (
+        (TENSORRT, {"trt_int8_enable": "True", **PROFILES}),
+        (CUDA, {"use_tf32": "0", "device_id": "1"}),
         (CPU, {}),
     )
-    assert with_int8_enabled([(TENSORRT, {"trt_int8_enable": 0})]) == ((TENSORRT, {"trt_int8_enable": "0"}),)
+    ((_, options),) = with_defaults([TENSORRT], is_quantized=False, **MANIFEST)
+    assert options == PROFILES
+
+
+def test_what_the_caller_says_of_a_provider_stands() -> None:
+    assert with_defaults([(CUDA, {"use_tf32": 1})], is_quantized=True, **MANIFEST) == ((CUDA, {"use_tf32": "1"}),)
+    own = {"trt_int8_enable": "0", "trt_profile_max_shapes": "input_ids:1x8,attention_mask:1x8"}
+    assert with_defaults([(TENSORRT, own)], is_quantized=True, **MANIFEST) == ((TENSORRT, own),)
+    # what was added once is what the caller says when a classifier is loaded again
+    once = with_defaults([TENSORRT, CUDA, CPU], is_quantized=True, **MANIFEST)
+    assert with_defaults(once, is_quantized=True, **MANIFEST) == once
+
+
+def test_compiled_engines_are_kept_in_a_folder_of_the_users_alone(tmp_path: Path) -> None:
+    given = named_providers([(TENSORRT, {"trt_timing_cache_enable": 0}), CPU])
+    (_, options), cpu = cache_options(given, tmp_path / "cache")
+    folder = tmp_path / "cache" / "engines"
+    assert options == {
+        "trt_engine_cache_enable": "True", "trt_engine_cache_path": str(folder),
+        "trt_timing_cache_enable": "0", "trt_timing_cache_path": str(folder),
+    }  # fmt: skip
+    assert cpu == (CPU, {})
+    if os.name == "posix":
+        assert folder.stat().st_mode & 0o777 == 0o700
+        folder.chmod(0o777)
+        with pytest.raises(ConfigError, match="can be written by others"):
+            cache_options(given, tmp_path / "cache")
 
 
 # ---- never another provider than asked for ------------------------------------------------------
@@ -159,6 +197,29 @@ def test_nodes_go_to_the_cpu_only_if_it_was_named(small: Any) -> None:
     np.testing.assert_array_equal(with_cpu.run(INPUTS), Session(path, threads=1).run(INPUTS))
 
 
+def test_a_bundle_whose_nodes_ran_on_a_cpu_that_was_not_named_is_refused_by_their_names(small: Any) -> None:
+    azure = "AzureExecutionProvider"
+    if azure not in ort.get_available_providers():
+        pytest.skip(f"onnxruntime {ort.__version__} has no {azure}, the one provider that needs no device")
+    bundle = small.bundle("SST-2", "int8")
+    with pytest.raises(
+        ProviderError, match=r"CPUExecutionProvider was not named, but ran Gather .* and \d+ more"
+    ) as caught:
+        Classifier.load(bundle, providers=[azure], threads=1)
+    assert "Shape" not in str(caught.value)
+    assert Classifier.load(bundle, providers=[azure, CPU], threads=1).precision == "int8"
+
+
+def test_on_cuda_weights_are_folded_once_instead_of_in_every_run() -> None:
+    for providers, folded in (([CUDA], "1"), ([TENSORRT, CUDA], None), ([CPU], None)):
+        options = _session_options(named_providers(providers), RuntimeOptions(), is_watched=True)
+        try:
+            found = options.get_session_config_entry("session.disable_quant_qdq")
+        except RuntimeError:  # it has none
+            found = None
+        assert found == folded
+
+
 # ---- memory of the device -----------------------------------------------------------------------
 
 
@@ -188,7 +249,7 @@ def test_cuda_gives_the_logits_of_the_cpu(small: Any, precision: str) -> None:
         pytest.skip("needs a build of ONNX Runtime with CUDA, an NVIDIA driver and a GPU")
     bundle = small.bundle("SST-2", precision)
     texts = ["a great film", "dull", "a clever and very funny story"]
-    on_cuda = Classifier.load(bundle, providers=[(CUDA, {"use_tf32": 0}), CPU])
+    on_cuda = Classifier.load(bundle, providers=[CUDA])
     assert on_cuda.precision == "float32"
     # int8: a rounding tie may tip, see test_classifier
     atol = 0.1 if precision == "int8" else 1e-4

@@ -22,6 +22,7 @@ from q8bert.data.readers import read_split
 from q8bert.machine.builds import installed_ort_build
 from q8bert.runtime import Classifier, RuntimeOptions
 from q8bert.runtime.engines.session import Session
+from q8bert.runtime.predict.loading import LoadedModel
 from q8bert.spec.bundle import open_bundle
 from q8bert.spec.errors import BundleError, ConfigError, InputError
 from q8bert.tasks.glue import glue_task
@@ -33,7 +34,7 @@ def with_logits(bundle: Path, compute: Callable[[Mapping[str, Any]], NDArray[np.
     session: Any = SimpleNamespace(
         input_names=opened.manifest.input_names, run=compute, options=RuntimeOptions(threads=1)
     )
-    return Classifier(opened, session, tokenizer=opened.tokenizer_path.read_text(encoding="utf-8"))
+    return Classifier(LoadedModel(opened, "main", session, opened.tokenizer_path.read_text(encoding="utf-8")))
 
 
 def ids_of(bundle: Path, tokens: str) -> list[int]:

@@ -10,6 +10,7 @@ import pytest
 from q8bert.runtime.triton.options import TritonOptions
 from q8bert.runtime.triton.plan import plan_of
 
+pytest.importorskip("grpc")  # or the next line raises something else
 model_config = pytest.importorskip("tritonclient.grpc.model_config_pb2")
 text_format = pytest.importorskip("google.protobuf.text_format")
 

@@ -233,6 +233,16 @@ def test_where_the_disk_is_full_nothing_can_be_called_that_is_not_whole(
     assert open_bundle(folder / "it-model" / ("2" if is_there else "1")).manifest == open_bundle(sentiment).manifest
 
 
+def test_what_a_failed_attempt_left_is_no_version(sentiment: Path, tmp_path: Path) -> None:
+    # Triton would count it among the versions that it keeps, and drop the one that is served
+    folder = tmp_path / "r"
+    write_repository([f"it={sentiment}"], folder)
+    shutil.copytree(folder / "it-tokenizer" / "1", folder / "it-tokenizer" / "2")
+    write_repository([f"it={sentiment}"], folder, version=3)
+    for model in ("it-tokenizer", "it-model", "it-labels", "it"):
+        assert {path.name for path in (folder / model).iterdir() if path.name.isdigit()} == {"1", "3"}
+
+
 def test_a_bundle_that_is_replaced_meanwhile_is_noticed(
     sentiment: Path, float_sentiment: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

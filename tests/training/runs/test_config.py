@@ -15,7 +15,7 @@ from q8bert.training.loop.config import EvaluationConfig, OptimizationConfig, Re
 from q8bert.training.options import flat_fields
 from q8bert.training.quantization.config import QuantizationConfig
 from q8bert.training.runs.config import TrainConfig
-from q8bert.training.runs.run_record import RunRecord, read_record, read_run
+from q8bert.training.runs.identity.run_record import RunRecord, read_record, read_run
 
 # as version 0.1.0 wrote it before options had groups
 RUN_JSON = """
@@ -69,6 +69,7 @@ def test_a_run_of_earlier_days_is_read_and_new_options_have_their_defaults_there
         "adam_beta1": 0.9, "adam_beta2": 0.999, "adam_epsilon": 1e-8, "hidden_dropout": None, "attention_dropout": None,
         "initializer_range": None, "from_scratch": False, "layers": None, "heads": None, "hidden_size": None,
         "intermediate_size": None, "max_positions": None,
+        "train_file": None, "dev_file": None, "schema": None, "tokenizer": None,
     }  # fmt: skip
     assert read.identity() == json.loads(RUN_JSON)["options"] | new
 
@@ -107,7 +108,7 @@ def test_flat_options_find_their_groups() -> None:
     assert flat(epochs=2, quantize=False, threads=3, save_every=5) == TrainConfig(
         glue_task("SST-2"),
         "/data/SST-2",
-        Path("run"),
+        output_dir=Path("run"),
         optimization=OptimizationConfig(epochs=2),
         quantization=QuantizationConfig(quantize=False),
         execution=ExecutionConfig(threads=3),
@@ -155,7 +156,11 @@ def test_all_faults_of_the_options_are_reported_together(tmp_path: Path) -> None
         ("device", None, "device must be a text, cpu, cuda or cuda:N, got None"),
         ("cache_dir", "", "cache_dir must be a path or none, got ''"),
         ("model", "", "model must be a folder or a name, got ''"),
-        ("format", "xml", "format must be one of tsv, quoted-tsv, csv, jsonl, got 'xml'"),
+        (
+            "format",
+            "xml",
+            "format must be one of tsv, quoted-tsv, csv, jsonl, parquet, tfrecord, mindrecord, got 'xml'",
+        ),
         ("max_grad_norm", 0, "max_grad_norm must be above 0, got 0"),
     ],
 )
@@ -240,7 +245,7 @@ def test_wrong_types_of_all_groups_are_reported_together() -> None:
     with pytest.raises(
         ConfigError, match=r"optimization must be a q8bert\.training\.loop\.config\.OptimizationConfig, got \{\}"
     ):
-        TrainConfig(glue_task("SST-2"), "x", Path("y"), optimization={})  # type: ignore[arg-type]
+        TrainConfig(glue_task("SST-2"), "x", output_dir=Path("y"), optimization={})  # type: ignore[arg-type]
 
 
 def test_every_option_refuses_what_is_of_no_type_at_all() -> None:
@@ -279,4 +284,4 @@ def test_a_float_run_has_no_quantization_that_a_mean_may_not_reach_back_over() -
 
 def test_rows_of_the_hub_have_no_format() -> None:
     with pytest.raises(ConfigError, match="format csv is for files, but data_dir is hub:nyu-mll/glue"):
-        TrainConfig(glue_task("SST-2"), "hub:nyu-mll/glue", Path("run"), format="csv")
+        TrainConfig(glue_task("SST-2"), "hub:nyu-mll/glue", output_dir=Path("run"), format="csv")

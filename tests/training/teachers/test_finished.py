@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
 
 from q8bert.data.readers import read_split
 from q8bert.spec.errors import CheckpointError, ModelError
@@ -20,9 +21,9 @@ from q8bert.training import TrainConfig, train
 from q8bert.training.loop.batches import TokenizedSplit
 from q8bert.training.loop.processes import Processes
 from q8bert.training.objectives.target_scale import TargetScale
-from q8bert.training.runs.checkpoint import checkpoint_folders
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders
+from q8bert.training.runs.identity.run_record import read_record
 from q8bert.training.runs.run_folder import best_checkpoint
-from q8bert.training.runs.run_record import read_record
 from q8bert.training.teachers.finished import load_teacher
 from q8bert.training.teachers.teacher import ask
 
@@ -41,7 +42,8 @@ def stop_at_8(step: int, *_: Any) -> None:
 def outputs_for(config: TrainConfig, split: str = "train") -> torch.Tensor:
     """Return what a configuration's teacher says of a split."""
     texts = read_split(config.task, config.data_dir, split)
-    teacher = load_teacher(config, texts, torch.device("cpu"), lambda _: None).teacher
+    learner = Tokenizer.from_file(str(Path(config.model) / "tokenizer.json"))
+    teacher = load_teacher(config, texts, learner, torch.device("cpu"), lambda _: None).teacher
     return ask(teacher, n_outputs=config.task.head.n_outputs, batch_size=64, processes=Processes())
 
 

@@ -47,6 +47,7 @@ def option(
     decides_results: bool = True,
     only_on: bool = False,
     panel: str = "",
+    kw_only: bool = False,
 ) -> Any:
     """Return a dataclass field for an option.
 
@@ -56,11 +57,12 @@ def option(
         decides_results: See :class:`Option`.
         only_on: See :class:`Option`.
         panel: See :class:`Option`.
+        kw_only: Whether it is given by name alone, and so may do without a default behind options that have one.
 
     Returns:
         The field.
     """
-    return field(default=default, metadata={_OPTION: Option(help, decides_results, only_on, panel)})
+    return field(default=default, kw_only=kw_only, metadata={_OPTION: Option(help, decides_results, only_on, panel)})
 
 
 def group(config: type[Any], *, panel: str) -> Any:

@@ -37,6 +37,11 @@ def model_card(manifest: Manifest, parity: ParityReport | None) -> str:
         "longer ones are cut",
         f"- Output: {', '.join(named) or 'a score, in the units of the float model'}",
     ]
+    lines += [
+        f"- Also for {target}: `{form.file}`, {manifest.files[form.file].size_bytes / 1e6:.1f} MB; logits by "
+        f"{form.max_abs_diff:.2g} at most from those of `{MODEL_FILE}`, on the CPU and {form.n_rows} random rows"
+        for target, form in manifest.targets.items()
+    ]
     lines += _data_lines(manifest.data)
     lines += _teacher_lines(manifest.model)
     lines += _quantization_lines(manifest.quantization)

@@ -3,7 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 import onnx
 from tokenizers import Tokenizer
@@ -25,6 +26,7 @@ from q8bert.spec.bundle import (
     Manifest,
     open_bundle,
 )
+from q8bert.spec.bundle_targets import TargetGraph
 from q8bert.spec.errors import ExportError
 from q8bert.spec.files import PARTIAL, read_json, sha256_of, write_json, write_text
 from q8bert.spec.folders import entries, new_folder, refuse_unwritable
@@ -38,10 +40,23 @@ _BUNDLE_FILES = {
 }  # fmt: skip
 
 
+class TargetForm(Protocol):
+    """A graph, and what the manifest says of it."""
+
+    @property
+    def graph(self) -> onnx.ModelProto:
+        """The graph."""
+
+    @property
+    def about(self) -> TargetGraph:
+        """Name of its file, and what was found."""
+
+
 def write_bundle(
     target: Path,
     *,
     graph: onnx.ModelProto,
+    targets: Mapping[str, TargetForm] = MappingProxyType({}),
     tokenizer: Tokenizer,
     configuration: Mapping[str, Any],
     manifest: Manifest,
@@ -52,6 +67,7 @@ def write_bundle(
     Args:
         target: The bundle's folder; an existing bundle there is replaced.
         graph: The model.
+        targets: Other forms of it, by what they are for.
         tokenizer: Text → ids; the bundle's maximum length is set in it.
         configuration: Content of ``config.json``, as :func:`~q8bert.export.bundle.library_files.model_configuration`
             gives it.
@@ -67,6 +83,8 @@ def write_bundle(
     check_target(target)
     with new_folder(target, last=MANIFEST_FILE) as folder:
         onnx.save_model(graph, str(folder / MODEL_FILE))
+        for form in targets.values():
+            onnx.save_model(form.graph, str(folder / form.about.file))
         tokenizer.no_padding()
         tokenizer.enable_truncation(manifest.max_length, direction=truncation_side(tokenizer))
         write_text(folder / TOKENIZER_FILE, tokenizer.to_str(pretty=True))
@@ -76,7 +94,8 @@ def write_bundle(
         write_json(folder / SPECIAL_TOKENS_FILE, special)
         if parity is not None:
             write_json(folder / PARITY_FILE, dataclasses.asdict(parity))
-        complete = dataclasses.replace(manifest, files=_records(folder))
+        about = {target: form.about for target, form in targets.items()}
+        complete = dataclasses.replace(manifest, files=_records(folder), targets=about)
         write_text(folder / MODEL_CARD_FILE, model_card(complete, parity))
         write_json(folder / MANIFEST_FILE, complete.to_json())
     return open_bundle(target)

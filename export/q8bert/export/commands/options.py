@@ -15,8 +15,8 @@ from q8bert.training.quantization.config import QuantizationConfig
 __all__ = [
     "HARDWARE", "MODEL", "OUTPUT", "QUANTIZATION", "ROWS", "AsJson", "BatchSize", "CalibrationRows", "DataDir",
     "FileFormat", "Granularity", "MaxLength", "ModelArgument", "RangePercentile", "Ranges", "Revision", "Seed",
-    "SkipMalformed", "Smoothing", "Symmetric", "TableGranularity", "TaskFile", "TaskName", "ZeroPoints", "help_of",
-    "optional_task",
+    "SkipMalformed", "Smoothing", "Symmetric", "TableGranularity", "Targets", "TaskFile", "TaskName", "ZeroPoints",
+    "help_of", "optional_task",
 ]  # fmt: skip
 
 ROWS, MODEL, QUANTIZATION, HARDWARE, OUTPUT = "Rows", "Model", "Quantization", "Hardware", "Output"
@@ -124,6 +124,15 @@ Symmetric = Annotated[
         "--symmetric",
         help="Write zero points as additions and scales of tables as products, for runtimes that want zero point 0 "
         "(TensorRT). The same model, somewhat slower.",
+        rich_help_panel=QUANTIZATION,
+    ),
+]
+Targets = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option(
+        "--target",
+        help="Another form of the model that the bundle has too; repeat for both. cuda: products of integers for ONNX "
+        "Runtime's CUDA provider; float16: the same weights in half precision, activations not rounded.",
         rich_help_panel=QUANTIZATION,
     ),
 ]

@@ -30,6 +30,7 @@ from q8bert.export.commands.options import (
     Smoothing,
     Symmetric,
     TableGranularity,
+    Targets,
     TaskFile,
     TaskName,
     ZeroPoints,
@@ -92,6 +93,7 @@ def quantize_command(
         typer.Option(help=help_of("keep_float"), rich_help_panel=QUANTIZATION),
     ] = None,
     symmetric: Symmetric = False,
+    target: Targets = None,
     max_relative_loss: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
@@ -144,7 +146,8 @@ def quantize_command(
                 range_percentile=range_percentile, smoothing=smoothing, zero_points=zero_points,
                 keep_float=tuple(keep_float or ()), calibration_rows=calibration_rows,
                 max_relative_loss=max_relative_loss, max_logit_error=max_logit_error, min_agreement=min_agreement,
-                check_parity=parity, parity_rows=parity_rows, symmetric=symmetric, format=format,
+                check_parity=parity, parity_rows=parity_rows, symmetric=symmetric,
+                targets=tuple(target or ()), format=format,
                 skip_malformed=skip_malformed, batch_size=batch_size, threads=threads, seed=seed, report=speaker.say,
                 show_progress=show,
             )  # fmt: skip

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import onnx
 
-from q8bert.data.readers import read_file, read_split
+from q8bert.data.readers import read_file
 from q8bert.export.encoded_rows import EncodedRows
 from q8bert.export.model_to_export import ModelToExport
 from q8bert.export.one_shot.report import Limits
@@ -51,8 +51,8 @@ def evaluation_rows(
     if eval_data is not None:
         rows = read_file(task, eval_data, labelled=True, format=format, skip_malformed=given.skip_malformed)
         split = "evaluation"
-    elif given.data_dir is not None:
-        rows = read_split(task, given.data_dir, split, format=given.folder_format, skip_malformed=given.skip_malformed)
+    elif given.splits is not None:
+        rows = given.splits.read(task, split)
     else:
         report("note: without labels no score can be measured; --eval-data takes labelled rows")
         return given.held_out, "held-out"

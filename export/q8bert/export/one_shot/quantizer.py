@@ -17,7 +17,9 @@ from q8bert.export.post_training.calibration import ROWS_PER_OBSERVATION, calibr
 from q8bert.export.post_training.given import Asked, Given, read_given
 from q8bert.export.post_training.options import ONE_SHOT_RANGES, one_shot_options
 from q8bert.export.post_training.rows import CALIBRATION_ROWS, HELD_OUT_ROWS
+from q8bert.export.target_graphs import make_targets
 from q8bert.spec.bundle import Bundle
+from q8bert.spec.bundle_targets import TARGETS
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError, ExportError
 from q8bert.spec.kinds import Check, at_least, one_of
@@ -59,6 +61,7 @@ def quantize(
     check_parity: bool = True,
     parity_rows: ParityRows = PARITY_ROWS,
     symmetric: bool = False,
+    targets: tuple[Annotated[str, one_of(TARGETS)], ...] = (),
     format: Format = None,  # noqa: A002 - as on the command line
     skip_malformed: bool = False,
     batch_size: Annotated[int, at_least(1)] = 32,
@@ -101,6 +104,7 @@ def quantize(
         check_parity: False leaves the comparison with the simulation out.
         parity_rows: Rows that it takes; 0 for all.
         symmetric: As :func:`q8bert.export.export` takes it, for runtimes that want zero point 0.
+        targets: As :func:`q8bert.export.export` takes them, other forms of the model for other runtimes.
         format: How files are written; see :func:`q8bert.data.readers.read_file`.
         skip_malformed: Leave malformed rows out instead of stopping.
         batch_size: Rows a batch where models are compared.
@@ -139,7 +143,6 @@ def quantize(
         revision=revision,
         max_length=max_length,
         format=format,
-        folder_format=format,
         skip_malformed=skip_malformed,
         seed=seed,
     )
@@ -184,6 +187,7 @@ def quantize(
     bundle = write_bundle(
         Path(output_dir),
         graph=assembled.graph,
+        targets=make_targets(targets, assembled.graph, quantized),
         tokenizer=quantized.tokenizer(),
         configuration=model_configuration(quantized.source.model.config, labels=quantized.task.head.labels),
         manifest=make_manifest(

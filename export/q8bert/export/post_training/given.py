@@ -6,7 +6,8 @@ from pathlib import Path
 
 from q8bert.data.column_names import column_names
 from q8bert.data.examples import Split
-from q8bert.data.hub import HUB_PREFIX
+from q8bert.data.records.token_rows import IDS, LABEL
+from q8bert.data.row_source import RowSource
 from q8bert.export.encoded_rows import EncodedRows
 from q8bert.export.model_to_export import ModelToExport
 from q8bert.export.post_training.float_model import load_fine_tuned_model, load_float_run
@@ -14,8 +15,8 @@ from q8bert.export.post_training.rows import divide, read_rows
 from q8bert.spec.errors import ConfigError, InputError
 from q8bert.tasks.task import Task
 from q8bert.training.models.tokenizer.vocabulary import notes_on_tokenizer
-from q8bert.training.runs.fingerprints import Fingerprint, fingerprint_of_rows
-from q8bert.training.runs.run_record import is_run
+from q8bert.training.runs.identity.fingerprints import Fingerprint, fingerprint_of_rows
+from q8bert.training.runs.identity.run_record import is_run
 
 __all__ = ["Asked", "Given", "read_given"]
 
@@ -26,14 +27,13 @@ class Asked:
 
     Attributes:
         model: Folder of a float run, or folder or hub id of a fine-tuned model.
-        rows: File of rows, labelled or not; None for the training split of ``data_dir``.
+        rows: File of rows, labelled or not; None for the training split of ``data_dir`` or of the run.
         rows_option: What the command calls that file.
         data_dir: Folder of the task's files; None for that of the run.
         task: Names the columns of the rows and the labels; None for the run's, or for the model's own.
         revision: Branch, tag or commit of the hub.
         max_length: Longest row in tokens; None for the run's, or for the longest that the model takes.
-        format: How the file is written; None for by its ending.
-        folder_format: How the files of the folder are written; None for what the run was told, or by their ending.
+        format: How files are written; None for what the run was told, or by their endings.
         skip_malformed: Whether malformed rows are left out.
         seed: Of the draw of rows.
     """
@@ -46,7 +46,6 @@ class Asked:
     revision: str | None
     max_length: int | None
     format: str | None
-    folder_format: str | None
     skip_malformed: bool
     seed: int
 
@@ -57,8 +56,7 @@ class Given:
 
     Attributes:
         model: The float model.
-        data_dir: Folder of the task's files; None where there is none.
-        folder_format: How these files are written.
+        splits: Where the splits of the task are; None where that is not known.
         skip_malformed: Whether malformed rows are left out.
         source: Where the rows came from.
         calibration: Rows to calibrate with.
@@ -68,8 +66,7 @@ class Given:
     """
 
     model: ModelToExport
-    data_dir: str | None
-    folder_format: str | None
+    splits: RowSource | None
     skip_malformed: bool
     source: str
     calibration: EncodedRows
@@ -98,14 +95,13 @@ def read_given(
         InputError: If rows cannot be read, or are too few.
         ModelError: If the model cannot be found, has no trained head, or cannot be quantized.
     """
-    model, asked = _load(asked, report)
-    file_format = asked.folder_format if asked.rows is None else asked.format
+    model, splits, asked = _load(asked, report)
     columns = () if asked.rows is None else column_names(asked.rows, format=asked.format or model.task.data.format)
     if asked.rows is not None:
-        labelled = labelled and model.task.data.label_column in columns
+        labelled = labelled and bool({model.task.data.label_column, LABEL} & set(columns))
     try:
         split = read_rows(
-            model.task, asked.rows, asked.data_dir, labelled=labelled, format=file_format,
+            model.task, asked.rows, splits, labelled=labelled, format=asked.format,
             skip_malformed=asked.skip_malformed,
         )  # fmt: skip
     except InputError as error:
@@ -116,8 +112,7 @@ def read_given(
     has_labels = labelled and all(example.label is not None for example in divided.held_out.examples)
     given = Given(
         model=model,
-        data_dir=asked.data_dir,
-        folder_format=asked.folder_format,
+        splits=splits,
         skip_malformed=asked.skip_malformed,
         source=split.source,
         calibration=model.encode(divided.calibration, labelled=False),
@@ -129,8 +124,8 @@ def read_given(
     return given
 
 
-def _load(asked: Asked, report: Callable[[str], None]) -> tuple[ModelToExport, Asked]:
-    """Return the model, and what was asked with the run's own words where nothing else was said."""
+def _load(asked: Asked, report: Callable[[str], None]) -> tuple[ModelToExport, RowSource | None, Asked]:
+    """Return the model, its splits, and what was asked with the run's own words where nothing else was said."""
     if is_run(Path(asked.model)):
         return _of_run(asked, report)
     if asked.rows is None and asked.data_dir is None:
@@ -143,32 +138,30 @@ def _load(asked: Asked, report: Callable[[str], None]) -> tuple[ModelToExport, A
     if asked.rows is not None and not asked.rows.is_file():
         raise InputError(f"{asked.rows} does not exist or is not a file")
     columns = () if asked.rows is None else column_names(asked.rows, format=asked.format)
+    if asked.task is None and {IDS, LABEL} <= set(columns):
+        raise ConfigError([f"{asked.rows} holds token ids: --task or --task-file says whether rows are pairs of texts"])
     model = load_fine_tuned_model(
         asked.model, task=asked.task, columns=columns, max_length=asked.max_length, revision=asked.revision
     )
-    return model, asked
+    splits = None
+    if asked.data_dir is not None:
+        splits = RowSource(data_dir=asked.data_dir, format=asked.format, skip_malformed=asked.skip_malformed)
+    return model, splits, asked
 
 
-def _of_run(asked: Asked, report: Callable[[str], None]) -> tuple[ModelToExport, Asked]:
+def _of_run(asked: Asked, report: Callable[[str], None]) -> tuple[ModelToExport, RowSource | None, Asked]:
     conflicts = {"--task and --task-file": asked.task, "--revision": asked.revision}
     if faults := [f"{name}: {asked.model} is a run, which has its own" for name, it in conflicts.items() if it]:
         raise ConfigError(faults)
     trained = load_float_run(Path(asked.model), max_length=asked.max_length)
-    config, model = trained.config, trained.model
-    data_dir: str | None = asked.data_dir or config.data_dir
-    if asked.data_dir is None and asked.rows is not None and not _is_there(config.data_dir):
-        report(f"note: the run's data folder {config.data_dir} is not here, so nothing is scored on its rows")
-        data_dir = None
-    return model, replace(
-        asked,
-        data_dir=data_dir,
-        folder_format=config.format if asked.data_dir is None else asked.format or config.format,
-        skip_malformed=asked.skip_malformed or config.skip_malformed,
-    )
-
-
-def _is_there(data_dir: str) -> bool:
-    return data_dir.startswith(HUB_PREFIX) or Path(data_dir).is_dir()
+    asked = replace(asked, skip_malformed=asked.skip_malformed or trained.config.skip_malformed)
+    splits = replace(trained.source(asked.data_dir), skip_malformed=asked.skip_malformed)
+    if asked.data_dir is not None:
+        splits = replace(splits, format=asked.format or splits.format)
+    elif asked.rows is not None and not splits.is_there("dev"):
+        report(f"note: the run's data {splits.place('dev')} is not here, so nothing is scored on its rows")
+        return trained.model, None, asked
+    return trained.model, splits, asked
 
 
 def _report(given: Given, split: Split, report: Callable[[str], None]) -> None:
@@ -183,6 +176,8 @@ def _report(given: Given, split: Split, report: Callable[[str], None]) -> None:
         f"{model.task.name}: {len(calibration)} rows to calibrate with and {len(given.held_out)} held out, of "
         f"{n_rows} in {given.source}"
     )
+    for note in split.notes:
+        report(f"note: {note}")
     for note in notes_on_tokenizer(model.source.tokenizer, calibration.encoded):
         report(f"note: {note}")
     if n_cut := len(calibration.encoded.truncated):

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from q8bert.data.examples import Example, Split
-from q8bert.data.readers import read_file, read_split
+from q8bert.data.examples import AnyExample, Split
+from q8bert.data.readers import read_file
+from q8bert.data.row_source import RowSource
 from q8bert.spec.errors import InputError
 from q8bert.tasks.task import Task
 
@@ -36,20 +37,20 @@ class DividedRows:
 def read_rows(
     task: Task,
     source: Path | None,
-    data_dir: str | None,
+    splits: RowSource | None,
     *,
     labelled: bool,
     format: str | None,  # noqa: A002 - as on the command line
     skip_malformed: bool,
 ) -> Split:
-    """Read rows of a file, or the training split of a data folder.
+    """Read rows of a file, or the training split of a task.
 
     Args:
         task: Says which columns they have.
-        source: The file; None for the folder's training split.
-        data_dir: The task's folder.
+        source: The file; None for the training split.
+        splits: Where that is; None where a file is given alone.
         labelled: Whether labels are wanted of a file; those of a training split are always read.
-        format: How the files are written.
+        format: How the file is written.
         skip_malformed: Leave malformed rows out instead of stopping.
 
     Returns:
@@ -59,7 +60,7 @@ def read_rows(
         InputError: If they cannot be read.
     """
     if source is None:
-        return read_split(task, str(data_dir), "train", format=format, skip_malformed=skip_malformed)
+        return (splits or RowSource()).read(task, "train")
     return read_file(task, source, labelled=labelled, format=format, skip_malformed=skip_malformed)
 
 
@@ -79,7 +80,7 @@ def divide(split: Split, *, n_calibration: int, n_held_out: int, seed: int) -> D
         InputError: If there are too few rows to divide.
     """
     # a text that stands twice is one: measured on what it was calibrated with, a model would flatter itself
-    by_text = {(example.text, example.text_pair): example for example in split.examples}
+    by_text = {example.key(): example for example in split.examples}
     examples = list(by_text.values())
     if len(examples) < _FEWEST_ROWS:
         raise InputError(
@@ -95,5 +96,5 @@ def divide(split: Split, *, n_calibration: int, n_held_out: int, seed: int) -> D
     )
 
 
-def _without_label(example: Example) -> Example:
+def _without_label(example: AnyExample) -> AnyExample:
     return replace(example, label=None)

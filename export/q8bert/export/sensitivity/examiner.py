@@ -99,7 +99,6 @@ def examine_sensitivity(
         revision=revision,
         max_length=max_length,
         format=format,
-        folder_format=format,
         skip_malformed=skip_malformed,
         seed=seed,
     )

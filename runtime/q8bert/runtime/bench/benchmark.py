@@ -14,6 +14,7 @@ from q8bert.machine.cpu import cpu_name
 from q8bert.runtime.bench.report import (
     BenchmarkReport,
     Setting,
+    Turn,
     advise_batch,
     advise_service,
     summarize,
@@ -152,10 +153,10 @@ def _take_turns(
     seconds: float,
     seed: int,
     show_progress: Callable[[int, int], None],
-) -> dict[Setting, list[list[float]]]:
-    """Return seconds of every call of every round; a first round only warms up."""
+) -> dict[Setting, list[Turn]]:
+    """Return the turns of every setting, one a round; a first round only warms up."""
     calls = {size: rows.batches(size, max(2, _ROWS_A_TURN // size)) for size in {one.batch_size for one in loaded}}
-    taken: dict[Setting, list[list[float]]] = {setting: [] for setting in loaded}
+    taken: dict[Setting, list[Turn]] = {setting: [] for setting in loaded}
     draw, order = random.Random(seed), list(loaded)  # noqa: S311 - the order of turns is no secret
     for setting in order:
         _turn(loaded[setting], calls[setting.batch_size])
@@ -171,13 +172,14 @@ def _take_turns(
     return taken
 
 
-def _turn(classifier: Classifier, calls: _Calls) -> list[float]:
+def _turn(classifier: Classifier, calls: _Calls) -> Turn:
     seconds = []
+    cpu = time.process_time()
     for texts, pairs in calls:
         started = time.perf_counter()
         classifier(texts, pairs, batch_size=len(texts))
         seconds.append(time.perf_counter() - started)
-    return seconds
+    return Turn(seconds, time.process_time() - cpu)
 
 
 def _release(engine: str) -> str:

@@ -9,9 +9,10 @@ import numpy as np
 
 from q8bert.runtime.engines.options import RuntimeOptions
 
-__all__ = ["Advice", "BenchmarkReport", "Measured", "Setting", "advise_batch", "advise_service", "summarize"]
+__all__ = ["Advice", "BenchmarkReport", "Measured", "Setting", "Turn", "advise_batch", "advise_service", "summarize"]
 
-# what a shared machine moves such figures by: below it, the one that takes fewer cores is taken
+# what such figures move by from one run to the next even on a quiet machine; below it, and below the noise that was
+# seen, the one that takes fewer cores is taken
 _EQUAL = 0.05
 
 
@@ -46,6 +47,8 @@ class Measured:
         p50_ms: Median of a call, milliseconds.
         p99_ms: 99th percentile of a call; of fewer than 100 calls the longest.
         rows_per_second: Of the median round.
+        cpu_ms_per_row: CPU time of all threads, milliseconds, of the median round; what others on the machine do moves
+            it least.
         noise: Half of the rounds lie within this of each other, relative to their median; 0.1 is 10 %.
     """
 
@@ -58,6 +61,7 @@ class Measured:
     p50_ms: float
     p99_ms: float
     rows_per_second: float
+    cpu_ms_per_row: float
     noise: float
 
 
@@ -113,21 +117,34 @@ class BenchmarkReport:
     batch: Advice
 
 
-def summarize(setting: Setting, kernels: str, rounds: Sequence[Sequence[float]]) -> Measured:
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a setting.
+
+    Attributes:
+        calls: Seconds of each call.
+        cpu: CPU seconds of all calls together, all threads.
+    """
+
+    calls: Sequence[float]
+    cpu: float
+
+
+def summarize(setting: Setting, kernels: str, rounds: Sequence[Turn]) -> Measured:
     """Make figures of seconds.
 
     Args:
         setting: What was timed.
         kernels: What ran, in words.
-        rounds: Seconds of every call, in each round the same calls.
+        rounds: One turn a round, each with the same calls.
 
     Returns:
         The figures.
     """
-    calls = np.concatenate([np.asarray(taken, dtype=np.float64) for taken in rounds])
-    totals = np.array([sum(taken) for taken in rounds])
+    calls = np.concatenate([np.asarray(turn.calls, dtype=np.float64) for turn in rounds])
+    totals = np.array([sum(turn.calls) for turn in rounds])
     low, median, high = np.quantile(totals, (0.25, 0.5, 0.75))
-    n_rows = len(rounds[0]) * setting.batch_size
+    n_rows = len(rounds[0].calls) * setting.batch_size
     return Measured(
         engine=setting.engine,
         threads=setting.threads,
@@ -139,6 +156,7 @@ def summarize(setting: Setting, kernels: str, rounds: Sequence[Sequence[float]])
         # of few calls the longest: what lies between two of them was not seen
         p99_ms=1e3 * float(np.quantile(calls, 0.99, method="higher")),
         rows_per_second=n_rows / float(median),
+        cpu_ms_per_row=1e3 * float(np.median([turn.cpu for turn in rounds])) / n_rows,
         noise=float((high - low) / median),
     )
 
@@ -147,10 +165,9 @@ def advise_service(results: Sequence[Measured], *, bundle: str) -> Advice:
     """Return options for single rows: of the smallest batch size the shortest median, and as few threads as give it."""
     smallest = min(one.batch_size for one in results)
     single = [one for one in results if one.batch_size == smallest]
-    best = min(one.p50_ms for one in single)
-    chosen = min(
-        (one for one in single if one.p50_ms <= (1 + _EQUAL) * best), key=lambda one: (one.threads, one.p50_ms)
-    )
+    best = min(single, key=lambda one: one.p50_ms)
+    near = [one for one in single if one.p50_ms <= best.p50_ms * (1 + _allowance(one, best))]
+    chosen = min(near, key=lambda one: (one.threads, one.p50_ms))
     options = f"options=RuntimeOptions.service(threads={chosen.threads})"
     line = f"Classifier.load({bundle!r}, engine={chosen.engine!r}, {options})"
     return Advice(chosen.engine, chosen.threads, chosen.batch_size, line)
@@ -158,9 +175,13 @@ def advise_service(results: Sequence[Measured], *, bundle: str) -> Advice:
 
 def advise_batch(results: Sequence[Measured], *, bundle: str) -> Advice:
     """Return options for many rows: the most rows a second, and as few threads and as small batches as give them."""
-    best = max(one.rows_per_second for one in results)
-    near = [one for one in results if one.rows_per_second >= best / (1 + _EQUAL)]
+    best = max(results, key=lambda one: one.rows_per_second)
+    near = [one for one in results if one.rows_per_second * (1 + _allowance(one, best)) >= best.rows_per_second]
     chosen = min(near, key=lambda one: (one.threads, one.batch_size, -one.rows_per_second))
     words: list[Any] = ["q8bert", "predict", bundle, "--engine", chosen.engine, "--threads", chosen.threads]
     words += ["--batch-size", chosen.batch_size, "--input", "ROWS", "--output", "predictions.jsonl"]
     return Advice(chosen.engine, chosen.threads, chosen.batch_size, shlex.join(map(str, words)))
+
+
+def _allowance(one: Measured, best: Measured) -> float:
+    return max(_EQUAL, (one.noise + best.noise) / 2)

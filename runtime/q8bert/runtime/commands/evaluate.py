@@ -12,10 +12,12 @@ from q8bert.runtime.commands.options import (
     BatchSize,
     Bfloat16,
     BundleArgument,
-    DataDir,
+    DataFile,
     Engine,
     FileFormat,
+    OptionalDataDir,
     Providers,
+    Schema,
     SkipMalformed,
     SplitName,
     Threads,
@@ -31,13 +33,15 @@ __all__ = ["evaluate_command"]
 
 def evaluate_command(
     bundle: BundleArgument,
-    data_dir: DataDir,
+    data_dir: OptionalDataDir = None,
+    data_file: DataFile = None,
     split: SplitName = "dev",
     task: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(help="Another GLUE task with the same labels, e.g. QNLI for a bundle of RTE."),
     ] = None,
     format: FileFormat = None,
+    schema: Schema = None,
     skip_malformed: SkipMalformed = False,
     engine: Engine = ONNX_RUNTIME,
     provider: Providers = None,
@@ -55,6 +59,7 @@ def evaluate_command(
             report = evaluate(
                 bundle,
                 data_dir,
+                data_file=data_file,
                 split=split,
                 task=choose_task(task, None) if task else None,
                 engine=engine,
@@ -63,9 +68,12 @@ def evaluate_command(
                 bfloat16=bfloat16,
                 batch_size=batch_size,
                 format=format,
+                schema=schema,
                 skip_malformed=skip_malformed,
                 show_progress=show,
             )
+        for note in report.notes:
+            speaker.say(f"note: {note}")
         say_left_out(speaker, report.skipped, report.n_truncated)
         title = f"{report.task} {report.split}, {report.n_rows} rows, {report.kernels}"
         table = Table("metric", "points", title=escape(title))

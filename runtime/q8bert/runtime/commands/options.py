@@ -15,15 +15,26 @@ from q8bert.spec.checked import fitted
 from q8bert.tasks.data_set import FORMATS
 
 __all__ = [
-    "HARDWARE", "OUTPUT", "ROWS", "AsJson", "BatchSize", "Bfloat16", "BundleArgument", "DataDir", "Engine",
-    "FileFormat", "Providers", "RefuseLong", "SkipMalformed", "SplitName", "Threads",
+    "HARDWARE", "OUTPUT", "ROWS", "AsJson", "BatchSize", "Bfloat16", "BundleArgument", "DataFile", "Engine",
+    "FileFormat", "OptionalDataDir", "Providers", "RefuseLong", "Schema", "SkipMalformed", "SplitName", "Threads",
     "parse_providers", "ready", "say_left_out",
 ]  # fmt: skip
 
 BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle, as `q8bert export` wrote it.")]
 ROWS, HARDWARE, OUTPUT = "Rows", "Hardware", "Output"
 
-DataDir = Annotated[str, typer.Option(help="The task's own folder, e.g. GLUE/STS-B, or hub:nyu-mll/glue.")]
+OptionalDataDir = Annotated[
+    Optional[str],  # noqa: UP045 - Typer reads the union at run time
+    typer.Option("--data-dir", help="The task's own folder, e.g. GLUE/STS-B, or hub:nyu-mll/glue."),
+]
+DataFile = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="File of labelled rows, instead of a split of --data-dir."),
+]
+Schema = Annotated[
+    Optional[Path],  # noqa: UP045
+    typer.Option(help="JSON schema of a TFRecord file, which its records are held to.", rich_help_panel=ROWS),
+]
 SplitName = Annotated[str, typer.Option(help="Split to score: dev, dev_mismatched (MNLI), …")]
 Engine = Annotated[str, typer.Option(help=f"What runs the model: {' or '.join(ENGINES)}.", rich_help_panel=HARDWARE)]
 Bfloat16 = Annotated[bool, typer.Option("--bfloat16", help="OpenVINO: floats in bfloat16.", rich_help_panel=HARDWARE)]

@@ -14,10 +14,12 @@ from q8bert.runtime.commands.options import (
     BatchSize,
     Bfloat16,
     BundleArgument,
-    DataDir,
+    DataFile,
     Engine,
     FileFormat,
+    OptionalDataDir,
     Providers,
+    Schema,
     SkipMalformed,
     SplitName,
     Threads,
@@ -33,11 +35,13 @@ __all__ = ["verify_command"]
 def verify_command(
     bundle: BundleArgument,
     reference: Annotated[Path, typer.Option(help="Folder of the float twin's bundle.")],
-    data_dir: DataDir,
+    data_dir: OptionalDataDir = None,
+    data_file: DataFile = None,
     split: SplitName = "dev",
     min_size_ratio: Annotated[float, typer.Option(min=0.0, help="Smallest size ratio that passes.")] = 3.9,
     max_relative_loss: Annotated[float, typer.Option(help="Largest relative loss that passes; 0.01 is 1 %.")] = 0.01,
     format: FileFormat = None,
+    schema: Schema = None,
     skip_malformed: SkipMalformed = False,
     engine: Engine = ONNX_RUNTIME,
     provider: Providers = None,
@@ -56,6 +60,7 @@ def verify_command(
                 bundle,
                 reference,
                 data_dir,
+                data_file=data_file,
                 split=split,
                 min_size_ratio=min_size_ratio,
                 max_relative_loss=max_relative_loss,
@@ -65,9 +70,12 @@ def verify_command(
                 bfloat16=bfloat16,
                 batch_size=batch_size,
                 format=format,
+                schema=schema,
                 skip_malformed=skip_malformed,
                 show_progress=show,
             )
+        for note in report.notes:
+            speaker.say(f"note: {note}")
         say_left_out(speaker, report.skipped, report.n_truncated)
         speaker.say(report.precision_note)
 

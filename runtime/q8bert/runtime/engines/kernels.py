@@ -10,16 +10,19 @@ two factors of rows for each head.
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from q8bert.runtime.engines.provider_table import facts_of
+from q8bert.runtime.engines.provider_table import CPU_PROVIDER, facts_of
 
-__all__ = ["KernelWatch", "Products", "count_products"]
+__all__ = ["KernelWatch", "Products", "count_products", "nodes_on_the_cpu"]
+
+_WHOLE_NUMBERS = frozenset({"int64", "int32", "bool"})
+_OF_SHAPES = frozenset({"Shape", "Size"})  # they read no content
 
 _FLOAT_KERNELS = frozenset({"MatMul", "Gemm", "FusedMatMul", "FusedGemm"})
 _INTEGER_KERNELS = frozenset({
@@ -78,22 +81,27 @@ class KernelWatch:
             chosen.enable_profiling = True
             chosen.profile_file_prefix = str(self._folder / "kernels")
 
-    def products(self, session: Any) -> Products | None:
-        """End the watch and count.
+    @property
+    def sees(self) -> bool:
+        """Whether there is a file to write down in."""
+        return self._folder is not None
+
+    def events(self, session: Any) -> list[Mapping[str, Any]] | None:
+        """End the watch.
 
         Args:
             session: ONNX Runtime's session; it has run since it was made.
 
         Returns:
-            The counts; None where they cannot be known.
+            What was written down, in ONNX Runtime's own form; None where nothing was.
         """
         if self._folder is None:
             return None
         try:
-            events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+            found: list[Mapping[str, Any]] = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
         except (OSError, ValueError):  # no room for it
             return None
-        return count_products(events)
+        return found
 
 
 def count_products(events: Iterable[Mapping[str, Any]]) -> Products | None:
@@ -106,15 +114,44 @@ def count_products(events: Iterable[Mapping[str, Any]]) -> Products | None:
         The counts; None where there are none, or a provider ran parts that it compiled itself.
     """
     kernels: dict[tuple[str, str], str] = {}
-    for event in events:
-        about = event.get("args", {})
-        if event.get("cat") != "Node" or "input_type_shape" not in about:
-            continue
+    types: set[str] = set()
+    for event, about in _kernels(events):
         if not facts_of(about.get("provider", "")).is_savable:
             return None
         factors = [shape for given in about["input_type_shape"] for shape in given.values() if len(shape) > 2]
         if len(factors) < 2:
-            kernels[str(event.get("name")), str(about.get("node_index"))] = about.get("op_name", "")
+            kernels[str(event.get("name")), str(about.get("node_index"))] = kind = about.get("op_name", "")
+            types |= {name for given in about["input_type_shape"] for name in given if kind in _FLOAT_KERNELS}
     n_integer = sum(kind in _INTEGER_KERNELS for kind in kernels.values())
     n_float = sum(kind in _FLOAT_KERNELS for kind in kernels.values())
-    return Products(n_integer, n_float) if n_integer + n_float else None
+    floats = "float16" if types == {"float16"} else "float32"
+    return Products(n_integer, n_float, floats) if n_integer + n_float else None
+
+
+def nodes_on_the_cpu(events: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Name the nodes that ran on the CPU and work on more than whole numbers, which is what shapes and positions are.
+
+    ONNX Runtime itself leaves the arithmetic of shapes to the CPU, whatever provider is asked for.
+
+    Args:
+        events: ONNX Runtime's profiling events.
+
+    Returns:
+        Kind and name of each, in the order in which they ran.
+    """
+    found: dict[str, None] = {}
+    for event, about in _kernels(events):
+        kind = about.get("op_name", "")
+        if about.get("provider") != CPU_PROVIDER or kind in _OF_SHAPES:
+            continue
+        tensors = [*about["input_type_shape"], *about.get("output_type_shape", ())]
+        if not {name for given in tensors for name in given} <= _WHOLE_NUMBERS:
+            found[f"{kind} {str(event.get('name')).removesuffix('_kernel_time')}"] = None
+    return tuple(found)
+
+
+def _kernels(events: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    for event in events:
+        about = event.get("args", {})
+        if event.get("cat") == "Node" and "input_type_shape" in about:
+            yield event, about

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER, facts_of
 from q8bert.spec.errors import ConfigError
 
-__all__ = ["NamedProviders", "Provider", "bound_device", "named_providers", "parse_provider", "with_int8_enabled"]
+__all__ = ["NamedProviders", "Provider", "bound_device", "named_providers", "parse_provider"]
 
 Provider = str | tuple[str, Mapping[str, object]]
 NamedProviders = tuple[tuple[str, Mapping[str, str]], ...]
@@ -84,11 +84,3 @@ def bound_device(providers: NamedProviders) -> tuple[str, int] | None:
     name, options = providers[0]
     memory = facts_of(name).memory
     return None if memory is None else (memory, int(options.get("device_id", 0)))
-
-
-def with_int8_enabled(providers: Sequence[Provider]) -> NamedProviders:
-    """Let providers take a quantized graph that they refuse unless told; what the caller says himself stands."""
-    return tuple(
-        (name, {option: "True", **given} if (option := facts_of(name).int8_option) else given)
-        for name, given in named_providers(providers)
-    )

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 
 from q8bert.machine.onnx_runtime import ort
 from q8bert.runtime.engines.engine import ONNX_RUNTIME
-from q8bert.runtime.engines.kernels import KernelWatch, Products
+from q8bert.runtime.engines.kernels import KernelWatch, Products, count_products, nodes_on_the_cpu
 from q8bert.runtime.engines.optimized_cache import discard_entry, entry_key, find_entry, new_entry
 from q8bert.runtime.engines.options import RuntimeOptions
+from q8bert.runtime.engines.provider_defaults import cache_options
 from q8bert.runtime.engines.provider_names import NamedProviders, Provider, bound_device, named_providers
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER, facts_of
 from q8bert.runtime.engines.providers import check_active, prepare_providers
@@ -26,6 +27,7 @@ from q8bert.spec.errors import BundleError, ConfigError, ForkedError, ProviderEr
 __all__ = ["Session", "run_bound"]
 
 # What ONNX Runtime's errors hold when it was a provider that failed, and not the model
+_N_NAMED = 5
 _PROVIDER_MARKS = ("ExecutionProvider", "provider option", "provider_options")
 
 
@@ -81,8 +83,23 @@ class Session:
             os.register_at_fork(after_in_child=partial(_never_end, weakref.ref(self)))
 
     def end_watch(self, watch: KernelWatch) -> None:
-        """Count in :attr:`products` what ran since the session was made; None where that cannot be known."""
-        self.products = watch.products(self._session)
+        """Count in :attr:`products` what ran since the session was made; None where that cannot be known.
+
+        Args:
+            watch: As it was given to the session.
+
+        Raises:
+            ProviderError: If nodes ran on the CPU that was not named, and are none of shapes.
+        """
+        events = watch.events(self._session)
+        self.products = None if events is None else count_products(events)
+        left = () if events is None or CPU_PROVIDER in dict(self.providers) else nodes_on_the_cpu(events)
+        if left:
+            more = f" and {len(left) - _N_NAMED} more" if len(left) > _N_NAMED else ""
+            raise ProviderError(
+                f"{self.providers[0][0]} cannot run every node of the model here, and {CPU_PROVIDER} was not named, "
+                f"but ran {', '.join(left[:_N_NAMED])}{more}. Name {CPU_PROVIDER} last to give it the rest"
+            )
 
     def run(self, inputs: Mapping[str, NDArray[np.int64]]) -> NDArray[np.float32]:
         """Compute logits.
@@ -152,8 +169,11 @@ class _Source:
 
 
 def _open(source: _Source, providers: NamedProviders, options: RuntimeOptions) -> Any:
-    chosen = _session_options(providers, options)
+    # where the first runs are watched, what ran on the CPU is asked of them, for shapes may
+    chosen = _session_options(providers, options, is_watched=source.watch is not None and source.watch.sees)
     model = source.model
+    if options.cache_dir is not None and any(facts_of(name).has_profiles for name, _ in providers):
+        return _create(source, chosen, cache_options(providers, Path(options.cache_dir)))  # a cache of its own
     if options.cache_dir is None or (isinstance(model, Path) and not model.is_file()):
         return _create(source, chosen, providers)
     if source.weights:
@@ -165,7 +185,8 @@ def _open(source: _Source, providers: NamedProviders, options: RuntimeOptions) -
     if entry is not None:
         path, content = entry
         try:
-            unchanged = _session_options(providers, replace(options, optimization="none"))
+            unoptimized = replace(options, optimization="none")
+            unchanged = _session_options(providers, unoptimized, is_watched=source.watch is not None)
             return _create(_Source(content, {}, str(path), source.watch), unchanged, providers)
         except BundleError as error:
             discard_entry(path, reason=str(error))
@@ -174,9 +195,11 @@ def _open(source: _Source, providers: NamedProviders, options: RuntimeOptions) -
         return _create(source, chosen, providers)
 
 
-def _session_options(providers: NamedProviders, options: RuntimeOptions) -> ort.SessionOptions:
+def _session_options(providers: NamedProviders, options: RuntimeOptions, *, is_watched: bool) -> ort.SessionOptions:
     chosen = session_options(options)
-    if CPU_PROVIDER not in dict(providers):
+    if facts_of(providers[0][0]).folds_no_weights:
+        chosen.add_session_config_entry("session.disable_quant_qdq", "1")
+    if CPU_PROVIDER not in dict(providers) and not is_watched:
         chosen.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return chosen
 

@@ -6,12 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from q8bert.data.examples import Split
-from q8bert.data.readers import Format, read_split
+from q8bert.data.readers import Format
+from q8bert.data.row_source import read_labelled
 from q8bert.runtime.engines.engine import ONNX_RUNTIME, EngineName
 from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.provider_names import Provider
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
 from q8bert.runtime.predict.classifier import BatchSize, Classifier, Threads
+from q8bert.runtime.predict.examples import encoded_examples
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError
 from q8bert.tasks.metrics import refuse_undefined, score
@@ -26,7 +28,7 @@ class EvaluationReport:
 
     Attributes:
         task: Name of the task.
-        split: Name of the split.
+        split: Name of the split, or of the file.
         precision: In what products with weights really ran: ``int8``, ``float32``, ``bfloat16``, ``mixed`` or
             ``unknown``.
         kernels: The same with counts, for example ``int8 (26 of 26 products)``.
@@ -37,6 +39,7 @@ class EvaluationReport:
         n_truncated: Rows longer than the bundle's maximum length, which lost tokens.
         n_skipped: Malformed rows left out.
         skipped: The malformed rows, one line each.
+        notes: What there is to know of the rows besides, in sentences.
         seconds: From text to label, loading excluded.
     """
 
@@ -51,14 +54,16 @@ class EvaluationReport:
     n_truncated: int
     n_skipped: int
     skipped: tuple[str, ...]
+    notes: tuple[str, ...]
     seconds: float
 
 
 @checked
 def evaluate(
     bundle: Path | str,
-    data_dir: Path | str,
+    data_dir: Path | str | None = None,
     *,
+    data_file: Path | str | None = None,
     split: str = "dev",
     task: Task | None = None,
     engine: EngineName = ONNX_RUNTIME,
@@ -67,6 +72,7 @@ def evaluate(
     bfloat16: bool = False,
     batch_size: BatchSize = 32,
     format: Format = None,  # noqa: A002 - as on the command line
+    schema: Path | str | None = None,
     skip_malformed: bool = False,
     show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> EvaluationReport:
@@ -75,6 +81,7 @@ def evaluate(
     Args:
         bundle: The bundle's folder.
         data_dir: Folder of the task's files, or ``hub:nyu-mll/glue``.
+        data_file: File of labelled rows, instead of a split of the folder.
         split: Name of the split.
         task: Another task with the same labels, for example QNLI for a bundle of RTE; default the bundle's own.
         engine: What runs the model: ``onnxruntime`` or ``openvino``.
@@ -83,6 +90,7 @@ def evaluate(
         bfloat16: Whether OpenVINO computes what is not in integers in bfloat16.
         batch_size: Rows a batch.
         format: How the file of the split is written; see :func:`q8bert.data.readers.read_file`.
+        schema: JSON schema of a TFRecord file.
         skip_malformed: Leave malformed rows out instead of stopping.
         show_progress: Called with rows done and rows in all.
 
@@ -103,7 +111,10 @@ def evaluate(
         raise ConfigError([
             f"task {chosen.name} has the labels {list(chosen.head.labels)}, the bundle has {list(own.labels)}"
         ])  # fmt: skip
-    rows = read_split(chosen, data_dir, split, format=format, skip_malformed=skip_malformed)
+    rows = read_labelled(
+        chosen, data_dir, data_file, split=split, format=format, schema=schema, skip_malformed=skip_malformed
+    )
+    split = split if data_file is None else Path(data_file).name
     refuse_undefined(chosen, rows.labels(), source=rows.source)
     started = time.perf_counter()
     metrics, n_truncated = score_split(classifier, rows, chosen, batch_size=batch_size, show_progress=show_progress)
@@ -118,6 +129,7 @@ def evaluate(
         n_skipped=len(rows.skipped),
         seconds=round(time.perf_counter() - started, 3),
         skipped=tuple(str(row) for row in rows.skipped),
+        notes=rows.notes,
         n_truncated=n_truncated,
         precision_note=classifier.precision_note,
     )
@@ -143,6 +155,6 @@ def score_split(
     Returns:
         Every metric as a fraction, and the number of truncated rows.
     """
-    encoded = classifier.encode(*rows.columns())
+    encoded = encoded_examples(classifier, rows.examples, source=rows.source)
     logits = classifier.run(encoded, batch_size=batch_size, show_progress=show_progress)
     return score(task, logits, rows.labels()), len(encoded.truncated)

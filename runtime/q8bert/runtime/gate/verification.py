@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from q8bert.data.readers import Format, read_split
+from q8bert.data.readers import Format
+from q8bert.data.row_source import read_labelled
 from q8bert.runtime.engines.engine import ONNX_RUNTIME, EngineName
 from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.provider_names import Provider
@@ -34,7 +35,7 @@ class VerificationReport:
         relative_loss: ``(reference − bundle) / reference`` of the main metric; negative is a gain.
         max_relative_loss: Largest loss that passes.
         task: Name of the task.
-        split: Name of the split.
+        split: Name of the split, or of the file.
         precision: In what the bundle's products with weights really ran: ``int8``, ``float32``, ``bfloat16``, ``mixed``
             or ``unknown``.
         kernels: The same with counts, for example ``int8 (26 of 26 products)``.
@@ -46,6 +47,7 @@ class VerificationReport:
         n_truncated: Rows longer than the bundle's maximum length, which lost tokens.
         n_skipped: Malformed rows left out.
         skipped: Those rows, one line each.
+        notes: What there is to know of the rows besides, in sentences.
     """
 
     passed: bool
@@ -66,14 +68,16 @@ class VerificationReport:
     n_truncated: int
     n_skipped: int
     skipped: tuple[str, ...]
+    notes: tuple[str, ...]
 
 
 @checked
 def verify(
     bundle: Path | str,
     reference: Path | str,
-    data_dir: Path | str,
+    data_dir: Path | str | None = None,
     *,
+    data_file: Path | str | None = None,
     split: str = "dev",
     min_size_ratio: Annotated[float, at_least(0)] = 3.9,
     max_relative_loss: float = 0.01,
@@ -83,6 +87,7 @@ def verify(
     bfloat16: bool = False,
     batch_size: BatchSize = 32,
     format: Format = None,  # noqa: A002 - as on the command line
+    schema: Path | str | None = None,
     skip_malformed: bool = False,
     show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> VerificationReport:
@@ -92,6 +97,7 @@ def verify(
         bundle: The INT8 bundle's folder.
         reference: The float bundle's folder.
         data_dir: Folder of the task's files, or ``hub:nyu-mll/glue``.
+        data_file: File of labelled rows, instead of a split of the folder.
         split: Name of the split.
         min_size_ratio: Smallest size ratio that passes.
         max_relative_loss: Largest relative loss of the main metric that passes, as a fraction.
@@ -101,6 +107,7 @@ def verify(
         bfloat16: Whether OpenVINO computes what is not in integers in bfloat16.
         batch_size: Rows a batch.
         format: How the file of the split is written; see :func:`q8bert.data.readers.read_file`.
+        schema: JSON schema of a TFRecord file.
         skip_malformed: Leave malformed rows out instead of stopping.
         show_progress: Called with rows done and rows in all, of both bundles.
 
@@ -119,7 +126,10 @@ def verify(
     )
     refuse_strangers(ours, theirs)
     task = ours.task
-    rows = read_split(task, data_dir, split, format=format, skip_malformed=skip_malformed)
+    rows = read_labelled(
+        task, data_dir, data_file, split=split, format=format, schema=schema, skip_malformed=skip_malformed
+    )
+    split = split if data_file is None else Path(data_file).name
     refuse_undefined(task, rows.labels(), source=rows.source)
     metrics, n_truncated = score_split(
         ours, rows, task, batch_size=batch_size, show_progress=lambda done, total: show_progress(done, 2 * total)
@@ -158,6 +168,7 @@ def verify(
         failures=tuple(failures),
         n_skipped=len(rows.skipped),
         skipped=tuple(str(row) for row in rows.skipped),
+        notes=rows.notes,
         n_truncated=n_truncated,
         precision=ours.precision,
         kernels=str(ours.products or "unknown"),

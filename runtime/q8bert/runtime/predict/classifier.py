@@ -8,17 +8,16 @@ from typing import Annotated, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from q8bert.runtime.engines.choice import watched_engine
-from q8bert.runtime.engines.engine import ONNX_RUNTIME, Engine, EngineName
+from q8bert.runtime.engines.engine import ONNX_RUNTIME, EngineName
 from q8bert.runtime.engines.kernels import Products
 from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.precision import precision_note
-from q8bert.runtime.engines.provider_names import Provider, with_int8_enabled
+from q8bert.runtime.engines.provider_names import Provider
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
+from q8bert.runtime.predict.loading import AUTO, GraphName, LoadedModel, loaded_model
 from q8bert.runtime.predict.model import BatchSize, BundleModel
 from q8bert.runtime.predict.parts import extreme_rows, task_and_tokenizer
 from q8bert.runtime.predict.rows import Texts, text_columns
-from q8bert.spec.bundle import MODEL_FILE, TOKENIZER_FILE, Bundle, load_bundle
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import BundleError, InputError
 from q8bert.spec.kinds import at_least, one_of
@@ -43,12 +42,11 @@ class Classifier:
         'positive'
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine, *, tokenizer: str, on_long: OnLong = "truncate") -> None:
-        self.bundle = bundle
-        self.on_long = on_long
-        self._engine = engine
-        self.task, self._tokenizer = task_and_tokenizer(bundle, tokenizer, threads=engine.options.n_threads)
-        self._model = BundleModel(bundle, engine, self.task)
+    def __init__(self, model: LoadedModel, *, on_long: OnLong = "truncate") -> None:
+        self.bundle, self.graph, self._engine, self.on_long = model.bundle, model.graph, model.engine, on_long
+        threads = self._engine.options.n_threads
+        self.task, self.tokenizer = task_and_tokenizer(self.bundle, model.tokenizer, threads=threads)
+        self._model = BundleModel(self.bundle, self._engine, self.task)
 
     @classmethod
     @checked
@@ -61,6 +59,7 @@ class Classifier:
         threads: Threads = 0,
         options: RuntimeOptions | None = None,
         on_long: OnLong = "truncate",
+        graph: GraphName = AUTO,
     ) -> "Classifier":
         """Open a bundle, check its files, load its model, and run a shortest and a longest row, which warms it up too.
 
@@ -71,6 +70,7 @@ class Classifier:
             threads: CPU threads; 0 for the cores that this process may use.
             options: Everything that can be chosen, instead of ``threads``: ``RuntimeOptions.service()``, ``.batch()``.
             on_long: Rows longer than the bundle's maximum length: ``truncate`` them, or ``refuse`` them with an error.
+            graph: Form of the model: ``main``, a target of the export, or ``auto`` for what suits the first provider.
 
         Returns:
             The classifier.
@@ -82,22 +82,16 @@ class Classifier:
             MissingExtraError: If the engine is not installed.
             ProviderError: If a provider that was asked for cannot be had.
         """
-        opened, contents = load_bundle(bundle)
-        model, tokenizer = (contents[name] for name in (MODEL_FILE, TOKENIZER_FILE))
-        if opened.manifest.precision == "int8":
-            providers = with_int8_enabled(providers)
-        weights = {name: contents[name] for name in contents.keys() - {MODEL_FILE, TOKENIZER_FILE}}
-        with watched_engine(
-            engine, model, weights=weights, name=str(opened.model_path), providers=providers,
-            options=RuntimeOptions.of(threads, options),
-        ) as loaded:  # fmt: skip
-            classifier = cls(opened, loaded, tokenizer=tokenizer.decode("utf-8", "replace"), on_long=on_long)
+        with loaded_model(
+            bundle, engine=engine, providers=providers, options=RuntimeOptions.of(threads, options), graph=graph
+        ) as model:
+            classifier = cls(model, on_long=on_long)
             classifier.prove(longest=True)
         return classifier
 
     def __reduce__(self) -> tuple[Any, ...]:
         loaded = self._engine  # which cannot be copied to another process; where it came from can
-        how = loaded.engine, loaded.providers, loaded.options, self.on_long
+        how = loaded.engine, loaded.providers, loaded.options, self.on_long, self.graph
         return _loaded_again, (self.bundle.path.resolve(), self.bundle.manifest.digest, how)
 
     def __copy__(self) -> Self:
@@ -118,7 +112,7 @@ class Classifier:
 
     @property
     def runs_together(self) -> bool:
-        """Whether calls of several threads run at the same time, not one after the other."""
+        """Whether calls of several threads run at the same time."""
         return self._engine.runs_together
 
     def prove(self, *, longest: bool = False) -> None:
@@ -130,7 +124,7 @@ class Classifier:
         Raises:
             BundleError: If the model cannot run such a row.
         """
-        self._model.prove(extreme_rows(self.bundle, self.task, self._tokenizer, longest=longest))
+        self._model.prove(extreme_rows(self.bundle, self.task, self.tokenizer, longest=longest))
 
     @property
     def products(self) -> Products | None:
@@ -139,13 +133,13 @@ class Classifier:
 
     @property
     def precision(self) -> str:
-        """In what products with weights really run: ``int8``, ``float32``, ``bfloat16``, ``mixed`` or ``unknown``."""
+        """What :attr:`products` says in a word: ``int8``, ``float32``, ``mixed`` …; ``unknown`` where nobody looked."""
         return "unknown" if self.products is None else self.products.precision
 
     @property
     def precision_note(self) -> str:
         """A sentence on what was counted, and what else could be done."""
-        return precision_note(self._engine, bundle_precision=self.bundle.manifest.precision)
+        return precision_note(self._engine, bundle_precision=self.bundle.manifest.precision, graph=self.graph)
 
     def __call__(
         self, texts: Texts, text_pairs: Sequence[str] | None = None, *, batch_size: int = 32
@@ -188,7 +182,7 @@ class Classifier:
         refused = encoded.truncated if self.on_long == "refuse" else frozenset()
         accepted = encoded.select([row for row in range(len(encoded)) if row not in refused])
         outcomes = iter(self.outcomes(accepted, batch_size=batch_size))
-        return [self._too_long("the text") if row in refused else next(outcomes) for row in range(len(encoded))]
+        return [self.too_long("the text") if row in refused else next(outcomes) for row in range(len(encoded))]
 
     def logits(
         self, texts: Texts, text_pairs: Sequence[str] | None = None, *, batch_size: int = 32
@@ -226,7 +220,7 @@ class Classifier:
         if self.on_long == "refuse" and encoded.truncated:
             row, more = min(encoded.truncated), len(encoded.truncated) - 1
             where = f"row {row}" if len(encoded) > 1 else "the text"
-            raise self._too_long(where + (f" (and {more} more)" if more else ""))
+            raise self.too_long(where + (f" (and {more} more)" if more else ""))
         return encoded
 
     def run(
@@ -248,8 +242,7 @@ class Classifier:
 
         Raises:
             ConfigError: If ``batch_size`` is no whole number of at least 1.
-            BundleError: If the model cannot run a row, its output is of another width than the task's, or holds NaN or
-                infinity.
+            BundleError: If the model cannot run a row, or its output is of another width than the task's or not finite.
         """
         logits = np.zeros((len(encoded), self.task.head.n_outputs), dtype=np.float32)
         for row, output in self._model.outputs(encoded, batch_size=batch_size, show_progress=show_progress):
@@ -276,12 +269,13 @@ class Classifier:
 
     def tokenizes_like(self, other: "Classifier") -> bool:
         """Whether every text becomes the same ids here and there."""
-        return self._tokenizer.is_same_as(other._tokenizer)
+        return self.tokenizer.is_same_as(other.tokenizer)
 
     def _encode(self, texts: Texts, text_pairs: Sequence[str] | None) -> Encoded:
-        return self._tokenizer.encode(*text_columns(self.task, texts, text_pairs))
+        return self.tokenizer.encode(*text_columns(self.task, texts, text_pairs))
 
-    def _too_long(self, what: str) -> InputError:
+    def too_long(self, what: str) -> InputError:
+        """Return the error of a row that is too long and refused."""
         return InputError(
             f"{what} has more than the {self.bundle.manifest.max_length} tokens that the bundle was trained with, and "
             "long rows are refused. Shorten it, or load the classifier with on_long='truncate'"
@@ -292,9 +286,11 @@ class Classifier:
         return [replace(one, truncated=True) if row in encoded.truncated else one for row, one in decoded]
 
 
-def _loaded_again(path: Path, digest: str, how: tuple[str, Sequence[Provider], RuntimeOptions, OnLong]) -> Classifier:
-    engine, providers, options, on_long = how
-    classifier = Classifier.load(path, engine=engine, providers=providers, options=options, on_long=on_long)
+def _loaded_again(path: Path, digest: str, how: tuple[str, Any, RuntimeOptions, OnLong, str]) -> Classifier:
+    engine, providers, options, on_long, graph = how
+    classifier = Classifier.load(
+        path, engine=engine, providers=providers, options=options, on_long=on_long, graph=graph
+    )  # fmt: skip
     if classifier.bundle.manifest.digest != digest:
         raise BundleError(f"{path} is not the bundle any more that was there when its classifier was pickled")
     return classifier

@@ -7,13 +7,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from q8bert.data.examples import text_columns
 from q8bert.data.readers import Format, read_file
 from q8bert.runtime.engines.engine import ONNX_RUNTIME, EngineName
 from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.provider_names import Provider
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
 from q8bert.runtime.predict.classifier import BatchSize, Classifier, OnLong, Threads
+from q8bert.runtime.predict.examples import answers_of_examples
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import BundleError, InputError
 from q8bert.spec.files import new_file
@@ -67,7 +67,8 @@ def predict_file(
 
     Args:
         bundle: The bundle's folder.
-        source: A table with the task's columns, labelled or not, or JSON lines with ``text`` and ``text_pair``.
+        source: A table or Parquet with the task's columns, labelled or not, JSON lines with ``text`` and ``text_pair``,
+            or token ids.
         output: File to write.
         engine: What runs the model: ``onnxruntime`` or ``openvino``.
         providers: ONNX Runtime's execution providers by full name, or pairs of a name and its options.
@@ -108,7 +109,7 @@ def predict_file(
     with new_file(output) as file:
         for start in range(0, len(split.examples), _CHUNK):
             chunk = split.examples[start : start + _CHUNK]
-            answers = classifier.answers(*text_columns(chunk), batch_size=batch_size)
+            answers = answers_of_examples(classifier, chunk, source=split.source, batch_size=batch_size)
             for index, answer in zip(numbers[start : start + _CHUNK], answers, strict=True):
                 if isinstance(answer, InputError | BundleError):
                     raise type(answer)(f"{source}, index {index}: {answer}") from answer

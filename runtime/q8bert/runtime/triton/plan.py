@@ -21,7 +21,8 @@ from q8bert.runtime.triton.configs import (
 from q8bert.runtime.triton.interface import Interface
 from q8bert.runtime.triton.options import PYTHON_BACKEND, TritonOptions
 from q8bert.runtime.triton.steps.choice import LABELS, MODEL, TOKENIZER
-from q8bert.spec.bundle import MANIFEST_FILE, TOKENIZER_FILE, Bundle, Manifest, whole_bundle
+from q8bert.spec.bundle import MANIFEST_FILE, TOKENIZER_FILE, Bundle, Manifest
+from q8bert.spec.bundle_parts import whole_bundle
 from q8bert.spec.errors import ConfigError
 from q8bert.text.batching import model_inputs
 from q8bert.text.encoded import Encoded, longest_row

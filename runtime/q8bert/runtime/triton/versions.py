@@ -8,7 +8,8 @@ from pathlib import Path
 from q8bert.runtime.triton.configs import CONFIG_FILE
 from q8bert.runtime.triton.interface import Interface
 from q8bert.runtime.triton.plan import Plan
-from q8bert.spec.bundle import MANIFEST_FILE, open_parts
+from q8bert.spec.bundle import MANIFEST_FILE
+from q8bert.spec.bundle_parts import open_parts
 from q8bert.spec.errors import ConfigError
 from q8bert.tasks.task import task_from_json
 
@@ -60,6 +61,19 @@ class Standing:
                 + f", got {wanted}"
             ])  # fmt: skip
         return wanted
+
+    def leftovers(self, model: Path, version: int) -> list[Path]:
+        """Return what an attempt that failed left of a model, and would count among the versions that are kept.
+
+        Args:
+            model: The model's folder.
+            version: The version that is written now.
+
+        Returns:
+            Folders of versions that no ensemble ever named.
+        """
+        numbers = [int(path.name) for path in model.iterdir() if _VERSION.fullmatch(path.name)]
+        return [model / str(number) for number in numbers if number > (self.newest or 0) and number != version]
 
 
 def standing(repository: Path, name: str) -> Standing:

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from q8bert.data.encoding import encode_examples
 from q8bert.data.examples import Split
 from q8bert.tasks.head import Head
 from q8bert.text.batching import batches_in_order, model_inputs, shuffled_batches, sorted_batches
@@ -161,7 +162,7 @@ def tokenize_split(
     pad_token_id: int,
     target_scale: TargetScale = UNSCALED,
 ) -> TokenizedSplit:
-    """Tokenize every row of a labelled split.
+    """Tokenize every row of a labelled split, or take its token ids.
 
     Args:
         split: The rows.
@@ -175,7 +176,8 @@ def tokenize_split(
         The split, ready to be batched.
 
     Raises:
-        InputError: If a row has no label.
+        InputError: If a row has no label, or came as token ids that are not the tokenizer's.
     """
     labels = torch.tensor(split.labels(), dtype=torch.float64 if head.is_regression else torch.int64)
-    return TokenizedSplit(tokenizer.encode(*split.columns()), labels, input_names, pad_token_id, target_scale)
+    encoded = encode_examples(split.examples, tokenizer, source=split.source)
+    return TokenizedSplit(encoded, labels, input_names, pad_token_id, target_scale)

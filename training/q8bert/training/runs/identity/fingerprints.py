@@ -38,7 +38,7 @@ class Fingerprint:
 
 
 def fingerprint_of_rows(split: Split) -> Fingerprint:
-    """Return the fingerprint of a split: texts and labels as they were read, in their order.
+    """Return the fingerprint of a split: texts or token ids, and labels, as they were read, in their order.
 
     Args:
         split: The rows.
@@ -48,7 +48,7 @@ def fingerprint_of_rows(split: Split) -> Fingerprint:
     """
     found = hashlib.sha256()
     for example in split.examples:
-        found.update(json.dumps([example.text, example.text_pair, example.label]).encode() + b"\n")
+        found.update(example.content())
     return Fingerprint(found.hexdigest(), len(split.examples))
 
 

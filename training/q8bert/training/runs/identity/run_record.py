@@ -16,7 +16,7 @@ from q8bert.spec.errors import CheckpointError, ConfigError
 from q8bert.spec.files import read_json, write_json
 from q8bert.training.objectives.config import TWIN
 from q8bert.training.runs.config import TrainConfig
-from q8bert.training.runs.fingerprints import Fingerprint
+from q8bert.training.runs.identity.fingerprints import Fingerprint
 from q8bert.training.versions import library_versions
 
 __all__ = ["RUN_FILE", "RunRecord", "is_run", "read_record", "read_run"]
@@ -28,7 +28,7 @@ _READABLE_VERSIONS = (4, 5, 6)
 # what a quantized run of an earlier version did where there was no option yet
 _BEFORE_VERSION_6: Mapping[str, object] = {"table_granularity": "per_tensor", "zero_points": False}
 # options that say where something stands; the fingerprints say what it is
-_PLACES = {"data_dir", "model", "teacher"}
+_PLACES = {"data_dir", "train_file", "dev_file", "schema", "model", "tokenizer", "teacher"}
 _REMEDY = "Put back the file as it was, or start again in another --output-dir or with --overwrite"
 
 
@@ -190,13 +190,14 @@ def _as_json(inputs: Mapping[str, Fingerprint]) -> dict[str, Any]:
 
 
 def _words(options: Mapping[str, object]) -> dict[str, tuple[str, str]]:
-    data, model, teacher = options["data_dir"], options["model"], options["teacher"]
+    model, teacher = options["model"], options["teacher"]
+    train, dev = (options[f"{split}_file"] or options["data_dir"] for split in ("train", "dev"))
     return {
-        "train": (f"other training rows than {data} has", "rows"),
-        "dev": (f"other dev rows than {data} has", "rows"),
+        "train": (f"other training rows than {train} has", "rows"),
+        "dev": (f"other dev rows than {dev} has", "rows"),
         "weights": (f"other weights than {model} has", "numbers"),
         "configuration": (f"another configuration than {model} has", "keys"),
-        "tokenizer": (f"another tokenizer than {model} has", "tokens"),
+        "tokenizer": (f"another tokenizer than {options['tokenizer'] or model} has", "tokens"),
         "grids": (f"other ranges or smoothing than {model} has", "activations"),
         "teacher_weights": (f"another teacher than {teacher} (its weights differ)", "numbers"),
         "teacher_configuration": (f"another teacher than {teacher} (its configuration differs)", "keys"),
