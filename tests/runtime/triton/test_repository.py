@@ -170,6 +170,23 @@ def test_another_interface_is_no_version(
     assert everything(tmp_path / "r") == before
 
 
+def test_a_form_of_the_model_that_older_versions_have_not_is_no_version(
+    sentiment: Path, tmp_path: Path, altered: Callable[..., Path]
+) -> None:
+    target = {"file": "model.cuda.onnx", "max_abs_diff": 0.0, "n_rows": 1}
+    both = altered(
+        sentiment,
+        files={"model.cuda.onnx": (sentiment / "model.onnx").read_bytes()},
+        change=lambda manifest: manifest.update(targets={"cuda": target}),
+    )
+    on_gpu = TritonOptions(device="gpu")
+    write_repository([f"it={sentiment}"], tmp_path / "r", options=on_gpu)
+    with pytest.raises(ConfigError, match=r"loaded from model\.cuda\.onnx, which version 1 has not"):
+        write_repository([f"it={both}"], tmp_path / "r", options=on_gpu, replace_config=True)
+    write_repository([f"it={both}"], tmp_path / "other", options=on_gpu)
+    assert (tmp_path / "other" / "it-model" / "1" / "model.cuda.onnx").is_file()
+
+
 def test_another_configuration_is_asked_for_by_name(sentiment: Path, tmp_path: Path) -> None:
     folder = tmp_path / "r"
     write_repository([f"it={sentiment}"], folder)
