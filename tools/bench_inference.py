@@ -141,7 +141,7 @@ def main() -> None:
         "train": args.train_python, "peers": args.peers_python, "ctranslate2": args.ctranslate2_python,
         "nncf": args.nncf_python,
     }  # fmt: skip
-    settings = Settings(pythons, args.seed, told)
+    settings = Settings(pythons, args.seed, told, args.only)
     report: dict[str, Any] = {
         "machine": machine(),
         **told,
@@ -183,6 +183,7 @@ def _arguments() -> argparse.Namespace:
     add("--rounds", type=int, default=15, help="turns of each contender at each shape")
     add("--dev", nargs="*", default=[], metavar="TASK=FOLDER", help="dev splits to run from texts to labels")
     add("--dev-rounds", type=int, default=3, help="turns of each contender on each dev split")
+    add("--only", nargs="*", default=[], metavar="NAME", help="contenders that take part; default all")
     add("--bundle", nargs="*", default=[], metavar="NAME=PATH", help=f"for dev splits: {', '.join(BUNDLES)}")
     add("--batch-size", type=int, default=32, help="rows a batch on dev splits")
     add("--threads", type=int, default=os.cpu_count() or 1)

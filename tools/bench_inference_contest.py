@@ -28,11 +28,12 @@ class Contender:
 
 @dataclass(frozen=True)
 class Settings:
-    """What all contenders have in common: interpreter of each environment, seed, and what all workers are told."""
+    """What all have in common: interpreter of each environment, seed, what workers are told, and who takes part."""
 
     pythons: Mapping[str, str]
     seed: int
     told: Mapping[str, Any]
+    only: Sequence[str] = ()
 
 
 class Field:
@@ -51,6 +52,8 @@ class Field:
         self._workers: dict[str, subprocess.Popen[str]] = {}
         for contender in contenders:
             name, path = contender.name, paths.get(contender.name)
+            if settings.only and name not in settings.only:
+                continue
             if path is None or not path.exists():
                 self.skipped[name] = f"{path or f'--bundle {contender.path}=…'} is not there"
                 continue
