@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 from q8bert.runtime.scoring.inputs import Source
 
 __all__ = [
-    "LARGEST_RECORD", "PORTIONS_A_UNIT", "PORTION_BYTES", "PORTION_ROWS", "ArrowPortion", "Layout", "PlannedFile", "Portion", "Record",
-    "TextPortion", "Unit",
+    "LARGEST_RECORD", "PORTIONS_A_UNIT", "PORTION_BYTES", "PORTION_ROWS", "ArrowPortion", "Layout", "PlannedFile", "Portion",
+    "Record", "TextPortion", "Unit",
 ]  # fmt: skip
 
 # also how far sorting by length reaches
