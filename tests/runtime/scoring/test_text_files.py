@@ -129,9 +129,7 @@ def test_units_of_a_table_hold_what_the_csv_module_reads(
     assert [list(record.cells) for portion in whole for record in portion.records] == rows
     apart = [portion for unit in text_units(source, layout) for portion in text_portions(source, unit)]
     assert apart == whole
-    stood = header + b"".join(
-        (record.raw + end).encode() for portion in whole for record in portion.records
-    )
+    stood = header + b"".join((record.raw + end).encode() for portion in whole for record in portion.records)
     assert stood == path.read_bytes()
 
 

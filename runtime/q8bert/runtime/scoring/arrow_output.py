@@ -116,6 +116,10 @@ class ParquetOutput:
         self._write_group()
         self._writer.close()
 
+    def abandon(self) -> None:
+        """Give the file up: Arrow would else write its end when the writer is collected, to a file that is closed."""
+        self._writer.is_open = False
+
     def _write_group(self) -> None:
         if self._held:
             table = self._pa.concat_tables(self._held)

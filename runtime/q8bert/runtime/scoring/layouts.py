@@ -3,6 +3,7 @@
 import itertools
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from q8bert.data.text_lines import broken_text, shown_text
@@ -39,22 +40,9 @@ def layout_of(source: Source, options: ScoringOptions, task: Task, answers: Answ
         raise ConfigError([f"text_pair is {options.text_pair!r}, but task {task.name} takes single texts"])
     if "parquet" in {source.format, source.output_format}:
         require_arrow(source.path)
-    size = source.path.stat().st_size
-    if source.format == "parquet":
-        return _of_parquet(source, options, task, answers, size)
-    header, record, start, first_line = header_of(source)
-    line_end = "\r\n" if header.endswith(b"\r\n") else "\n"
-    if source.format == "jsonl":
-        return _of_json_lines(source, options, task, answers, Layout(text="", text_pair=None, header=header,
-                                                                     start=start, size=size))  # fmt: skip
-    columns = _columns(source, record)
-    text, text_pair = _text_columns(f"{source.path}, line {first_line - 1}: the header", columns, options, task)
-    answers.refuse_clash(source.path, columns, source.output_format)
-    schema = _serialized(_text_schema(columns)) if source.output_format == "parquet" else b""
-    return Layout(
-        text=text, text_pair=text_pair, columns=columns, header=header, line_end=line_end, start=start,
-        first_line=first_line, schema=schema, size=size,
-    )  # fmt: skip
+    facts = source.path.stat()
+    layout = _of_parquet if source.format == "parquet" else _of_json_lines if source.format == "jsonl" else _of_table
+    return replace(layout(source, options, task, answers), size=facts.st_size, mtime_ns=facts.st_mtime_ns)
 
 
 def json_object(record: Record) -> Mapping[str, Any] | str:
@@ -87,10 +75,21 @@ def _object(pairs: list[tuple[str, object]]) -> Mapping[str, object]:
     return row
 
 
-def _of_json_lines(
-    source: Source, options: ScoringOptions, task: Task, answers: AnswerColumns, layout: Layout
-) -> Layout:
-    first = next(text_portions(source, Unit(layout.start, layout.size, 0, 1)), None)
+def _of_table(source: Source, options: ScoringOptions, task: Task, answers: AnswerColumns) -> Layout:
+    header, record, start, first_line = header_of(source)
+    columns = _columns(source, record)
+    text, text_pair = _text_columns(f"{source.path}, line {first_line - 1}: the header", columns, options, task)
+    answers.refuse_clash(source.path, columns, source.output_format)
+    schema = _serialized(_text_schema(columns)) if source.output_format == "parquet" else b""
+    return Layout(
+        text=text, text_pair=text_pair, columns=columns, header=header,
+        line_end="\r\n" if header.endswith(b"\r\n") else "\n", start=start, first_line=first_line, schema=schema,
+    )  # fmt: skip
+
+
+def _of_json_lines(source: Source, options: ScoringOptions, task: Task, answers: AnswerColumns) -> Layout:
+    bom, _, start, first_line = header_of(source)
+    first = next(text_portions(source, Unit(start, source.path.stat().st_size, 0, first_line)), None)
     found = [json_object(record) for record in first.records] if first is not None else []
     objects = [row for row in found if not isinstance(row, str)]
     columns = tuple(dict.fromkeys(itertools.chain.from_iterable(objects)))
@@ -101,12 +100,12 @@ def _of_json_lines(
         answers.refuse_clash(source.path, columns, source.output_format)
     schema = _serialized(_schema_of_objects(source, objects)) if source.output_format == "parquet" else b""
     return Layout(
-        text=text, text_pair=text_pair, columns=None if source.output_format == "jsonl" else columns,
-        header=layout.header, start=layout.start, schema=schema, size=layout.size,
+        text=text, text_pair=text_pair, columns=None if source.output_format == "jsonl" else columns, header=bom,
+        start=start, first_line=first_line, schema=schema,
     )  # fmt: skip
 
 
-def _of_parquet(source: Source, options: ScoringOptions, task: Task, answers: AnswerColumns, size: int) -> Layout:
+def _of_parquet(source: Source, options: ScoringOptions, task: Task, answers: AnswerColumns) -> Layout:
     schema, n_rows = parquet_schema(source.path)
     columns = tuple(schema.names)
     text, text_pair = _text_columns(f"{source.path}", columns, options, task)
@@ -118,10 +117,7 @@ def _of_parquet(source: Source, options: ScoringOptions, task: Task, answers: An
     answers.refuse_clash(source.path, columns, source.output_format)
     if source.output_format != "parquet" and (twice := sorted({name for name in columns if columns.count(name) > 1})):
         raise InputError(f"{source.path}: {', '.join(twice)} is there more than once, which Parquet alone can hold")
-    return Layout(
-        text=text, text_pair=text_pair, columns=columns, schema=_serialized(schema), size=size,
-        n_rows=n_rows,
-    )  # fmt: skip
+    return Layout(text=text, text_pair=text_pair, columns=columns, schema=_serialized(schema), n_rows=n_rows)
 
 
 def _columns(source: Source, header: Record | None) -> tuple[str, ...]:

@@ -1,8 +1,8 @@
 """Scored portions become files: each written beside its place and renamed when it is whole, with a record of it."""
 
 import dataclasses
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import BinaryIO
 
@@ -46,7 +46,7 @@ def write_outputs(
         job: Where they stand, and what is kept of them.
         files: The files.
         answers: The new columns.
-        stream: Their portions in order.
+        stream: Their portions in order, and None after the last one of each file.
         show: Called with every portion that was written.
 
     Yields:
@@ -56,29 +56,24 @@ def write_outputs(
         InputError: If a file changed while it was read.
         OutputError: If an output cannot be written.
     """
-    groups = itertools.groupby(stream, key=lambda item: item[0])
-    ahead = next(groups, None)
-    for number, file in enumerate(files):
-        is_here = ahead is not None and ahead[0] == number  # a file without rows has no portions
-        portions = (portion for _, portion in ahead[1]) if ahead is not None and is_here else iter(())
-        yield _written(job, file, answers, portions, show)
-        if is_here:
-            ahead = next(groups, None)
+    for file in files:
+        yield _written(job, file, answers, stream, show)
 
 
 def _written(
     job: Job,
     file: PlannedFile,
     answers: AnswerColumns,
-    portions: Iterable[ScoredPortion],
+    stream: ScoredStream,
     show: Callable[[ScoredPortion], None],
 ) -> Written:
     source, faults = file.source, list[str]()
     record = FileRecord(str(source.path), fingerprint(source.path))
+    if (record.fingerprint.size, record.fingerprint.mtime_ns) != (file.layout.size, file.layout.mtime_ns):
+        raise InputError(f"{source.path} changed after the job was started; start it again when the file is complete")
     job.write(source, record)
-    with new_file(job.target(source)) as output:
-        sink = _sink(output, file, answers)
-        for portion in portions:
+    with new_file(job.target(source)) as output, _sink(output, file, answers) as sink:
+        while (portion := next(stream)) is not None:
             sink.add(portion.content)
             record = dataclasses.replace(
                 record,
@@ -90,7 +85,9 @@ def _written(
             show(portion)
         sink.finish()
         if not record.fingerprint.is_of(source.path):
-            raise InputError(f"{source.path} changed while it was scored; start again when it is complete")
+            raise InputError(
+                f"{source.path} changed while it was scored; start the job again when the file is complete"
+            )
         n_bytes = output.tell()
     record = dataclasses.replace(record, output_bytes=n_bytes)
     job.write(source, record)
@@ -111,8 +108,16 @@ class _Lines:
     def finish(self) -> None:
         """Nothing is held back."""
 
+    def abandon(self) -> None:
+        """Nothing would be written later."""
 
-def _sink(output: BinaryIO, file: PlannedFile, answers: AnswerColumns) -> "_Lines | ParquetOutput":
-    if file.source.output_format == "parquet":
-        return ParquetOutput(output, file, answers)
-    return _Lines(output, head_of_output(file, answers))
+
+@contextmanager
+def _sink(output: BinaryIO, file: PlannedFile, answers: AnswerColumns) -> "Iterator[_Lines | ParquetOutput]":
+    is_parquet = file.source.output_format == "parquet"
+    sink = ParquetOutput(output, file, answers) if is_parquet else _Lines(output, head_of_output(file, answers))
+    try:
+        yield sink
+    except BaseException:
+        sink.abandon()
+        raise

@@ -19,8 +19,8 @@ from q8bert.runtime.engines.provider_names import named_providers
 from q8bert.runtime.engines.provider_table import facts_of
 from q8bert.runtime.scoring.options import ScoringOptions
 from q8bert.runtime.scoring.portion_scorer import PortionScorer
-from q8bert.runtime.scoring.records import PlannedFile
-from q8bert.runtime.scoring.streams import ScoredStream, Stream, all_units
+from q8bert.runtime.scoring.records import PlannedFile, Unit
+from q8bert.runtime.scoring.streams import ScoredStream, Stream, units_of
 from q8bert.spec.errors import BundleError, ConfigError, Q8BertError
 
 __all__ = ["RayActors", "ray_stream"]
@@ -110,18 +110,29 @@ def _contextual() -> Iterator[None]:
 
 
 def _scored(ray: Any, actors: RayActors, options: ScoringOptions, files: Sequence[PlannedFile]) -> ScoredStream:
+    units = [units_of(file) for file in files]
+    found = _found(ray, actors, options, [{"unit": pickle.dumps(unit)} for some in units for unit in some])
+    for some in units:
+        n_left = len(some)
+        while n_left:
+            item = next(found)
+            if item is None:
+                n_left -= 1
+            else:
+                yield item
+        yield None
+
+
+def _found(ray: Any, actors: RayActors, options: ScoringOptions, items: list[dict[str, bytes]]) -> ScoredStream:
+    """Yield the portions of all units in order, and None after the last one of each unit."""
     from ray.data import ActorPoolStrategy, from_items  # noqa: PLC0415 - optional
 
-    units = all_units(files)
-    if not units:
-        return
     n_threads = options.threads or 1
     needs_gpu = any(facts_of(name).needs_cuda for name, _ in named_providers(options.providers))
-    fitting = int(ray.cluster_resources().get("GPU" if needs_gpu else "CPU", 0)) // (1 if needs_gpu else n_threads)
+    resource, each = ("GPU", 1) if needs_gpu else ("CPU", n_threads)
+    fitting = int(ray.cluster_resources().get(resource, 0)) // each
     if not fitting:
-        raise ConfigError([f"no machine of the cluster has what an engine needs: {n_threads} CPUs"
-                           + (" and a GPU" if needs_gpu else "")])  # fmt: skip
-    items = [{"unit": pickle.dumps(unit)} for unit in units]
+        raise ConfigError([f"the Ray cluster has not the {each} {resource} that an engine needs"])
     scored = from_items(items, override_num_blocks=min(len(items), _MOST_BLOCKS)).map_batches(
         ScoringActor,
         fn_constructor_kwargs={"bundle": actors.bundle.resolve(), "digest": actors.digest, "options": options},
@@ -161,24 +172,24 @@ class ScoringActor:
         """Score units.
 
         Args:
-            units: A table of Arrow with what :func:`~q8bert.runtime.scoring.streams.all_units` gave, pickled.
+            units: A table of Arrow with what :func:`~q8bert.runtime.scoring.streams.units_of` gave, pickled.
 
         Yields:
-            A table for each portion: the number of its file and the portion, or an error, pickled.
+            A table of one row for each portion, for an error, and for the end of each unit, pickled.
         """
         import pyarrow as pa  # noqa: PLC0415 - optional
 
         for item in units.column("unit").to_pylist():
-            for found in self._found(pickle.loads(item)):  # noqa: S301 - of our own driver
+            for found in self._found(*pickle.loads(item)):  # noqa: S301 - of our own driver
                 yield pa.table({"scored": pa.array([pickle.dumps(found)], pa.large_binary())})
 
-    def _found(self, unit: Any) -> Iterator[object]:
-        number, file, stretch = unit
+    def _found(self, file: PlannedFile, unit: Unit) -> Iterator[object]:
         if isinstance(self._scorer, Q8BertError):
             yield self._scorer
             return
         try:
-            for portion in self._scorer.scored(file, stretch):
-                yield number, portion
+            yield from self._scorer.scored(file, unit)
         except Q8BertError as error:
             yield error
+        else:
+            yield None

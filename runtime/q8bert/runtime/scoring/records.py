@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 from q8bert.runtime.scoring.inputs import Source
 
 __all__ = [
-    "LARGEST_RECORD", "PORTIONS_A_UNIT", "PORTION_BYTES", "PORTION_ROWS", "ArrowPortion", "Layout", "PlannedFile", "Portion",
-    "Record", "TextPortion", "Unit",
+    "LARGEST_RECORD", "PORTIONS_A_UNIT", "PORTION_BYTES", "PORTION_ROWS", "ArrowPortion", "Layout", "PlannedFile",
+    "Portion", "Record", "TextPortion", "Unit",
 ]  # fmt: skip
 
 # also how far sorting by length reaches
@@ -38,6 +38,7 @@ class Layout:
         first_line: Number of the line at which they begin, from 1.
         schema: Arrow's schema of the columns, serialized; for Parquet on either side.
         size: Bytes of the file.
+        mtime_ns: Time of its last change, nanoseconds.
         n_rows: Rows of a Parquet file; 0 for a text file, whose rows nobody has counted.
     """
 
@@ -50,6 +51,7 @@ class Layout:
     first_line: int = 1
     schema: bytes = b""
     size: int = 0
+    mtime_ns: int = 0
     n_rows: int = 0
 
 

@@ -1,4 +1,4 @@
-"""Where portions are scored: a stream of them in the order of the files, each with the number of its file.
+"""Where portions are scored: a stream of them in the order of the files, with None after the last one of each.
 
 This is the stream of one process; :mod:`q8bert.runtime.scoring.ray_data` has that of a cluster.
 """
@@ -12,9 +12,9 @@ from q8bert.runtime.scoring.portion_scorer import PortionScorer, ScoredPortion
 from q8bert.runtime.scoring.records import PlannedFile, Unit
 from q8bert.runtime.scoring.text_files import text_units, whole_text
 
-__all__ = ["ScoredStream", "Stream", "all_units", "local_stream"]
+__all__ = ["ScoredStream", "Stream", "local_stream", "units_of"]
 
-ScoredStream: TypeAlias = Iterator[tuple[int, ScoredPortion]]
+ScoredStream: TypeAlias = Iterator[ScoredPortion | None]
 Stream: TypeAlias = Callable[[Sequence[PlannedFile]], ScoredStream]
 
 
@@ -22,32 +22,30 @@ def local_stream(scorer: PortionScorer) -> Stream:
     """Return the stream of this process, which reads each file once and holds one portion at a time."""
 
     def stream(files: Sequence[PlannedFile]) -> ScoredStream:
-        for number, file in enumerate(files):
+        for file in files:
             for unit in _whole(file):
-                for portion in scorer.scored(file, unit):
-                    yield number, portion
+                yield from scorer.scored(file, unit)
+            yield None
 
     return stream
 
 
-def all_units(files: Sequence[PlannedFile]) -> list[tuple[int, PlannedFile, Unit]]:
-    """Cut files into what can be scored apart; text files are read for that, from beginning to end.
+def units_of(file: PlannedFile) -> list[tuple[PlannedFile, Unit]]:
+    """Cut a file into what can be scored apart; a text file is read for that, from beginning to end.
 
     Args:
-        files: The files.
+        file: The file.
 
     Returns:
-        Number of the file, the file, and a unit of it, in order.
+        The file and a unit of it, in order.
 
     Raises:
         InputError: If a file cannot be read.
     """
-    return [
-        # whether a table looks quoted is known by now, of the whole of it
-        (number, replace(file, source=replace(file.source, may_be_quoted=False)), unit)
-        for number, file in enumerate(files)
-        for unit in _cut(file)
-    ]
+    units = _cut(file)
+    # whether a table looks quoted is known by now, of the whole of it
+    known = replace(file, source=replace(file.source, may_be_quoted=False))
+    return [(known, unit) for unit in units]
 
 
 def _whole(file: PlannedFile) -> list[Unit]:
