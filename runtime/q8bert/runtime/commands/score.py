@@ -43,7 +43,7 @@ def score_command(
     inputs: Annotated[
         list[Path],
         typer.Argument(
-            help="Files, or folders of them: CSV, tab-separated tables, JSON lines, Parquet.", metavar="INPUT..."
+            help="Files, or folders of them: CSV, tab-separated tables, JSON lines, Parquet.", metavar="INPUT"
         ),
     ],
     output_dir: Annotated[

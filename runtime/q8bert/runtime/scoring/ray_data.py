@@ -7,6 +7,7 @@ so nothing of it shows in the outputs. Files and bundle stand at the same path o
 
 import os
 import pickle
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -31,6 +32,7 @@ _OBJECT_STORE_BYTES = 512 << 20
 _BLOCK_BYTES = 8 << 20
 # each block is an object that the driver makes before it begins
 _MOST_BLOCKS = 1000
+_CONNECT_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,17 @@ def _connect(ray: Any, address: str) -> None:
         )  # fmt: skip
         return
     try:
+        _refuse_silence(address)
         ray.init(address=address, **quiet)
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError([f"no Ray cluster could be joined at {address!r}: {error}"]) from error
+
+
+def _refuse_silence(address: str) -> None:
+    # Ray tries for minutes where nobody listens
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_SECONDS).close()
 
 
 @contextmanager
