@@ -27,7 +27,7 @@ from q8bert.runtime.commands.options import (
     ready,
 )
 from q8bert.runtime.engines.engine import ONNX_RUNTIME
-from q8bert.runtime.scoring.options import INPUT_FORMATS, OUTPUT_FORMATS
+from q8bert.runtime.scoring.formats import SCORED_FORMATS
 
 if TYPE_CHECKING:
     from q8bert.runtime.scoring.scoring import ScoreProgress, ScoreReport
@@ -64,7 +64,7 @@ def score_command(
     format: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
-            help=f"How the input is written: {', '.join(INPUT_FORMATS)}. Default: by its ending.", rich_help_panel=ROWS
+            help=f"How the input is written: {', '.join(SCORED_FORMATS)}. Default: by its ending.", rich_help_panel=ROWS
         ),
     ] = None,
     skip_malformed: Annotated[
@@ -78,7 +78,7 @@ def score_command(
     refuse_long: RefuseLong = False,
     output_format: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help=f"How to write: {', '.join(OUTPUT_FORMATS)}. Default: as the input.", rich_help_panel=OUTPUT),
+        typer.Option(help=f"How to write: {', '.join(SCORED_FORMATS)}. Default: as the input.", rich_help_panel=OUTPUT),
     ] = None,
     prefix: Annotated[
         str, typer.Option(help="What the names of the new columns begin with.", rich_help_panel=OUTPUT)

@@ -1,11 +1,11 @@
 """Which files a job reads, and where the output of each is to stand."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 
+from q8bert.runtime.scoring.formats import ENDING_OF_FORMAT, FORMAT_OF_ENDING
 from q8bert.runtime.scoring.options import ScoringOptions
 from q8bert.spec.errors import InputError
 from q8bert.spec.files import real_path
@@ -16,13 +16,6 @@ __all__ = ["JOB_FOLDER", "Source", "find_sources"]
 # readers of whole folders (Arrow, Spark, Ray) pass over names that begin with an underscore
 JOB_FOLDER = "_q8bert"
 
-_FORMAT_OF_ENDING: Mapping[str, str] = MappingProxyType({
-    ".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".json": "jsonl", ".ndjson": "jsonl", ".parquet": "parquet",
-})  # fmt: skip
-_ENDING_OF_FORMAT = MappingProxyType({
-    "csv": ".csv", "tsv": ".tsv", "quoted-tsv": ".tsv", "jsonl": ".jsonl", "parquet": ".parquet",
-})  # fmt: skip
-
 
 @dataclass(frozen=True)
 class Source:
@@ -31,7 +24,7 @@ class Source:
     Attributes:
         path: The file.
         target: Its output, relative to the folder of outputs.
-        format: How it is written, of :data:`~q8bert.runtime.scoring.options.INPUT_FORMATS`.
+        format: How it is written, of :data:`~q8bert.runtime.scoring.formats.SCORED_FORMATS`.
         output_format: How its output is written.
         may_be_quoted: Whether nobody said that a tab-separated table is unquoted.
     """
@@ -67,7 +60,7 @@ def find_sources(inputs: Sequence[Path], output_dir: Path, options: ScoringOptio
                 )
             found = sorted(_files(given))
             if not found:
-                raise InputError(f"{given} holds no file that ends in {', '.join(_FORMAT_OF_ENDING)}")
+                raise InputError(f"{given} holds no file that ends in {', '.join(FORMAT_OF_ENDING)}")
             sources += [_source(path, path.relative_to(given), options, task) for path in found]
         elif given.is_file():
             sources.append(_source(given, Path(given.name), options, task))
@@ -87,19 +80,19 @@ def _files(folder: Path) -> Iterator[Path]:
         folders[:] = [name for name in folders if not name.startswith((".", "_"))]
         for name in names:
             path = Path(place, name)
-            if not name.startswith((".", "_")) and path.suffix.lower() in _FORMAT_OF_ENDING and path.is_file():
+            if not name.startswith((".", "_")) and path.suffix.lower() in FORMAT_OF_ENDING and path.is_file():
                 yield path
 
 
 def _source(path: Path, target: Path, options: ScoringOptions, task: Task) -> Source:
-    by_ending = _FORMAT_OF_ENDING.get(path.suffix.lower())
+    by_ending = FORMAT_OF_ENDING.get(path.suffix.lower())
     is_open = options.format is None and by_ending in {None, "tsv"}
     told = options.format or (task.data.format if is_open else None) or by_ending
     if told is None:
         raise InputError(f"{path}: its ending says no format; give --format")
     output_format = options.output_format or told
     if output_format != told:
-        target = target.with_suffix(_ENDING_OF_FORMAT[output_format])
+        target = target.with_suffix(ENDING_OF_FORMAT[output_format])
     if target.parts[0] == JOB_FOLDER:
         raise InputError(f"{path}: its output would stand in {JOB_FOLDER}, where the job keeps its records; rename it")
     return Source(path, target, told, output_format, may_be_quoted=is_open and task.data.format is None)

@@ -8,14 +8,11 @@ from q8bert.runtime.engines.engine import ONNX_RUNTIME, EngineName
 from q8bert.runtime.engines.provider_names import Provider
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
 from q8bert.runtime.predict.classifier import BatchSize, OnLong, Threads
+from q8bert.runtime.scoring.formats import SCORED_FORMATS
 from q8bert.spec.checked import fit_fields
 from q8bert.spec.kinds import one_of
 
-__all__ = ["INPUT_FORMATS", "OUTPUT_FORMATS", "ScoringOptions"]
-
-# tables without quotes and with them, JSON lines, Apache Parquet
-OUTPUT_FORMATS = ("csv", "tsv", "quoted-tsv", "jsonl", "parquet")
-INPUT_FORMATS = OUTPUT_FORMATS
+__all__ = ["ScoringOptions"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +39,8 @@ class ScoringOptions:
 
     text: str | None = None
     text_pair: str | None = None
-    format: Annotated[str, one_of(INPUT_FORMATS)] | None = None
-    output_format: Annotated[str, one_of(OUTPUT_FORMATS)] | None = None
+    format: Annotated[str, one_of(SCORED_FORMATS)] | None = None
+    output_format: Annotated[str, one_of(SCORED_FORMATS)] | None = None
     prefix: str = ""
     skip_malformed: bool = False
     on_long: OnLong = "truncate"
