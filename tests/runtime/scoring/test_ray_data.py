@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from q8bert.runtime import ScoreReport, score_files
+from q8bert.runtime.scoring.ray_data import _connect
 from q8bert.spec.errors import BundleError, ConfigError, InputError
 
 ray = pytest.importorskip("ray", reason="needs the extra ray")
@@ -122,14 +123,19 @@ def belongs_to_us(pid: int) -> bool:
 
 
 @pytest.mark.usefixtures("cluster")
-def test_faults_are_those_of_one_process(small: Any, tmp_path: Path, write_lines: Write) -> None:
+def test_faults_are_those_of_one_process(
+    small: Any, tmp_path: Path, write_lines: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bundle = small.bundle("SST-2", "int8")
-    source = write_lines(tmp_path / "rows.jsonl", [{"text": "good"}, {"txt": "bad"}])
+    monkeypatch.chdir(tmp_path)  # engines work in another folder
+    source = write_lines(Path("rows.jsonl"), [{"text": "good"}, {"txt": "bad"}])
     with pytest.raises(InputError, match=r"rows\.jsonl, line 2: column text: a text is missing"):
         score_files(bundle, source, tmp_path / "out", ray="local")
     assert outputs(tmp_path / "out") == {}
     report = score_files(bundle, source, tmp_path / "skipping", ray="local", skip_malformed=True)
     assert (report.n_rows, report.n_malformed) == (2, 1)
+    with pytest.raises(ConfigError, match="no Ray cluster could be joined at '127.0.0.1:1': .*refused"):
+        _connect(ray, "127.0.0.1:1")
     with pytest.raises(ConfigError, match="has not the 64 CPU that an engine needs"):
         score_files(bundle, source, tmp_path / "out", ray="local", threads=64)
 

@@ -91,6 +91,20 @@ def test_another_bundle_or_other_options_are_refused_until_all_is_replaced(
     assert (report.n_scored, report.n_kept) == (0, 3), "given again, it goes on"
 
 
+def test_a_job_that_stopped_before_its_first_output_may_be_another(
+    job: Job, tmp_path: Path, write_lines: Write
+) -> None:
+    source = write_lines(tmp_path / "rows.jsonl", [{"words": "good"}, {"words": None}])
+    with pytest.raises(InputError, match="lacks sentence or text"):
+        job(source)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="line 2: column words: a text is missing"):
+        job(source, text="words")
+    assert job(source, text="words", skip_malformed=True).n_malformed == 1
+    with pytest.raises(InputError, match="skip_malformed was True, now it is False"):
+        job(source, text="words")
+
+
 def test_a_file_of_somebody_else_is_not_replaced(job: Job, inputs: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "a.jsonl").write_text("precious")

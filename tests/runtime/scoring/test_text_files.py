@@ -252,6 +252,14 @@ def test_files_without_rows_are_files_without_rows(job: Job, tmp_path: Path, nam
     assert (tmp_path / "out" / name).read_text() == expected
 
 
+def test_half_a_surrogate_pair_stays_spelled_or_is_refused(job: Job, tmp_path: Path) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "good", "x": "\\ud83e"}\n')
+    job(tmp_path / "rows.jsonl")
+    assert '"x": "\\ud83e"' in (tmp_path / "out" / "rows.jsonl").read_text()
+    with pytest.raises(InputError, match="holds half a surrogate pair"):
+        job(tmp_path / "rows.jsonl", output_format="csv", output_dir=tmp_path / "table")
+
+
 def test_other_formats_on_the_way_out(job: Job, sentiment: Classifier, tmp_path: Path, write_csv: Write) -> None:
     source = write_csv(tmp_path / "rows.csv", ["sentence", "n"], [['a "good", film', "01"], ["bad\nfilm", ""]])
     job(source, output_format="jsonl")

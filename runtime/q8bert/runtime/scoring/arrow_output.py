@@ -48,6 +48,10 @@ def table_of_output(
             )
         try:
             table = pa.Table.from_pylist(values, schema=schema)
+        except UnicodeEncodeError as error:
+            raise InputError(
+                _other(file.source, "a value holds half a surrogate pair, which JSON alone can spell")
+            ) from error
         except (pa.ArrowException, OverflowError) as error:
             raise InputError(_other(file.source, f"a value is not of the type of the first rows ({error})")) from error
     listed = [answers.values(answer, with_row=row.values is None) for row, answer in rows]

@@ -6,7 +6,7 @@ So an output without a record is somebody else's, and one whose record has no ``
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -97,27 +97,24 @@ class Job:
     bundle_digest: str
     options: Mapping[str, object]
 
-    def begin(self, sources: tuple[Source, ...], *, overwrite: bool) -> None:
-        """Make the folder this job's, or see that it is.
+    def refuse_mixture(self, sources: Sequence[Source], *, overwrite: bool) -> bool:
+        """See that nothing in the folder is another job's, or nobody's.
 
         Args:
             sources: The files of the job.
             overwrite: Whether what another job left, or what nobody knows of, may be replaced.
 
+        Returns:
+            Whether this job was begun before.
+
         Raises:
-            InputError: If it is another job's, or a file stands where an output is to stand.
-            OutputError: If it cannot be written.
+            InputError: If it is another job's that has outputs, or a file stands where an output is to stand.
         """
         if self.output_dir.exists() and not self.output_dir.is_dir():
             raise InputError(f"{self.output_dir} is no folder; outputs are written into one, a file for each input")
-        told = {"format_version": _VERSION, "bundle": self.bundle_digest, "options": dict(self.options)}
-        ours = json.loads(json.dumps(told, default=str))  # in the form in which it is kept
-        found = self._found()
-        if found is not None and found != ours:
-            if not overwrite:
-                raise InputError(self._of_another_job(found, ours))
-            remove_folder(self._folder)
-            found = None
+        found, ours = self._found(), self._told()
+        if found is not None and found != ours and not overwrite and self._has_outputs():
+            raise InputError(self._of_another_job(found, ours))
         if not overwrite:
             for source in sources:
                 if self.target(source).exists() and not self._record(source).is_file():
@@ -125,9 +122,21 @@ class Job:
                         f"{self.target(source)} stands there already and is no work of this job. Give another "
                         "--output-dir, or replace it with --overwrite"
                     )
-        if found is None:
-            _make_folder(self._folder)
-            write_json(self._folder / "job.json", ours)
+        return found == ours
+
+    def begin(self) -> None:
+        """Make the folder this job's; what is known of another one is forgotten.
+
+        Raises:
+            OutputError: If it cannot be written.
+        """
+        found, ours = self._found(), self._told()
+        if found == ours:
+            return
+        if found is not None:
+            remove_folder(self._folder)
+        _make_folder(self._folder)
+        write_json(self._folder / "job.json", ours)
 
     def target(self, source: Source) -> Path:
         """Return where the output of a file stands."""
@@ -169,6 +178,17 @@ class Job:
     def _record(self, source: Source) -> Path:
         place = self._folder / "files" / source.target
         return place.with_name(f"{place.name}.json")
+
+    def _told(self) -> dict[str, object]:
+        told = {"format_version": _VERSION, "bundle": self.bundle_digest, "options": dict(self.options)}
+        kept: dict[str, object] = json.loads(json.dumps(told, default=str))  # in the form in which it is kept
+        return kept
+
+    def _has_outputs(self) -> bool:
+        # a job that stopped before its first output has nothing to be mixed with
+        files = self._folder / "files"
+        places = (path.relative_to(files).with_suffix("") for path in files.rglob("*.json"))
+        return any((self.output_dir / place).exists() for place in places)
 
     def _found(self) -> dict[str, object] | None:
         path = self._folder / "job.json"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from q8bert.data.hub import hub_columns
 from q8bert.data.text_lines import broken_text, shown_text
 from q8bert.runtime.scoring.answer_columns import AnswerColumns
 from q8bert.runtime.scoring.inputs import Source
@@ -135,10 +136,12 @@ def _columns(source: Source, header: Record | None) -> tuple[str, ...]:
 
 
 def _text_columns(where: str, columns: Sequence[str], options: ScoringOptions, task: Task) -> tuple[str, str | None]:
-    text = _column(where, columns, options.text, (task.data.text_column, "text"), "--text")
-    if task.data.text_pair_column is None:
+    data, (hub_text, hub_pair) = task.data, hub_columns(task)
+    text = _column(where, columns, options.text, (data.text_column, "text", hub_text), "--text")
+    if data.text_pair_column is None:
         return text, None
-    pair = _column(where, columns, options.text_pair, (task.data.text_pair_column, "text_pair"), "--text-pair")
+    usual = (data.text_pair_column, "text_pair", hub_pair or "text_pair")
+    pair = _column(where, columns, options.text_pair, usual, "--text-pair")
     if pair == text:
         raise ConfigError([f"text and text_pair are both {text!r}; a pair has two columns"])
     return text, pair

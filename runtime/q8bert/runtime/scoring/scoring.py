@@ -148,11 +148,12 @@ def score_files(
     given = [inputs] if isinstance(inputs, Path | str) else inputs
     sources = find_sources([Path(one) for one in given], Path(output_dir), options, task)
     answers = AnswerColumns(task.head, prefix, skip_malformed)
-    files = [PlannedFile(source, layout_of(source, options, task, answers)) for source in sources]
     job = Job(Path(output_dir), opened.manifest.digest, options.deciding())
-    job.begin(sources, overwrite=overwrite)
-    kept = {source: record for source in sources if (record := job.finished(source)) is not None}
-    left = [file for file in files if file.source not in kept]
+    was_begun = job.refuse_mixture(sources, overwrite=overwrite)
+    kept = {source for source in sources if was_begun and job.finished(source)}
+    # before anything is written: whoever has to name a column then begins with an empty folder
+    left = [PlannedFile(one, layout_of(one, options, task, answers)) for one in sources if one not in kept]
+    job.begin()
     with ExitStack() as stack:
         if not left:
             return _report(job, sources, kept, _Tally(left, len(kept), show_progress), ())
@@ -206,7 +207,7 @@ class _Tally:
 
 
 def _report(
-    job: Job, sources: Sequence[Source], kept: dict[Source, FileRecord], tally: _Tally, changed: tuple[str, ...]
+    job: Job, sources: Sequence[Source], kept: set[Source], tally: _Tally, changed: tuple[str, ...]
 ) -> ScoreReport:
     records = [record for source in sources if (record := job.known(source)) is not None]
     seconds = tally.seconds if tally.n_files else 0.0

@@ -43,8 +43,8 @@ def units_of(file: PlannedFile) -> list[tuple[PlannedFile, Unit]]:
         InputError: If a file cannot be read.
     """
     units = _cut(file)
-    # whether a table looks quoted is known by now, of the whole of it
-    known = replace(file, source=replace(file.source, may_be_quoted=False))
+    # whether a table looks quoted is known by now, of the whole of it; processes elsewhere begin in other folders
+    known = replace(file, source=replace(file.source, path=file.source.path.absolute(), may_be_quoted=False))
     return [(known, unit) for unit in units]
 
 

@@ -63,7 +63,12 @@ def lines_of_output(
     except _UnwritableError as error:
         raise InputError(f"{source.path}: {error}. Leave --output-format parquet, which keeps it") from error
     end = file.layout.line_end if source.format != "parquet" else "\n"
-    return "".join(line + end for line in lines).encode("utf-8", "surrogateescape")
+    try:
+        return "".join(line + end for line in lines).encode()
+    except UnicodeEncodeError as error:  # JSON can spell it, and no other format
+        raise InputError(
+            f"{source.path}: a value holds half a surrogate pair, which only JSON lines can keep"
+        ) from error
 
 
 class _UnwritableError(Exception):
