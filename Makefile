@@ -46,7 +46,7 @@ $(SERVE)/.ready: pyproject.toml $(SOURCES)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (set PYTHON=...)"; exit 2; }
 	test -x $(SERVE)/bin/pip || $(PYTHON) -m venv $(SERVE)
 	$(SERVE)/bin/pip install --quiet --upgrade pip
-	$(SERVE)/bin/pip install --quiet '.[serve,evaluate]' --group test --group clients
+	$(SERVE)/bin/pip install --quiet '.[serve,evaluate,parquet,ray]' --group test --group clients
 	$(SERVE)/bin/pip install --quiet --no-deps --force-reinstall .
 	touch $@
 
