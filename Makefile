@@ -46,7 +46,7 @@ $(SERVE)/.ready: pyproject.toml $(SOURCES)
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed (set PYTHON=...)"; exit 2; }
 	test -x $(SERVE)/bin/pip || $(PYTHON) -m venv $(SERVE)
 	$(SERVE)/bin/pip install --quiet --upgrade pip
-	$(SERVE)/bin/pip install --quiet '.[serve,evaluate]' --group test --group clients
+	$(SERVE)/bin/pip install --quiet '.[serve,evaluate,parquet,ray]' --group test --group clients
 	$(SERVE)/bin/pip install --quiet --no-deps --force-reinstall .
 	touch $@
 
@@ -115,7 +115,7 @@ test-triton:
 
 test-on-triton: $(TRITON)/.ready $(TEST_BUNDLES)/.ready
 	Q8BERT_TEST_BUNDLES=$(TEST_BUNDLES) Q8BERT_TRITON=$(TRITON) OMP_NUM_THREADS=1 $(TRITON)/bin/python $(PYTEST) \
-	  --dist loadfile tests/runtime/triton tests/serving/test_triton.py tests/serving/test_protocol.py
+	  --dist loadfile -k "not ourselves" tests/runtime/triton tests/serving/test_triton.py tests/serving/test_protocol.py
 
 $(TEST_GRAPHS)/.ready: tools/make_test_graphs.py $(SOURCES) | $(TRAIN)/.ready
 	$(TRAIN)/bin/python tools/make_test_graphs.py $(TEST_GRAPHS)

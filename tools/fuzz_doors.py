@@ -22,8 +22,8 @@ from q8bert.tasks.head import Head
 from q8bert.tasks.task import Task
 from q8bert.tasks.task_file import read_task_file
 from q8bert.training.models.source import load_source_model
-from q8bert.training.runs.checkpoint import checkpoint_folders, load_checkpoint
-from q8bert.training.runs.run_record import read_run
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders, load_checkpoint
+from q8bert.training.runs.identity.run_record import read_run
 
 __all__ = ["KINDS", "Kind", "kinds_that_are_read"]
 

@@ -26,10 +26,10 @@ from fuzz_damage import damage_folder
 from q8bert.export.trained_run import TrainedRun, load_trained_run
 from q8bert.spec.errors import Q8BertError
 from q8bert.training.quantization.sites import Site, find_sites
-from q8bert.training.runs.checkpoint import checkpoint_folders, load_checkpoint
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders, load_checkpoint
+from q8bert.training.runs.identity.run_record import read_record
 from q8bert.training.runs.run_folder import newest_checkpoint, prepare_folder
 from q8bert.training.runs.run_log import RunLog
-from q8bert.training.runs.run_record import read_record
 
 # damage to whole folders of checkpoints; the rest is to files
 _SHARE_OF_FOLDERS = 0.2

@@ -25,7 +25,7 @@ import torch
 
 from q8bert.tasks.glue import GLUE_TASKS, glue_task
 from q8bert.training import TrainConfig, train
-from q8bert.training.runs.checkpoint import checkpoint_folders, load_checkpoint
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders, load_checkpoint
 
 # what of the log is of a clock, and never the same twice
 TIMES = {"seconds", "seconds_per_step", "rows_per_second"}

@@ -11,6 +11,7 @@ it. `make .venv/triton/.ready` makes all of that.
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -131,6 +132,7 @@ def run(place: Place, repository: Path, *options: object, until: str = "ready") 
             process = subprocess.Popen(
                 [*_command(place, repository.resolve(), Path(folder), ports), *map(str, options)],
                 stdout=said, stderr=subprocess.STDOUT, env={**place.environment(), "OMP_NUM_THREADS": "1"}, cwd=work,
+                start_new_session=True,
             )  # fmt: skip
             running = Running(f"127.0.0.1:{ports[0]}", f"127.0.0.1:{ports[1]}", process, output)
             try:
@@ -185,6 +187,9 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+    # a server that crashed leaves the processes of its steps behind
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def main() -> None:

@@ -151,7 +151,7 @@ def test_every_entry_point_of_the_commands_loads_and_registers() -> None:
         module, _, name = target.partition(":")
         getattr(importlib.import_module(module), name)(app)
     assert {command.name for command in app.registered_commands} == {
-        "train", "export", "quantize", "sensitivity", "evaluate", "predict", "submit", "verify", "serve", "triton",
+        "train", "export", "quantize", "sensitivity", "evaluate", "predict", "submit", "score", "verify", "serve", "triton",
         "bench", "doctor",
     }  # fmt: skip
     installed = {entry.name: entry.value for entry in entry_points(group="q8bert.commands")}

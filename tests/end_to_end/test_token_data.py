@@ -254,7 +254,7 @@ def test_rows_of_another_vocabulary_are_refused_before_anything_is_trained(
         ({1: 33}, r"record 3, column input_ids: id 33 is beyond the vocabulary, which ends at 32"),
         ({0: 5}, r"record 3, column input_ids: the row does not begin with the special token 2"),
         ({n_tokens - 1: 6}, "does not end with the special token 3"),
-        ({row["segment_ids"].index(1) - 1: 7}, "no the special token 3 between two texts"),
+        ({row["segment_ids"].index(1) - 1: 7}, "the row lacks the special token 3 between two texts"),
     ]:
         ids = [changes.get(at, number) for at, number in enumerate(row["input_ids"])]
         path = write_tf_records(

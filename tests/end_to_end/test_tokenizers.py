@@ -36,7 +36,7 @@ from q8bert.training.loop.progress import Progress
 from q8bert.training.models.tokenizer.loading import load_tokenizer
 from q8bert.training.objectives.target_scale import UNSCALED
 from q8bert.training.quantization.ranges import RangeState
-from q8bert.training.runs.checkpoint import save_checkpoint
+from q8bert.training.runs.checkpoints.checkpoint import save_checkpoint
 
 SPECIAL = ["<pad>", "<unk>", "<s>", "</s>"]
 PIECES = ["good", "film", "Good", "un", "able", "é", "É", "日", "本", "ß", "!", "▁", "▁good", "Ġ", "##film", "##s"]

@@ -13,7 +13,7 @@ from q8bert.export.trained_run import load_trained_run
 from q8bert.spec.errors import CheckpointError
 from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train
-from q8bert.training.runs.checkpoint import checkpoint_folders
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders
 
 
 @pytest.mark.parametrize("split", ["train", "dev"])

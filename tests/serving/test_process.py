@@ -51,7 +51,8 @@ def test_every_request_that_was_taken_is_answered_before_the_end(
     assert report["outcomes"] == {"answered": len(answered)}
     assert report["drained"] is True
     lost = [one for one in load.ended if one.status is None]
-    # one whose connection the kernel had made, and the server had not seen yet
+    # one may have connected in the instant between the last look for connections and the closing of the port
+    assert len(lost) <= 1
     assert all(one.is_first for one in lost), lost
     texts = {one.text: loads.probabilities(one.answer) for one in load.ended if one.status == 200}
     for (text, given), expected in zip(texts.items(), library["sentiment"]([*texts]), strict=True):

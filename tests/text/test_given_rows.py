@@ -67,7 +67,7 @@ def test_empty_texts_have_their_place() -> None:
     [
         ([5, 6, 3, 7, 3], [0, 0, 0, 1, 1], r"does not begin with the special token 2 but with \[5\]"),
         ([2, 5, 3, 7, 8], [0, 0, 0, 1, 1], r"does not end with the special token 3 but with \[8\]"),
-        ([2, 5, 7, 3], [0, 0, 0, 0], "no the special token 3 between two texts; the task has rows of two"),
+        ([2, 5, 7, 3], [0, 0, 0, 0], "the row lacks the special token 3 between two texts, which the task has"),
         ([2, 5, 3, 7, 3, 8, 3], [0, 0, 0, 1, 1, 1, 1], r"special tokens \[3, 3\] within the texts"),
         ([2, 5, 2, 7, 3], [0, 0, 0, 1, 1], r"special tokens \[2\] within the texts"),
         ([2, 5, 0, 7, 3], [0, 0, 0, 1, 1], r"special tokens \[0\] within the texts"),

@@ -22,7 +22,7 @@ from q8bert.training.objectives.objective import Classification
 from q8bert.training.programs.cache import Programs
 from q8bert.training.quantization.sites import find_sites
 from q8bert.training.quantization.weights import TrainableWeights, prepare_weights, quantized_parameters
-from q8bert.training.runs.checkpoint import checkpoint_folders, load_checkpoint
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders, load_checkpoint
 
 # ---- the rules of the scale ----------------------------------------------------------------------
 

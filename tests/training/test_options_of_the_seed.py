@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train
-from q8bert.training.runs.checkpoint import checkpoint_folders
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders
 
 
 def config(small: Any, output_dir: Path, **options: Any) -> TrainConfig:

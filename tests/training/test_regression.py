@@ -15,7 +15,7 @@ from q8bert.spec.errors import InputError
 from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train
 from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
-from q8bert.training.runs.checkpoint import checkpoint_folders
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders
 from q8bert.training.runs.preparation import prepare
 from q8bert.training.runs.run_folder import best_checkpoint
 

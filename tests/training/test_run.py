@@ -22,10 +22,10 @@ from q8bert.spec.errors import CheckpointError, ConfigError, InputError, ModelEr
 from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train
 from q8bert.training.engines import device as device_module
-from q8bert.training.runs import checkpoint as checkpoint_module
-from q8bert.training.runs.checkpoint import checkpoint_folders, load_checkpoint
+from q8bert.training.runs.checkpoints import checkpoint as checkpoint_module
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders, load_checkpoint
+from q8bert.training.runs.identity.run_record import read_run
 from q8bert.training.runs.run_folder import best_checkpoint
-from q8bert.training.runs.run_record import read_run
 
 # what of the log is of a clock, and never the same twice
 TIMES = {"seconds", "seconds_per_step", "rows_per_second"}

@@ -74,7 +74,7 @@ def export_command(
 
 def _reading(run: Path) -> list[str]:
     """Return the options with which the run's files can be read again; a bundle does not know them."""
-    from q8bert.training.runs.run_record import read_run  # noqa: PLC0415 - torch loads slowly
+    from q8bert.training.runs.identity.run_record import read_run  # noqa: PLC0415 - torch loads slowly
 
     config = read_run(run)
     given = {"--format": config.format, "--schema": config.schema}

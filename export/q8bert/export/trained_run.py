@@ -12,14 +12,14 @@ from q8bert.training.models.source import load_source_model
 from q8bert.training.quantization.config import QuantizationConfig
 from q8bert.training.quantization.sites import matching_layers
 from q8bert.training.quantization.weights import grids_of, prepare_weights
-from q8bert.training.runs.checkpoint import Checkpoint, checkpoint_folders
-from q8bert.training.runs.checkpoint_state import read_state
+from q8bert.training.runs.checkpoints.checkpoint import Checkpoint, checkpoint_folders
+from q8bert.training.runs.checkpoints.checkpoint_state import read_state
+from q8bert.training.runs.checkpoints.resume import copy_weights
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.data_report import read_data_report
-from q8bert.training.runs.fingerprints import Fingerprint, fingerprint_of_rows
-from q8bert.training.runs.resume import copy_weights
+from q8bert.training.runs.identity.fingerprints import Fingerprint, fingerprint_of_rows
+from q8bert.training.runs.identity.run_record import RunRecord, read_record
 from q8bert.training.runs.run_folder import best_checkpoint
-from q8bert.training.runs.run_record import RunRecord, read_record
 
 __all__ = ["TrainedRun", "load_trained_run"]
 

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from q8bert.runtime.gate.verification import VerificationReport, verify
     from q8bert.runtime.predict.classifier import Classifier
     from q8bert.runtime.predict.submission import SubmissionReport, submit
+    from q8bert.runtime.scoring.scoring import ScoreProgress, ScoreReport, score_files
     from q8bert.runtime.service.async_classifier import AsyncClassifier
     from q8bert.runtime.service.service_counters import Histogram, ServiceSnapshot
     from q8bert.tasks.head import Prediction
@@ -26,11 +27,14 @@ __all__ = [
     "Histogram",
     "Prediction",
     "RuntimeOptions",
+    "ScoreProgress",
+    "ScoreReport",
     "ServiceSnapshot",
     "SubmissionReport",
     "VerificationReport",
     "benchmark",
     "evaluate",
+    "score_files",
     "submit",
     "verify",
 ]
@@ -43,11 +47,14 @@ _HOMES = {
     "Histogram": "q8bert.runtime.service.service_counters",
     "Prediction": "q8bert.tasks.head",
     "RuntimeOptions": "q8bert.runtime.engines.options",
+    "ScoreProgress": "q8bert.runtime.scoring.scoring",
+    "ScoreReport": "q8bert.runtime.scoring.scoring",
     "ServiceSnapshot": "q8bert.runtime.service.service_counters",
     "SubmissionReport": "q8bert.runtime.predict.submission",
     "VerificationReport": "q8bert.runtime.gate.verification",
     "benchmark": "q8bert.runtime.bench.benchmark",
     "evaluate": "q8bert.runtime.gate.evaluation",
+    "score_files": "q8bert.runtime.scoring.scoring",
     "submit": "q8bert.runtime.predict.submission",
     "verify": "q8bert.runtime.gate.verification",
 }

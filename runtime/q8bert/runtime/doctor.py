@@ -20,6 +20,8 @@ _MODULES_OF_EXTRA = {
     "train": ("torch", "transformers", "onnx", "onnxscript", "safetensors", "tensorboard"),
     "hub": ("datasets",),
     "serve": ("fastapi", "uvicorn", "prometheus_client"),
+    "parquet": ("pyarrow",),
+    "ray": ("ray", "pyarrow"),
 }
 _GPU_BUILDS = ("onnxruntime-gpu", "onnxruntime-training")
 

@@ -18,7 +18,7 @@ the scale of every weight in the manifest, which the graph has too.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -33,7 +33,7 @@ from q8bert.spec.onnx_file import external_files
 __all__ = [
     "CONFIG_FILE", "FORMAT_VERSION", "MANIFEST_FILE", "MODEL_CARD_FILE", "MODEL_FILE", "PARITY_FILE",
     "SPECIAL_TOKENS_FILE", "TOKENIZER_CONFIG_FILE", "TOKENIZER_FILE", "Bundle", "FileRecord", "Manifest",
-    "load_bundle", "open_bundle", "open_parts", "whole_bundle",
+    "load_bundle", "open_bundle", "read_manifest",
 ]  # fmt: skip
 
 FORMAT_VERSION = 2
@@ -136,6 +136,11 @@ class Bundle:
         others = _NO_MODEL | {target.file for target in self.manifest.targets.values()}
         return sum(record.size_bytes for name, record in self.manifest.files.items() if name not in others)
 
+    @property
+    def checked_files(self) -> Mapping[str, FileRecord]:
+        """The files that have to be as the manifest says; all but the model card, which version 1 names too."""
+        return {name: record for name, record in self.manifest.files.items() if name != MODEL_CARD_FILE}
+
 
 @checked
 def open_bundle(path: Path | str) -> Bundle:
@@ -152,8 +157,8 @@ def open_bundle(path: Path | str) -> Bundle:
             version, or if a file is missing or altered.
         ConfigError: If ``path`` is no path.
     """
-    bundle = Bundle(Path(path), _read_manifest(Path(path)))
-    read_files(bundle.path, _checked_files(bundle), kept=())
+    bundle = Bundle(Path(path), read_manifest(Path(path)))
+    read_files(bundle.path, bundle.checked_files, kept=())
     return bundle
 
 
@@ -176,11 +181,11 @@ def load_bundle(
             name.
         ConfigError: If ``path`` is no path.
     """
-    bundle = Bundle(Path(path), _read_manifest(Path(path)))
+    bundle = Bundle(Path(path), read_manifest(Path(path)))
     files, chosen = bundle.manifest.files, model_file(bundle.manifest)
     graphs = {MODEL_FILE, *(target.file for target in bundle.manifest.targets.values())}
     unread = _FOR_PEOPLE | _FOR_LIBRARIES | (graphs - {chosen})
-    contents = read_files(bundle.path, _checked_files(bundle), kept=files.keys() - unread)
+    contents = read_files(bundle.path, bundle.checked_files, kept=files.keys() - unread)
     try:
         others = external_files(contents[chosen])
     except ValueError as error:
@@ -193,62 +198,8 @@ def load_bundle(
     return bundle, {name: content for name, content in contents.items() if name in {chosen, TOKENIZER_FILE, *others}}
 
 
-@checked
-def open_parts(path: Path | str, names: Sequence[str]) -> tuple[Bundle, Mapping[str, bytes]]:
-    """Read the manifest and some files of a bundle whose other files stand elsewhere; what is read is checked.
-
-    Args:
-        path: A folder with the manifest and these files.
-        names: Names of the files.
-
-    Returns:
-        The bundle, and the content of the files by name.
-
-    Raises:
-        BundleError: If manifest or files are missing, malformed or altered, or the manifest does not name a file.
-        ConfigError: If ``path`` is no path.
-    """
-    bundle = Bundle(Path(path), _read_manifest(Path(path)))
-    if unlisted := sorted(set(names) - bundle.manifest.files.keys()):
-        raise BundleError(f"{bundle.path / MANIFEST_FILE} does not name {', '.join(unlisted)}. Export the bundle again")
-    records = {name: bundle.manifest.files[name] for name in names}
-    return bundle, read_files(bundle.path, records, kept=names)
-
-
-@checked
-def whole_bundle(path: Path | str) -> tuple[Bundle, Mapping[str, bytes]]:
-    """Read and check a bundle, and return all that it is made of, so that it can be written elsewhere.
-
-    Args:
-        path: The bundle's folder.
-
-    Returns:
-        The bundle, and by name the content of every file, the manifest and, where there is one, the model card
-        included. All but these two were checked.
-
-    Raises:
-        BundleError: As :func:`load_bundle` does.
-        ConfigError: If ``path`` is no path.
-    """
-    bundle, contents = load_bundle(path)
-    checked_files = _checked_files(bundle)
-    others = {name: record for name, record in checked_files.items() if name not in contents}
-    found = {**contents, **read_files(bundle.path, others, kept=others)}
-    try:
-        for name in (MANIFEST_FILE, MODEL_CARD_FILE):
-            if (bundle.path / name).is_file():
-                found[name] = (bundle.path / name).read_bytes()
-    except OSError as error:
-        raise BundleError(f"{bundle.path / name} cannot be read ({error})") from error
-    return bundle, found
-
-
-def _checked_files(bundle: Bundle) -> dict[str, FileRecord]:
-    # version 1 names the model card too, but whoever edits it harms nothing
-    return {name: record for name, record in bundle.manifest.files.items() if name != MODEL_CARD_FILE}
-
-
-def _read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a bundle and none of its other files; raise a BundleError where that cannot be."""
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise BundleError(f"{folder} is not a bundle: it has no {MANIFEST_FILE}. Make one with `q8bert export`")

@@ -135,7 +135,7 @@ class RowLayout:
         if self.special is None:
             return self._first_of_obeyed(texts, types)
         if not len(found):
-            raise LayoutError(f"no {_named(self.between)} between two texts; the task has rows of two")
+            raise LayoutError(f"the row lacks {_named(self.between)} between two texts, which the task has")
         at = int(found[0])
         if len(found) != n_between or tuple(texts[at : at + n_between].tolist()) != self.between:
             raise LayoutError(
@@ -152,7 +152,7 @@ class RowLayout:
                 continue
             if first == second or bool((types[at + n_between :] == second[0]).all()):
                 return at
-        raise LayoutError(f"no {_named(self.between)} between two texts; the task has rows of two")
+        raise LayoutError(f"the row lacks {_named(self.between)} between two texts, which the task has")
 
     def _special_places(self, texts: NDArray[np.int32]) -> NDArray[np.int64]:
         if self.special is None:

@@ -66,6 +66,29 @@ def test_the_ensembles_tensors_lead_from_step_to_step(small: Any, task: str, bac
     assert list(ensemble.version_policy.specific.versions) == [3]
 
 
+def test_a_gpu_gets_the_form_of_the_model_that_was_made_for_it(small: Any, altered: Any) -> None:
+    bundle = small.bundle("SST-2", "int8")
+    target = {"file": "model.cuda.onnx", "max_abs_diff": 0.0, "n_rows": 1}
+    both = altered(
+        bundle,
+        files={"model.cuda.onnx": (bundle / "model.onnx").read_bytes()},
+        change=lambda manifest: manifest.update(targets={"cuda": target}),
+    )
+    names = {
+        (path == both, device, backend): configs(path, device=device, backend=backend)[
+            "it-model"
+        ].default_model_filename
+        for path in (bundle, both)
+        for backend, device in EVERY
+    }
+    assert {key: name for key, name in names.items() if name == "model.cuda.onnx"} == {
+        (True, "gpu", "onnxruntime"): "model.cuda.onnx"
+    }
+    assert {name for (_, _, backend), name in names.items() if backend == "python"} == {""}, (
+        "the runtime chooses itself"
+    )
+
+
 def test_callers_see_texts_and_answers(small: Any) -> None:
     labels = configs(small.bundle("SST-2", "int8"))["it"]
     assert described(labels.input) == {"text": ("TYPE_STRING", [1])}

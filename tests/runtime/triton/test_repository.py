@@ -170,6 +170,23 @@ def test_another_interface_is_no_version(
     assert everything(tmp_path / "r") == before
 
 
+def test_a_form_of_the_model_that_older_versions_have_not_is_no_version(
+    sentiment: Path, tmp_path: Path, altered: Callable[..., Path]
+) -> None:
+    target = {"file": "model.cuda.onnx", "max_abs_diff": 0.0, "n_rows": 1}
+    both = altered(
+        sentiment,
+        files={"model.cuda.onnx": (sentiment / "model.onnx").read_bytes()},
+        change=lambda manifest: manifest.update(targets={"cuda": target}),
+    )
+    on_gpu = TritonOptions(device="gpu")
+    write_repository([f"it={sentiment}"], tmp_path / "r", options=on_gpu)
+    with pytest.raises(ConfigError, match=r"loaded from model\.cuda\.onnx, which version 1 has not"):
+        write_repository([f"it={both}"], tmp_path / "r", options=on_gpu, replace_config=True)
+    write_repository([f"it={both}"], tmp_path / "other", options=on_gpu)
+    assert (tmp_path / "other" / "it-model" / "1" / "model.cuda.onnx").is_file()
+
+
 def test_another_configuration_is_asked_for_by_name(sentiment: Path, tmp_path: Path) -> None:
     folder = tmp_path / "r"
     write_repository([f"it={sentiment}"], folder)
@@ -231,6 +248,16 @@ def test_where_the_disk_is_full_nothing_can_be_called_that_is_not_whole(
     # the same command again does it, over what the first attempt left of its steps
     assert write_repository([f"it={sentiment}"], folder).models[0].version == (2 if is_there else 1)
     assert open_bundle(folder / "it-model" / ("2" if is_there else "1")).manifest == open_bundle(sentiment).manifest
+
+
+def test_what_a_failed_attempt_left_is_no_version(sentiment: Path, tmp_path: Path) -> None:
+    # Triton would count it among the versions that it keeps, and drop the one that is served
+    folder = tmp_path / "r"
+    write_repository([f"it={sentiment}"], folder)
+    shutil.copytree(folder / "it-tokenizer" / "1", folder / "it-tokenizer" / "2")
+    write_repository([f"it={sentiment}"], folder, version=3)
+    for model in ("it-tokenizer", "it-model", "it-labels", "it"):
+        assert {path.name for path in (folder / model).iterdir() if path.name.isdigit()} == {"1", "3"}
 
 
 def test_a_bundle_that_is_replaced_meanwhile_is_noticed(

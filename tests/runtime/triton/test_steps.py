@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -182,6 +184,28 @@ def test_every_step_checks_its_own_files(written: Any) -> None:
     for load in (lambda: tokenizer(repository, "python"), lambda: labels(repository), lambda: model(repository)):
         with pytest.raises(BundleError):
             load()
+
+
+@pytest.mark.parametrize("step", ["tokenizer", "labels"])
+def test_tokenizer_and_labels_need_no_engine(written: Any, step: str) -> None:
+    _, repository = written("SST-2", "onnxruntime")
+    parameters = {
+        "step": step,
+        "model": "it-model",
+        "backend": "onnxruntime",
+        "on_long": "truncate",
+        "max_characters": "9",
+    }
+    code = f"""
+import sys
+sys.modules.update(onnxruntime=None, openvino=None, torch=None)
+from pathlib import Path
+from q8bert.runtime.triton.steps.choice import load_step
+from q8bert.runtime.triton.steps.step import Place
+print(type(load_step(Place(Path({str(repository / f"it-{step}" / "1")!r}), {parameters!r}))).__name__)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == {"tokenizer": "TokenizerStep", "labels": "LabelStep"}[step], done.stderr
 
 
 def test_a_step_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from q8bert.training.engines.torch_engine import TorchEngine
 from q8bert.training.loop.trainer import evaluate_split
 from q8bert.training.objectives.objective import Classification
 from q8bert.training.quantization.weights import prepare_weights, quantized_parameters
-from q8bert.training.runs.checkpoint import checkpoint_folders, load_checkpoint
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders, load_checkpoint
+from q8bert.training.runs.checkpoints.resume import copy_weights
 from q8bert.training.runs.preparation import prepare
-from q8bert.training.runs.resume import copy_weights
 
 
 class StoppedError(Exception):

@@ -36,7 +36,7 @@ from q8bert.training.programs import cache as programs_module
 from q8bert.training.programs.cache import Programs
 from q8bert.training.quantization.learned_ranges import LearnedRanges
 from q8bert.training.quantization.sites import Site
-from q8bert.training.runs.checkpoint import checkpoint_folders, load_checkpoint
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders, load_checkpoint
 from q8bert.training.runs.preparation import prepare
 from q8bert.training.runs.run_folder import best_checkpoint
 

@@ -26,7 +26,7 @@ from q8bert.training.quantization.seen_site import SeenSite
 from q8bert.training.quantization.sites import Site, find_sites
 from q8bert.training.quantization.smoothing import exponent_candidates
 from q8bert.training.quantization.weights import TrainableWeights, prepare_weights, quantized_parameters
-from q8bert.training.runs.checkpoint import checkpoint_folders, load_checkpoint
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders, load_checkpoint
 
 OUTLIER = 7  # of 64 channels
 

@@ -15,7 +15,7 @@ from q8bert.training.loop.config import EvaluationConfig, OptimizationConfig, Re
 from q8bert.training.options import flat_fields
 from q8bert.training.quantization.config import QuantizationConfig
 from q8bert.training.runs.config import TrainConfig
-from q8bert.training.runs.run_record import RunRecord, read_record, read_run
+from q8bert.training.runs.identity.run_record import RunRecord, read_record, read_run
 
 # as version 0.1.0 wrote it before options had groups
 RUN_JSON = """

@@ -18,9 +18,9 @@ from q8bert.runtime.cli import build_app
 from q8bert.spec.errors import CheckpointError, ConfigError, OutputError
 from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train
-from q8bert.training.runs.checkpoint import checkpoint_folders
-from q8bert.training.runs.run_lock import run_lock
-from q8bert.training.runs.run_record import read_record, read_run
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders
+from q8bert.training.runs.identity.run_lock import run_lock
+from q8bert.training.runs.identity.run_record import read_record, read_run
 
 
 @dataclass(frozen=True)

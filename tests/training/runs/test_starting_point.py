@@ -14,7 +14,7 @@ from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train
 from q8bert.training.quantization.learned_ranges import LearnedRanges
 from q8bert.training.quantization.ranges import RangeState
-from q8bert.training.runs.checkpoint import checkpoint_folders, load_checkpoint
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders, load_checkpoint
 from q8bert.training.runs.preparation import prepare
 from q8bert.training.runs.run_folder import best_checkpoint
 

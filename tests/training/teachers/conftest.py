@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from q8bert.data.readers import read_split
 from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig
-from q8bert.training.runs.checkpoint import checkpoint_folders
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders
 
 
 @pytest.fixture

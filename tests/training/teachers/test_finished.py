@@ -21,9 +21,9 @@ from q8bert.training import TrainConfig, train
 from q8bert.training.loop.batches import TokenizedSplit
 from q8bert.training.loop.processes import Processes
 from q8bert.training.objectives.target_scale import TargetScale
-from q8bert.training.runs.checkpoint import checkpoint_folders
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders
+from q8bert.training.runs.identity.run_record import read_record
 from q8bert.training.runs.run_folder import best_checkpoint
-from q8bert.training.runs.run_record import read_record
 from q8bert.training.teachers.finished import load_teacher
 from q8bert.training.teachers.teacher import ask
 

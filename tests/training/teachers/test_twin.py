@@ -16,7 +16,7 @@ from q8bert.spec.errors import CheckpointError, ConfigError
 from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train
 from q8bert.training.objectives.target_scale import read_target_scale
-from q8bert.training.runs.checkpoint import checkpoint_folders
+from q8bert.training.runs.checkpoints.checkpoint import checkpoint_folders
 
 Make = Callable[..., TrainConfig]
 

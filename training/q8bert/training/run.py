@@ -26,15 +26,15 @@ from q8bert.training.loop.step import TrainingState
 from q8bert.training.phases import Setting, train_phases
 from q8bert.training.quantization.learned_ranges import LearnedRanges
 from q8bert.training.quantization.ranges import RangeState
-from q8bert.training.runs.checkpoint import prune_checkpoints, save_checkpoint
+from q8bert.training.runs.checkpoints.checkpoint import prune_checkpoints, save_checkpoint
+from q8bert.training.runs.checkpoints.resume import restore, restore_average
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.data_report import write_data_report
+from q8bert.training.runs.identity.run_lock import run_lock
+from q8bert.training.runs.identity.run_record import RUN_FILE, RunRecord
 from q8bert.training.runs.preparation import Preparation, prepare
-from q8bert.training.runs.resume import restore, restore_average
 from q8bert.training.runs.run_folder import best_checkpoint, newest_checkpoint, prepare_folder
-from q8bert.training.runs.run_lock import run_lock
 from q8bert.training.runs.run_log import RunLog
-from q8bert.training.runs.run_record import RUN_FILE, RunRecord
 from q8bert.training.runs.run_result import RunResult
 from q8bert.training.teachers.finished import load_teacher
 from q8bert.training.teachers.teacher import Teacher

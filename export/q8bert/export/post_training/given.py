@@ -15,8 +15,8 @@ from q8bert.export.post_training.rows import divide, read_rows
 from q8bert.spec.errors import ConfigError, InputError
 from q8bert.tasks.task import Task
 from q8bert.training.models.tokenizer.vocabulary import notes_on_tokenizer
-from q8bert.training.runs.fingerprints import Fingerprint, fingerprint_of_rows
-from q8bert.training.runs.run_record import is_run
+from q8bert.training.runs.identity.fingerprints import Fingerprint, fingerprint_of_rows
+from q8bert.training.runs.identity.run_record import is_run
 
 __all__ = ["Asked", "Given", "read_given"]
 

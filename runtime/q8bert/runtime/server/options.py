@@ -38,8 +38,8 @@ class ServerOptions:
         max_queue: Most rows of a model that are taken and not answered yet.
         max_connections: Most connections at one time.
         read_s: How long a client may take for the head of a request, and again for its body, and to read an answer.
-        keep_alive_s: How many whole seconds a connection may be idle between two requests; longer than what is before the server
-            keeps its own, or a request may meet a connection that is being closed.
+        keep_alive_s: How many whole seconds a connection may be idle between two requests; more than a proxy before the
+            server keeps its own, or a request may meet a connection that is being closed.
         timeout_s: Deadline of a request, from its arrival; a request may ask for a shorter one.
         leave_s: How long after SIGTERM the server still takes requests while it says that it is not ready.
         drain_s: How long after that it waits for answers that are on their way.

@@ -5,7 +5,7 @@ import logging
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from types import FrameType
@@ -24,6 +24,8 @@ __all__ = ["ServeReport", "run_server"]
 
 _BACKLOG = 2048
 _TICK_S = 0.02
+# a client that has connected sends its first request within this time, or is taken for one that only keeps a connection
+_FIRST_REQUEST_S = 0.5
 # for writing the last answers, once all of them are known
 _FAREWELL_S = 3
 
@@ -172,23 +174,44 @@ class _Server(uvicorn.Server):
         """
         self._log.info("leaving", extra={"event": "stop", "in_flight": self._door.n_inside})
         self._door.is_leaving = True
-        await self._wait(self._options.leave_s)
-        for one in sockets or []:
-            one.listen(0)  # who connects from now on is refused; who is connected is accepted before the end
-        await asyncio.sleep(_TICK_S)
-        for server in self.servers:
-            server.close()
-        await self._wait(self._options.drain_s, until_empty=True)
+        await self._wait(self._options.leave_s, lambda: False)
+        await self._stop_listening(sockets or [])
+        # a connection that was accepted a moment ago has sent its request already, or is about to
+        await self._wait(min(_FIRST_REQUEST_S, self._options.drain_s), lambda: not self._n_without_request())
+        await self._wait(self._options.drain_s, lambda: not self._door.n_inside)
         self.has_drained = not self._door.n_inside
-        await self._models.close(drain_s=0)
+        if not self.has_drained:
+            await self._models.close(drain_s=0)  # who waits is told so
         await super().shutdown(sockets)
         self._log.info("stopped", extra={"event": "stop", "drained": self.has_drained})
 
-    async def _wait(self, seconds: float, *, until_empty: bool = False) -> None:
+    async def _stop_listening(self, sockets: list[socket.socket]) -> None:
+        """Accept who has connected already, which closing a socket would reset, and close at the same moment."""
+        loop = asyncio.get_running_loop()
+        accepted = []
+        for listening in sockets:
+            # NotImplementedError: Windows' event loop accepts in its own way
+            with suppress(BlockingIOError, NotImplementedError):
+                loop.remove_reader(listening)
+                while True:
+                    accepted.append(listening.accept()[0])
+        for server in self.servers:
+            server.close()
+        for connection in accepted:
+            connection.settimeout(0)
+            await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        make: Callable[..., asyncio.Protocol] = self.config.http_protocol_class
+        return make(config=self.config, server_state=self.server_state, app_state={})
+
+    def _n_without_request(self) -> int:
+        connections = self.server_state.connections
+        return sum(getattr(connection, "cycle", None) is None for connection in connections)
+
+    async def _wait(self, seconds: float, is_over: Callable[[], bool]) -> None:
         until = time.monotonic() + seconds
-        while time.monotonic() < until and not self.force_exit:
-            if until_empty and not self._door.n_inside:
-                return
+        while time.monotonic() < until and not self.force_exit and not is_over():
             await asyncio.sleep(_TICK_S)
 
 

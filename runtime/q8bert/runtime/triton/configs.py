@@ -81,7 +81,9 @@ def ensemble_config(name: str, interface: Interface, options: TritonOptions, *, 
     ])  # fmt: skip
 
 
-def step_config(name: str, step: str, interface: Interface, options: TritonOptions, *, warmup_tokens: int) -> str:
+def step_config(
+    name: str, step: str, interface: Interface, options: TritonOptions, *, warmup_tokens: int, graph_file: str
+) -> str:
     """Write the configuration of a step.
 
     Args:
@@ -90,13 +92,14 @@ def step_config(name: str, step: str, interface: Interface, options: TritonOptio
         interface: What the ensemble takes and gives.
         options: How it is run.
         warmup_tokens: Tokens of the row in the files that the model is warmed up with.
+        graph_file: Name of the file that Triton's own backend loads.
 
     Returns:
         The text of ``config.pbtxt``.
     """
     fields = {
         TOKENIZER: _tokenizer(name, interface, options),
-        MODEL: _model(interface, options, warmup_tokens),
+        MODEL: _model(interface, options, warmup_tokens, graph_file),
         LABELS: _labels(interface),
     }[step]
     return to_text([
@@ -127,7 +130,7 @@ def _tokenizer(name: str, interface: Interface, options: TritonOptions) -> Field
     ]
 
 
-def _model(interface: Interface, options: TritonOptions, warmup_tokens: int) -> Fields:
+def _model(interface: Interface, options: TritonOptions, warmup_tokens: int, graph_file: str) -> Fields:
     ids = ids_of(interface, options)
     is_python = options.backend == PYTHON_BACKEND
     parameters = {
@@ -140,6 +143,7 @@ def _model(interface: Interface, options: TritonOptions, warmup_tokens: int) -> 
     sizes = sorted({1, options.max_batch_size})
     return [
         ("backend", options.backend),
+        *([] if is_python else [("default_model_filename", graph_file)]),
         # our runtime sorts rows of all lengths itself; Triton's batcher, alone, puts together those of one length
         *_tensors("input", ids, is_ragged=is_python),
         *_tensors("output", (interface.logits,)),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from q8bert.runtime.engines.provider_table import CUDA_PROVIDER, facts_of
 from q8bert.runtime.predict.parts import extreme_rows, task_and_tokenizer
 from q8bert.runtime.triton.configs import (
     CONFIG_FILE,
@@ -19,9 +20,10 @@ from q8bert.runtime.triton.configs import (
     warmup_file,
 )
 from q8bert.runtime.triton.interface import Interface
-from q8bert.runtime.triton.options import PYTHON_BACKEND, TritonOptions
+from q8bert.runtime.triton.options import GPU, PYTHON_BACKEND, TritonOptions
 from q8bert.runtime.triton.steps.choice import LABELS, MODEL, TOKENIZER
-from q8bert.spec.bundle import MANIFEST_FILE, TOKENIZER_FILE, Bundle, Manifest, whole_bundle
+from q8bert.spec.bundle import MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE, Bundle, Manifest
+from q8bert.spec.bundle_parts import whole_bundle
 from q8bert.spec.errors import ConfigError
 from q8bert.text.batching import model_inputs
 from q8bert.text.encoded import Encoded, longest_row
@@ -57,6 +59,7 @@ class Plan:
         version: The version.
         interface: What it takes and gives.
         manifest: The bundle's manifest.
+        graph_file: The form of its model that Triton's own backend loads.
         steps: The steps, in order.
         ensemble: The ensemble; it is written last.
     """
@@ -65,6 +68,7 @@ class Plan:
     version: int
     interface: Interface
     manifest: Manifest = field(repr=False)
+    graph_file: str
     steps: tuple[Model, ...]
     ensemble: Model
 
@@ -96,19 +100,22 @@ def plan_of(name: str, folder: Path, options: TritonOptions, *, version: int) ->
     n_tokens = min(WARMUP_TOKENS, bundle.manifest.max_length)
     shortest = extreme_rows(bundle, task, tokenizer, longest=False)
     row = longest_row(shortest, n_tokens, fill=tokenizer.largest_id)
+    graph_file = _graph_file(bundle.manifest, options)
     labels = _labels_file(interface, bundle)
     manifest = {MANIFEST_FILE: contents[MANIFEST_FILE]}
     model_py = {_MODEL_PY: files("q8bert.runtime.triton.steps").joinpath(_MODEL_PY).read_bytes()}
     warmups = _warmup_files(row, bundle.manifest, [tensor.name for tensor in ids_of(interface, options)])
 
     def config(step: str) -> dict[str, bytes]:
-        return {CONFIG_FILE: step_config(name, step, interface, options, warmup_tokens=n_tokens).encode()}
+        text = step_config(name, step, interface, options, warmup_tokens=n_tokens, graph_file=graph_file)
+        return {CONFIG_FILE: text.encode()}
 
     return Plan(
         name=name,
         version=version,
         interface=interface,
         manifest=bundle.manifest,
+        graph_file=graph_file,
         steps=(
             Model(
                 step_name(name, TOKENIZER),
@@ -129,6 +136,12 @@ def plan_of(name: str, folder: Path, options: TritonOptions, *, version: int) ->
             manifest,
         ),
     )
+
+
+def _graph_file(manifest: Manifest, options: TritonOptions) -> str:
+    # as the runtime chooses it; in the Python backend that does it itself
+    suited = facts_of(CUDA_PROVIDER).targets if options.device == GPU else ()
+    return next((manifest.targets[target].file for target in suited if target in manifest.targets), MODEL_FILE)
 
 
 def _labels_file(interface: Interface, bundle: Bundle) -> dict[str, bytes]:

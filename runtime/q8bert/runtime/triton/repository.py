@@ -17,7 +17,7 @@ from q8bert.spec.bundle import MODEL_FILE, open_bundle
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import BundleError, ConfigError, OutputError
 from q8bert.spec.files import write_bytes, write_text
-from q8bert.spec.folders import entries, new_folder, refuse_unwritable
+from q8bert.spec.folders import entries, new_folder, refuse_unwritable, remove_folder
 
 __all__ = ["SERVICE_FILE", "RepositoryReport", "WrittenModel", "write_repository"]
 
@@ -140,6 +140,8 @@ def _add(repository: Path, plan: Plan, before: Standing) -> None:
             with new_folder(target) as partial:
                 _fill(partial, model, plan)
             continue
+        for left in before.leftovers(target, plan.version):
+            remove_folder(left)
         with new_folder(target / str(plan.version)) as partial:
             _fill_version(partial, model, plan)
         for name, content in sorted(model.shared.items()):

@@ -8,7 +8,8 @@ from pathlib import Path
 from q8bert.runtime.triton.configs import CONFIG_FILE
 from q8bert.runtime.triton.interface import Interface
 from q8bert.runtime.triton.plan import Plan
-from q8bert.spec.bundle import MANIFEST_FILE, open_parts
+from q8bert.spec.bundle import MANIFEST_FILE
+from q8bert.spec.bundle_parts import open_parts
 from q8bert.spec.errors import ConfigError
 from q8bert.tasks.task import task_from_json
 
@@ -27,11 +28,13 @@ class Standing:
         repository: The repository.
         newest: Its newest version; None where the model is not there.
         interface: What callers know of it; None where it is not there.
+        files: Names of the files of its newest version's bundle.
     """
 
     repository: Path
-    newest: int | None
-    interface: Interface | None
+    newest: int | None = None
+    interface: Interface | None = None
+    files: frozenset[str] = frozenset()
 
     @property
     def is_there(self) -> bool:
@@ -61,6 +64,19 @@ class Standing:
             ])  # fmt: skip
         return wanted
 
+    def leftovers(self, model: Path, version: int) -> list[Path]:
+        """Return what an attempt that failed left of a model, and would count among the versions that are kept.
+
+        Args:
+            model: The model's folder.
+            version: The version that is written now.
+
+        Returns:
+            Folders of versions that no ensemble ever named.
+        """
+        numbers = [int(path.name) for path in model.iterdir() if _VERSION.fullmatch(path.name)]
+        return [model / str(number) for number in numbers if number > (self.newest or 0) and number != version]
+
 
 def standing(repository: Path, name: str) -> Standing:
     """Look at what stands in a repository under a name.
@@ -78,7 +94,7 @@ def standing(repository: Path, name: str) -> Standing:
     """
     folder = repository / name
     if not folder.exists():
-        return Standing(repository, None, None)
+        return Standing(repository)
     versions = [int(path.name) for path in folder.iterdir() if _VERSION.fullmatch(path.name)] if folder.is_dir() else []
     if not versions or not (folder / str(max(versions)) / MANIFEST_FILE).is_file():
         raise ConfigError([
@@ -86,7 +102,8 @@ def standing(repository: Path, name: str) -> Standing:
         ])  # fmt: skip
     bundle, _ = open_parts(folder / str(max(versions)), ())
     task = task_from_json(bundle.manifest.task, source=str(bundle.path))
-    return Standing(repository, max(versions), Interface.of(bundle.manifest, task))
+    interface, names = Interface.of(bundle.manifest, task), frozenset(bundle.manifest.files)
+    return Standing(repository, max(versions), interface, names)
 
 
 def faults_of(plan: Plan, before: Standing, *, replace_config: bool) -> list[str]:
@@ -106,6 +123,11 @@ def faults_of(plan: Plan, before: Standing, *, replace_config: bool) -> list[str
         return [
             f"{plan.name}: version {plan.version} would have {'; '.join(differences)}, as version {before.newest} has. "
             "Callers would not know what they get: give it a name of its own, NAME=FOLDER"
+        ]
+    if plan.graph_file not in before.files:
+        return [
+            f"{plan.name}: version {plan.version} would be loaded from {plan.graph_file}, which version "
+            f"{before.newest} has not, and Triton has one configuration for both. Give it its own name, NAME=FOLDER"
         ]
     if replace_config:
         return []

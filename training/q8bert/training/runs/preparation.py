@@ -18,7 +18,7 @@ from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 from q8bert.training.quantization.sites import Site, find_sites, matching_layers
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.data_report import DataReport, SplitReport, report_split
-from q8bert.training.runs.fingerprints import (
+from q8bert.training.runs.identity.fingerprints import (
     Fingerprint,
     fingerprint_of_grids,
     fingerprint_of_rows,

@@ -1,7 +1,7 @@
 """The folder of a run: made, accepted again, or refused; its checkpoints chosen.
 
 =======================  ============================================================================
-``run.json``             what the run was started with, see :mod:`~q8bert.training.runs.run_record`
+``run.json``             what the run was started with, see :mod:`~q8bert.training.runs.identity.run_record`
 ``data.json``            rows of both splits, and what of them is lost
 ``teacher.safetensors``  what a teacher said of the training rows, where there is one
 ``log.jsonl``            every event
@@ -22,13 +22,18 @@ from q8bert.spec.errors import CheckpointError
 from q8bert.spec.files import output_errors
 from q8bert.spec.folders import entries
 from q8bert.training.quantization.sites import Site
-from q8bert.training.runs.checkpoint import Checkpoint, checkpoint_folders, delete_checkpoints, load_checkpoint
-from q8bert.training.runs.checkpoint_state import read_state
+from q8bert.training.runs.checkpoints.checkpoint import (
+    Checkpoint,
+    checkpoint_folders,
+    delete_checkpoints,
+    load_checkpoint,
+)
+from q8bert.training.runs.checkpoints.checkpoint_state import read_state
+from q8bert.training.runs.checkpoints.resume import check_fits
 from q8bert.training.runs.data_report import delete_data_report
-from q8bert.training.runs.resume import check_fits
-from q8bert.training.runs.run_lock import LOCK_FILE
+from q8bert.training.runs.identity.run_lock import LOCK_FILE
+from q8bert.training.runs.identity.run_record import RUN_FILE, RunRecord, read_record
 from q8bert.training.runs.run_log import delete_log
-from q8bert.training.runs.run_record import RUN_FILE, RunRecord, read_record
 from q8bert.training.runs.teacher_outputs import delete_teacher_outputs
 
 __all__ = ["best_checkpoint", "newest_checkpoint", "prepare_folder"]

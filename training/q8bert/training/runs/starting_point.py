@@ -14,11 +14,11 @@ from q8bert.training.quantization.config import QuantizationConfig
 from q8bert.training.quantization.learned_ranges import Ranges
 from q8bert.training.quantization.ranges import RangeState
 from q8bert.training.quantization.sites import Site
-from q8bert.training.runs.checkpoint import Checkpoint, load_checkpoint
-from q8bert.training.runs.checkpoint_state import STATE_FILE, read_state
+from q8bert.training.runs.checkpoints.checkpoint import Checkpoint, load_checkpoint
+from q8bert.training.runs.checkpoints.checkpoint_state import STATE_FILE, read_state
 from q8bert.training.runs.config import TrainConfig
+from q8bert.training.runs.identity.run_record import is_run
 from q8bert.training.runs.run_folder import best_checkpoint
-from q8bert.training.runs.run_record import is_run
 
 __all__ = ["Grids", "StartingPoint", "starting_point"]
 

@@ -25,9 +25,9 @@ from q8bert.training.quantization.quantized_model import QuantizedModel
 from q8bert.training.quantization.sites import Site, matching_layers
 from q8bert.training.quantization.weights import grids_of, prepare_weights
 from q8bert.training.runs.config import TrainConfig
-from q8bert.training.runs.fingerprints import Fingerprint, fingerprints_of_model
+from q8bert.training.runs.identity.fingerprints import Fingerprint, fingerprints_of_model
+from q8bert.training.runs.identity.run_record import is_run, read_run
 from q8bert.training.runs.run_folder import best_checkpoint
-from q8bert.training.runs.run_record import is_run, read_run
 from q8bert.training.teachers.teacher import Teacher
 
 __all__ = ["FinishedTeacher", "load_teacher"]

@@ -11,7 +11,7 @@ from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from q8bert.data.examples import Example, Split
 from q8bert.training.models.source import SourceModel, load_source_model
-from q8bert.training.runs.fingerprints import fingerprint_of_rows, fingerprints_of_model
+from q8bert.training.runs.identity.fingerprints import fingerprint_of_rows, fingerprints_of_model
 
 
 def rows(*examples: Example, source: str = "train.tsv") -> Split:

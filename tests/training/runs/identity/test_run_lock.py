@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from q8bert.spec.errors import CheckpointError, OutputError
-from q8bert.training.runs import run_lock as module
-from q8bert.training.runs.run_lock import run_lock
+from q8bert.training.runs.identity import run_lock as module
+from q8bert.training.runs.identity.run_lock import run_lock
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from q8bert.training.runs.run_lock import run_lock
+from q8bert.training.runs.identity.run_lock import run_lock
 with run_lock(Path(sys.argv[1]), print):
     Path(sys.argv[1], "run.json").touch()
     print("held", flush=True)

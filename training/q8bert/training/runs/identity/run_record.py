@@ -16,7 +16,7 @@ from q8bert.spec.errors import CheckpointError, ConfigError
 from q8bert.spec.files import read_json, write_json
 from q8bert.training.objectives.config import TWIN
 from q8bert.training.runs.config import TrainConfig
-from q8bert.training.runs.fingerprints import Fingerprint
+from q8bert.training.runs.identity.fingerprints import Fingerprint
 from q8bert.training.versions import library_versions
 
 __all__ = ["RUN_FILE", "RunRecord", "is_run", "read_record", "read_run"]

@@ -39,7 +39,7 @@ from q8bert.training.objectives.target_scale import TargetScale, read_target_sca
 from q8bert.training.quantization.learned_ranges import Ranges, ranges_from_tensors
 from q8bert.training.quantization.ranges import RangeState
 from q8bert.training.quantization.sites import Site
-from q8bert.training.runs.checkpoint_state import (
+from q8bert.training.runs.checkpoints.checkpoint_state import (
     CheckpointState,
     SiteState,
     damage,

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 from q8bert.spec.errors import CheckpointError
 from q8bert.training.loop.averaging import WeightAverage
 from q8bert.training.quantization.sites import Site
-from q8bert.training.runs.checkpoint import Checkpoint
+from q8bert.training.runs.checkpoints.checkpoint import Checkpoint
 
 __all__ = ["check_fits", "copy_weights", "restore", "restore_average"]
 

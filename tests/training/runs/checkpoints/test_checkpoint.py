@@ -12,7 +12,7 @@ from q8bert.training.loop.loss_scale import LossScale
 from q8bert.training.loop.progress import Progress
 from q8bert.training.objectives.target_scale import UNSCALED, TargetScale
 from q8bert.training.quantization.sites import Site
-from q8bert.training.runs.checkpoint import load_checkpoint
+from q8bert.training.runs.checkpoints.checkpoint import load_checkpoint
 
 # as version 0.1.0 wrote it
 STATE_JSON = """

@@ -1,0 +1,1 @@
+"""Whole folders of rows scored, file by file, in this process or on a Ray cluster."""

@@ -1,0 +1,1 @@
+"""Checkpoints of a run: written, read back, and copied into a model and its optimizer."""
