@@ -134,7 +134,7 @@ def test_faults_are_those_of_one_process(
     assert outputs(tmp_path / "out") == {}
     report = score_files(bundle, source, tmp_path / "skipping", ray="local", skip_malformed=True)
     assert (report.n_rows, report.n_malformed) == (2, 1)
-    with pytest.raises(ConfigError, match="no Ray cluster could be joined at '127.0.0.1:1': .*refused"):
+    with pytest.raises(ConfigError, match=r"no Ray cluster could be joined at '127\.0\.0\.1:1': .*refused"):
         _connect(ray, "127.0.0.1:1")
     with pytest.raises(ConfigError, match="has not the 64 CPU that an engine needs"):
         score_files(bundle, source, tmp_path / "out", ray="local", threads=64)
