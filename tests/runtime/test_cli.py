@@ -16,7 +16,7 @@ import onnxruntime as ort
 import pytest
 from typer.testing import Result
 
-COMMANDS = ("train", "export", "evaluate", "predict", "submit", "score", "verify", "bench")
+COMMANDS = ("train", "export", "evaluate", "predict", "score", "submit", "verify", "bench")
 Q8BERT = Path(sys.executable).with_name("q8bert")
 
 

@@ -86,6 +86,7 @@ def test_every_error_can_be_pickled(kind: type[Exception]) -> None:
         "ConfigError": lambda: kind(["first", "second"]),
         "ParityError": lambda: kind("differs", max_abs_diff=0.5, atol=0.1),  # type: ignore[call-arg]
         "CellError": lambda: kind("label", {"a": 1}, "no label"),
+        "RefusedError": lambda: kind(503, "busy", {"Retry-After": "1"}),
         "MisfitError": lambda: kind("a number", is_of_type=True),  # type: ignore[call-arg]
     }.get(kind.__name__, lambda: kind("what is wrong"))()
     again = pickle.loads(pickle.dumps(made))

@@ -31,6 +31,9 @@ class RefusedError(Exception):
     message: str
     headers: Mapping[str, str] = field(default_factory=dict)
 
+    def __reduce__(self) -> tuple[type[Self], tuple[int, str, Mapping[str, str]]]:
+        return type(self), (self.status, self.message, self.headers)
+
     @classmethod
     def of(cls, error: Exception, *, where: str = "") -> Self:
         """Return how a caller is told of an error.
