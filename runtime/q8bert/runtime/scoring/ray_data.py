@@ -20,7 +20,7 @@ from q8bert.runtime.engines.provider_names import named_providers
 from q8bert.runtime.engines.provider_table import facts_of
 from q8bert.runtime.scoring.options import ScoringOptions
 from q8bert.runtime.scoring.portion_scorer import PortionScorer
-from q8bert.runtime.scoring.records import PlannedFile, Unit
+from q8bert.runtime.scoring.reading.records import PlannedFile, Unit
 from q8bert.runtime.scoring.streams import ScoredStream, Stream, units_of
 from q8bert.spec.errors import BundleError, ConfigError, Q8BertError
 
