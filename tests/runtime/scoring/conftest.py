@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from q8bert.runtime import ScoreReport, score_files
-from q8bert.runtime.scoring import parquet_files, text_files
+from q8bert.runtime.scoring.reading import parquet_files, text_files
 
 TEXTS = ["a great film", "a dull , slow and very empty story", "good", "Ünïcode 🤖", "", 'she said "no"\ntwice']
 

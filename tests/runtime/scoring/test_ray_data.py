@@ -79,6 +79,7 @@ def test_outputs_are_equal_byte_for_byte_and_a_killed_engine_costs_nothing(
     small: Any, inputs: Path, tmp_path: Path, one_process: tuple[ScoreReport, dict[str, bytes]]
 ) -> None:
     killed: list[int] = []
+    size = ray.data.DataContext.get_current().target_max_block_size
 
     def kill_one(now: Any) -> None:
         if not killed and now.n_rows > 8000:
@@ -89,6 +90,7 @@ def test_outputs_are_equal_byte_for_byte_and_a_killed_engine_costs_nothing(
         small.bundle("SST-2", "int8"), inputs, tmp_path / "out", threads=1, ray="local", show_progress=kill_one
     )
     assert killed
+    assert ray.data.DataContext.get_current().target_max_block_size == size, "settings of the process come back"
     alone, expected = one_process
     assert outputs(tmp_path / "out") == expected
     assert (report.n_files, report.n_rows, report.n_truncated) == (4, 85_000, alone.n_truncated)

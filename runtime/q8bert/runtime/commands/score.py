@@ -27,7 +27,7 @@ from q8bert.runtime.commands.options import (
     ready,
 )
 from q8bert.runtime.engines.engine import ONNX_RUNTIME
-from q8bert.runtime.scoring.formats import SCORED_FORMATS
+from q8bert.runtime.scoring.reading.formats import SCORED_FORMATS
 
 if TYPE_CHECKING:
     from q8bert.runtime.scoring.scoring import ScoreProgress, ScoreReport

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from q8bert.runtime.scoring.inputs import JOB_FOLDER, Source
+from q8bert.runtime.scoring.reading.inputs import JOB_FOLDER, Source
 from q8bert.spec.decode import decode
 from q8bert.spec.errors import InputError
 from q8bert.spec.files import output_errors, read_json, sha256_of, write_json

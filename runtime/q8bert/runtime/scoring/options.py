@@ -8,7 +8,7 @@ from q8bert.runtime.engines.engine import ONNX_RUNTIME, EngineName
 from q8bert.runtime.engines.provider_names import Provider
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
 from q8bert.runtime.predict.classifier import BatchSize, OnLong, Threads
-from q8bert.runtime.scoring.formats import SCORED_FORMATS
+from q8bert.runtime.scoring.reading.formats import SCORED_FORMATS
 from q8bert.spec.checked import fit_fields
 from q8bert.spec.kinds import one_of
 

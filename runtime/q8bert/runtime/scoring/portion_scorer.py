@@ -8,14 +8,14 @@ from q8bert.data.examples import Example, text_columns
 from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.predict.classifier import Classifier
 from q8bert.runtime.scoring.answer_columns import Answer, AnswerColumns, Fault
-from q8bert.runtime.scoring.arrow_output import rows_of_arrow, table_of_output
-from q8bert.runtime.scoring.inputs import Source
 from q8bert.runtime.scoring.options import ScoringOptions
-from q8bert.runtime.scoring.parquet_files import parquet_portions
-from q8bert.runtime.scoring.records import ArrowPortion, Layout, PlannedFile, Portion, Unit
-from q8bert.runtime.scoring.rows import Row, RowReader
-from q8bert.runtime.scoring.text_files import text_portions
-from q8bert.runtime.scoring.text_output import lines_of_output
+from q8bert.runtime.scoring.reading.inputs import Source
+from q8bert.runtime.scoring.reading.parquet_files import parquet_portions
+from q8bert.runtime.scoring.reading.records import ArrowPortion, Layout, PlannedFile, Portion, Unit
+from q8bert.runtime.scoring.reading.rows import Row, RowReader
+from q8bert.runtime.scoring.reading.text_files import text_portions
+from q8bert.runtime.scoring.writing.arrow_output import rows_of_arrow, table_of_output
+from q8bert.runtime.scoring.writing.text_output import lines_of_output
 from q8bert.spec.errors import BundleError, InputError
 from q8bert.tasks.head import Prediction
 

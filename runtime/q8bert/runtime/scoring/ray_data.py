@@ -8,7 +8,7 @@ so nothing of it shows in the outputs. Files and bundle stand at the same path o
 import os
 import pickle
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +20,7 @@ from q8bert.runtime.engines.provider_names import named_providers
 from q8bert.runtime.engines.provider_table import facts_of
 from q8bert.runtime.scoring.options import ScoringOptions
 from q8bert.runtime.scoring.portion_scorer import PortionScorer
-from q8bert.runtime.scoring.records import PlannedFile, Unit
+from q8bert.runtime.scoring.reading.records import PlannedFile, Unit
 from q8bert.runtime.scoring.streams import ScoredStream, Stream, units_of
 from q8bert.spec.errors import BundleError, ConfigError, Q8BertError
 
@@ -110,13 +110,21 @@ def _contextual() -> Iterator[None]:
     """Settings of Ray Data for the datasets that are made inside; those of the process come back."""
     from ray.data import DataContext  # noqa: PLC0415 - optional
 
-    context = DataContext.get_current().copy()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
-    context.target_max_block_size = _BLOCK_BYTES
-    with DataContext.current(context):
+    context = DataContext.get_current()
+    ours: Mapping[str, object] = {
+        "enable_progress_bars": False, "print_on_execution_start": False, "target_max_block_size": _BLOCK_BYTES,
+    }  # fmt: skip
+    theirs = {name: getattr(context, name) for name in ours}
+    kept_order = context.execution_options.preserve_order
+    try:
+        context.execution_options.preserve_order = True
+        for name, value in ours.items():
+            setattr(context, name, value)
         yield
+    finally:
+        context.execution_options.preserve_order = kept_order
+        for name, value in theirs.items():
+            setattr(context, name, value)
 
 
 def _scored(ray: Any, actors: RayActors, options: ScoringOptions, files: Sequence[PlannedFile]) -> ScoredStream:

@@ -11,15 +11,15 @@ from q8bert.runtime.engines.provider_names import Provider
 from q8bert.runtime.engines.provider_table import CPU_PROVIDER
 from q8bert.runtime.predict.classifier import BatchSize, OnLong, Threads
 from q8bert.runtime.scoring.answer_columns import AnswerColumns
-from q8bert.runtime.scoring.inputs import Source, find_sources
 from q8bert.runtime.scoring.job import FileRecord, Job
-from q8bert.runtime.scoring.layouts import layout_of
 from q8bert.runtime.scoring.options import ScoringOptions
-from q8bert.runtime.scoring.output_files import write_outputs
 from q8bert.runtime.scoring.portion_scorer import N_FAULTS_TOLD, PortionScorer, ScoredPortion
 from q8bert.runtime.scoring.ray_data import RayActors, ray_stream
-from q8bert.runtime.scoring.records import PlannedFile
+from q8bert.runtime.scoring.reading.inputs import Source, find_sources
+from q8bert.runtime.scoring.reading.layouts import layout_of
+from q8bert.runtime.scoring.reading.records import PlannedFile
 from q8bert.runtime.scoring.streams import local_stream
+from q8bert.runtime.scoring.writing.output_files import write_outputs
 from q8bert.spec.bundle import open_bundle
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import InputError

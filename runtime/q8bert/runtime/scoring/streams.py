@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import TypeAlias
 
-from q8bert.runtime.scoring.parquet_files import parquet_units
 from q8bert.runtime.scoring.portion_scorer import PortionScorer, ScoredPortion
-from q8bert.runtime.scoring.records import PlannedFile, Unit
-from q8bert.runtime.scoring.text_files import text_units, whole_text
+from q8bert.runtime.scoring.reading.parquet_files import parquet_units
+from q8bert.runtime.scoring.reading.records import PlannedFile, Unit
+from q8bert.runtime.scoring.reading.text_files import text_units, whole_text
 
 __all__ = ["ScoredStream", "Stream", "local_stream", "units_of"]
 

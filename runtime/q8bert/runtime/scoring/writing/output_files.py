@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import BinaryIO
 
 from q8bert.runtime.scoring.answer_columns import AnswerColumns
-from q8bert.runtime.scoring.arrow_output import ParquetOutput
 from q8bert.runtime.scoring.job import FileRecord, Job, fingerprint
 from q8bert.runtime.scoring.portion_scorer import N_FAULTS_TOLD, ScoredPortion
-from q8bert.runtime.scoring.records import PlannedFile
+from q8bert.runtime.scoring.reading.records import PlannedFile
 from q8bert.runtime.scoring.streams import ScoredStream
-from q8bert.runtime.scoring.text_output import head_of_output
+from q8bert.runtime.scoring.writing.arrow_output import ParquetOutput
+from q8bert.runtime.scoring.writing.text_output import head_of_output
 from q8bert.spec.errors import InputError
 from q8bert.spec.files import new_file
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from q8bert.runtime.scoring.answer_columns import Answer, AnswerColumns
-from q8bert.runtime.scoring.records import PlannedFile, TextPortion
-from q8bert.runtime.scoring.rows import Row
-from q8bert.runtime.scoring.text_files import DELIMITERS
+from q8bert.runtime.scoring.reading.records import PlannedFile, TextPortion
+from q8bert.runtime.scoring.reading.rows import Row
+from q8bert.runtime.scoring.reading.text_files import DELIMITERS
 from q8bert.spec.errors import InputError
 
 __all__ = ["head_of_output", "lines_of_output"]

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from q8bert.machine.builds import require
-from q8bert.runtime.scoring.records import PORTION_BYTES, PORTION_ROWS, PORTIONS_A_UNIT, ArrowPortion, Unit
+from q8bert.runtime.scoring.reading.records import PORTION_BYTES, PORTION_ROWS, PORTIONS_A_UNIT, ArrowPortion, Unit
 from q8bert.spec.errors import InputError
 
 __all__ = ["codec_of", "is_text", "parquet_portions", "parquet_schema", "parquet_units", "require_arrow"]

@@ -8,8 +8,8 @@ from typing import BinaryIO
 from q8bert.data.foreign_files import N_HEAD_BYTES, what_else_it_is
 from q8bert.data.quoting import QuoteCount
 from q8bert.data.text_lines import shown_text
-from q8bert.runtime.scoring.inputs import Source
-from q8bert.runtime.scoring.records import (
+from q8bert.runtime.scoring.reading.inputs import Source
+from q8bert.runtime.scoring.reading.records import (
     LARGEST_RECORD,
     PORTION_BYTES,
     PORTION_ROWS,

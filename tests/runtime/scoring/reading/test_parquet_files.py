@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from q8bert.runtime import Classifier, ScoreReport
-from q8bert.runtime.scoring.parquet_files import parquet_portions, parquet_units
+from q8bert.runtime.scoring.reading.parquet_files import parquet_portions, parquet_units
 from q8bert.spec.errors import InputError
 
 pa = pytest.importorskip("pyarrow", reason="needs the extra parquet")

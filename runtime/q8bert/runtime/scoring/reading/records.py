@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from q8bert.runtime.scoring.inputs import Source
+from q8bert.runtime.scoring.reading.inputs import Source
 
 __all__ = [
     "LARGEST_RECORD", "PORTIONS_A_UNIT", "PORTION_BYTES", "PORTION_ROWS", "ArrowPortion", "Layout", "PlannedFile",

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from q8bert.runtime.scoring.formats import ENDING_OF_FORMAT, FORMAT_OF_ENDING
 from q8bert.runtime.scoring.options import ScoringOptions
+from q8bert.runtime.scoring.reading.formats import ENDING_OF_FORMAT, FORMAT_OF_ENDING
 from q8bert.spec.errors import InputError
 from q8bert.spec.files import real_path
 from q8bert.tasks.task import Task
@@ -24,7 +24,7 @@ class Source:
     Attributes:
         path: The file.
         target: Its output, relative to the folder of outputs.
-        format: How it is written, of :data:`~q8bert.runtime.scoring.formats.SCORED_FORMATS`.
+        format: How it is written, of :data:`~q8bert.runtime.scoring.reading.formats.SCORED_FORMATS`.
         output_format: How its output is written.
         may_be_quoted: Whether nobody said that a tab-separated table is unquoted.
     """

@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from q8bert.runtime import Classifier, ScoreReport, score_files
-from q8bert.runtime.scoring import text_files
-from q8bert.runtime.scoring.inputs import Source
-from q8bert.runtime.scoring.records import Layout
-from q8bert.runtime.scoring.text_files import header_of, text_portions, text_units, whole_text
+from q8bert.runtime.scoring.reading import text_files
+from q8bert.runtime.scoring.reading.inputs import Source
+from q8bert.runtime.scoring.reading.records import Layout
+from q8bert.runtime.scoring.reading.text_files import header_of, text_portions, text_units, whole_text
 from q8bert.spec.errors import ConfigError, InputError
 
 TEXTS = ["a great film", "a dull , slow and very empty story", "good", "Ünïcode 🤖", "", 'she said "no"\r\ntwice']

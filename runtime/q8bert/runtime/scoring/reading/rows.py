@@ -8,8 +8,8 @@ from typing import Any
 from q8bert.data.examples import CellError, Example, example_from_cells
 from q8bert.data.text_lines import broken_text
 from q8bert.runtime.scoring.answer_columns import Fault
-from q8bert.runtime.scoring.layouts import json_object
-from q8bert.runtime.scoring.records import ArrowPortion, PlannedFile, Portion, Record
+from q8bert.runtime.scoring.reading.layouts import json_object
+from q8bert.runtime.scoring.reading.records import ArrowPortion, PlannedFile, Portion, Record
 from q8bert.tasks.task import Task
 
 __all__ = ["Row", "RowReader"]

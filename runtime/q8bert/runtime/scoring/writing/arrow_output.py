@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 from q8bert.runtime.scoring.answer_columns import Answer, AnswerColumns
-from q8bert.runtime.scoring.inputs import Source
-from q8bert.runtime.scoring.parquet_files import codec_of
-from q8bert.runtime.scoring.records import ArrowPortion, PlannedFile, Portion
-from q8bert.runtime.scoring.rows import Row
+from q8bert.runtime.scoring.reading.inputs import Source
+from q8bert.runtime.scoring.reading.parquet_files import codec_of
+from q8bert.runtime.scoring.reading.records import ArrowPortion, PlannedFile, Portion
+from q8bert.runtime.scoring.reading.rows import Row
 from q8bert.spec.errors import InputError
 
 __all__ = ["ParquetOutput", "rows_of_arrow", "table_of_output"]

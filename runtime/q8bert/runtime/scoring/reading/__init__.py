@@ -1,0 +1,1 @@
+"""Files of rows, as they lie about, in pieces that fit into memory."""

@@ -1,0 +1,1 @@
+"""Rows and answers, on their way into files."""
