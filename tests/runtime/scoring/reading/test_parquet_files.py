@@ -178,13 +178,13 @@ def test_lines_as_parquet_have_the_types_of_the_first_ones(job: Job, tmp_path: P
 
 def test_a_large_group_of_rows_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
-    texts = [draw.bytes(150).hex() for _ in range(200_000)]
-    pq.write_table(pa.table({"text": texts, "other": texts}), tmp_path / "rows.parquet", row_group_size=200_000)
+    texts = [draw.bytes(150).hex() for _ in range(100_000)]
+    pq.write_table(pa.table({"text": texts, "other": texts}), tmp_path / "rows.parquet", row_group_size=100_000)
     del texts
     (unit,) = parquet_units(tmp_path / "rows.parquet", whole=True)
     before, most, n_rows = pa.total_allocated_bytes(), 0, 0
     for portion in parquet_portions(tmp_path / "rows.parquet", unit):
         most = max(most, pa.total_allocated_bytes() - before)
         n_rows += portion.n_rows
-    assert n_rows == 200_000
+    assert n_rows == 100_000
     assert most < 30e6 < (tmp_path / "rows.parquet").stat().st_size
