@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -32,12 +33,12 @@ Write = Callable[..., Path]
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def cluster() -> Iterator[None]:
     """Two cores' worth of Ray, without a dashboard and without reports to anybody."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         # sockets have short names
-        place = Path("/tmp", f"q8bert-ray-{os.getpid()}")
+        place = Path(tempfile.mkdtemp(prefix="q8bert-"))
         ray.init(
             address="local", num_cpus=2, object_store_memory=160 << 20, include_dashboard=False,
             log_to_driver=False, logging_level="warning", _temp_dir=str(place),
@@ -56,7 +57,8 @@ def inputs(tmp_path: Path, write_lines: Write, write_csv: Write) -> Path:
     write_csv(folder / "b.csv", ["id", "sentence"], [[at, f"{words[at % 6]}\n{at}"] for at in range(5000)])
     write_csv(folder / "empty.csv", ["sentence"], [])
     table = pa.table({"sentence": [words[at % 6] * (at % 7) for at in range(40_000)], "at": range(40_000)})
-    pq.write_table(table, folder / "deep" / "c.parquet") if (folder / "deep").mkdir() is None else None
+    (folder / "deep").mkdir()
+    pq.write_table(table, folder / "deep" / "c.parquet")
     return folder
 
 
