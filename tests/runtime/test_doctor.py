@@ -31,6 +31,9 @@ def test_this_environment_is_healthy_and_described() -> None:
     assert report["engines"] == ["onnxruntime", *(["openvino"] if has_openvino else [])]
     assert ("openvino" in report["versions"]) is has_openvino
     assert report["extras"]["evaluate"] is True
+    formats = {"parquet": "pyarrow", "tfrecord": "google_crc32c", "mindrecord": "mindspore"}
+    for extra, module in formats.items():
+        assert report["extras"][extra] is (importlib.util.find_spec(module) is not None)
 
 
 def gpu_build(monkeypatch: pytest.MonkeyPatch, *, driver: CudaDriver | None, libraries: dict[str, str | None]) -> None:

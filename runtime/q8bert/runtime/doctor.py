@@ -21,6 +21,8 @@ _MODULES_OF_EXTRA = {
     "hub": ("datasets",),
     "serve": ("fastapi", "uvicorn", "prometheus_client"),
     "parquet": ("pyarrow",),
+    "tfrecord": ("google_crc32c", "google"),
+    "mindrecord": ("mindspore",),
     "ray": ("ray", "pyarrow"),
 }
 _GPU_BUILDS = ("onnxruntime-gpu", "onnxruntime-training")

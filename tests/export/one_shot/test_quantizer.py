@@ -178,7 +178,7 @@ def test_ranges_of_a_percentile_leave_the_largest_values_out_and_tables_may_have
 def test_ranges_that_need_training_are_refused(fine_tuned: Callable[..., Path], tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="ranges must be one of mean, percentile, got 'learned'"):
         quantize(fine_tuned(num_labels=2), tmp_path / "bundle", calibration_data=tmp_path / "rows", ranges="learned")
-    with pytest.raises(ConfigError, match=r"range_percentile \(99.0\) is of ranges percentile"):
+    with pytest.raises(ConfigError, match=r"range_percentile \(99.0\) is of ranges percentile, got mean"):
         quantize(fine_tuned(num_labels=2), tmp_path / "bundle", calibration_data=tmp_path / "r", range_percentile=99.0)
     assert not (tmp_path / "bundle").exists()
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from q8bert.spec.errors import ConfigError
 from q8bert.training.quantization.config import QuantizationConfig
 
 __all__ = ["ONE_SHOT_RANGES", "one_shot_options"]
@@ -25,6 +26,8 @@ def one_shot_options(
     Raises:
         ConfigError: If values do not fit.
     """
+    if ranges != "percentile" and range_percentile is not None:
+        raise ConfigError([f"range_percentile ({range_percentile}) is of ranges percentile, got {ranges}"])
     return QuantizationConfig(
         ranges="ema" if ranges == "mean" else ranges,
         range_percentile=QuantizationConfig.range_percentile if range_percentile is None else range_percentile,
