@@ -104,5 +104,7 @@ def read_labelled(
             ["give either the task's folder with --data-dir, or a file of labelled rows with --data-file"]
         )
     if data_file is not None:
+        if split != "dev":
+            raise ConfigError([f"split ({split}) is of --data-dir, and --data-file is a file; leave one of them out"])
         return read_file(task, data_file, labelled=True, format=format, schema=schema, skip_malformed=skip_malformed)
     return read_split(task, str(data_dir), split, format=format, schema=schema, skip_malformed=skip_malformed)

@@ -157,3 +157,9 @@ def test_truncated_rows_are_counted(small: Any, tmp_path: Path) -> None:
 def test_a_folder_that_is_no_bundle_is_refused(small: Any, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="is not a bundle"):
         evaluate(tmp_path, small.data("SST-2"))
+
+
+def test_a_file_has_no_other_split(small: Any) -> None:
+    rows = small.data("SST-2") / "dev.tsv"
+    with pytest.raises(ConfigError, match=r"split \(test\) is of --data-dir, and --data-file is a file"):
+        evaluate(small.bundle("SST-2", "int8"), data_file=rows, split="test")

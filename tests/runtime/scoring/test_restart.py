@@ -14,7 +14,7 @@ import pytest
 from typer.testing import Result
 
 from q8bert.runtime import Classifier, ScoreReport, score_files
-from q8bert.spec.errors import InputError, OutputError
+from q8bert.spec.errors import ConfigError, InputError, OutputError
 
 Job = Callable[..., ScoreReport]
 Write = Callable[..., Path]
@@ -132,11 +132,13 @@ def test_inputs_that_cannot_be_a_job(job: Job, inputs: Path, tmp_path: Path, wri
         job(tmp_path / "empty")
     with pytest.raises(InputError, match="would be input of"):
         job(inputs, output_dir=inputs / "answers")
-    with pytest.raises(InputError, match="its ending says no format; give --format"):
+    with pytest.raises(InputError, match=r"its ending is none of \.csv, .*; say how it is written by --format"):
         job(inputs / "notes.txt")
     write_lines(tmp_path / "other" / "a.jsonl", [{"text": "x"}])
     with pytest.raises(InputError, match="would have one output"):
         job(inputs, tmp_path / "other" / "a.jsonl")
+    with pytest.raises(ConfigError, match=r"ray_actors \(3\) are of Ray; give --ray too"):
+        job(inputs, ray_actors=3)
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is no folder"):
         job(inputs, output_dir=tmp_path / "file")

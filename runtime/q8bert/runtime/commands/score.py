@@ -146,7 +146,8 @@ def score_command(
 def _show(console: Console, report: "ScoreReport") -> None:
     kept = f", {report.n_kept} kept from before" if report.n_kept else ""
     speed = f", {report.rows_per_second:,.0f} rows/s" if report.n_rows_scored else ""
-    line(console, f"{report.n_rows} rows in {report.n_files} files{kept} → {report.output_dir}{speed}")
+    files = "1 file" if report.n_files == 1 else f"{report.n_files} files"
+    line(console, f"{report.n_rows} rows in {files}{kept} → {report.output_dir}{speed}")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from q8bert.runtime.scoring.streams import local_stream
 from q8bert.runtime.scoring.writing.output_files import write_outputs
 from q8bert.spec.bundle import open_bundle
 from q8bert.spec.checked import checked
-from q8bert.spec.errors import InputError
+from q8bert.spec.errors import ConfigError, InputError
 from q8bert.tasks.task import task_from_json
 
 __all__ = ["ScoreProgress", "ScoreReport", "score_files"]
@@ -143,6 +143,8 @@ def score_files(
         skip_malformed=skip_malformed, on_long=on_long, engine=engine, providers=tuple(providers), bfloat16=bfloat16,
         batch_size=batch_size, threads=threads,
     )  # fmt: skip
+    if ray is None and ray_actors:
+        raise ConfigError([f"ray_actors ({ray_actors}) are of Ray; give --ray too, or leave it out"])
     opened = open_bundle(bundle)
     task = task_from_json(opened.manifest.task, source=str(opened.path))
     given = [inputs] if isinstance(inputs, Path | str) else inputs

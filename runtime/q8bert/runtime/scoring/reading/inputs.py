@@ -89,7 +89,9 @@ def _source(path: Path, target: Path, options: ScoringOptions, task: Task) -> So
     is_open = options.format is None and by_ending in {None, "tsv"}
     told = options.format or (task.data.format if is_open else None) or by_ending
     if told is None:
-        raise InputError(f"{path}: its ending says no format; give --format")
+        raise InputError(
+            f"{path}: its ending is none of {', '.join(FORMAT_OF_ENDING)}; say how it is written by --format"
+        )
     output_format = options.output_format or told
     if output_format != told:
         target = target.with_suffix(ENDING_OF_FORMAT[output_format])
