@@ -156,7 +156,7 @@ def test_products_left_in_float_on_request_are_no_failure(
         (lambda manifest: manifest["model"].update(n_parameters=5), r"n_parameters is .* and 5 in the reference"),
         (lambda manifest: manifest["model"].update(family="roberta"), r"family is bert in .* and roberta in"),
         (lambda manifest: manifest["task"].update(label_column="other"), "of SST-2, defined otherwise"),
-        (lambda manifest: manifest.update(precision="int8"), r"the reference .* is a int8 bundle, not a float32 one"),
+        (lambda manifest: manifest.update(precision="int8"), r"the reference .* is a bundle in int8, not in float32"),
         (lambda manifest: manifest["model"].update(source="/moved"), None),
     ],
 )

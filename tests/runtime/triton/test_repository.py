@@ -284,7 +284,7 @@ def test_a_bundle_that_is_replaced_meanwhile_is_noticed(
 
 
 def test_the_command_says_what_it_wrote(command: Any, sentiment: Path, small: Any, tmp_path: Path) -> None:
-    folder = tmp_path / "r"
+    folder = tmp_path / "a repository"
     done = command(
         "triton", f"one={sentiment}", f"two={small.bundle('STS-B', 'int8')}", "--output-dir", folder, "--version", 3,
         "--backend", "python", "--device", "gpu", "--json",
@@ -302,6 +302,7 @@ def test_the_command_says_what_it_wrote(command: Any, sentiment: Path, small: An
         ],
         "service": str(folder / "inferenceservice.yaml"),
     }  # fmt: skip
+    assert f"next: tritonserver --model-repository '{folder}' --disable-auto-complete-config" in done.stderr
     again = command("triton", f"one={sentiment}", "--output-dir", folder)
     assert again.exit_code == 2
     assert "--replace-config" in again.stderr

@@ -156,6 +156,7 @@ def test_all_faults_of_the_options_are_reported_together(tmp_path: Path) -> None
         ("device", None, "device must be a text, cpu, cuda or cuda:N, got None"),
         ("cache_dir", "", "cache_dir must be a path or none, got ''"),
         ("model", "", "model must be a folder or a name, got ''"),
+        ("dev_file", "", "dev_file must be the path of a file, got ''"),
         (
             "format",
             "xml",

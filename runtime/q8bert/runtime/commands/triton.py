@@ -1,5 +1,6 @@
 """The command ``triton``: write bundles as a model repository of NVIDIA Triton."""
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -132,4 +133,5 @@ def triton_command(
             line(console, f"KServe: {report.service}")
 
         speaker.result(report, render)
-        speaker.say(f"next: tritonserver --model-repository {report.repository}")
+        words = ["tritonserver", "--model-repository", str(report.repository), "--disable-auto-complete-config"]
+        speaker.say(f"next: {shlex.join(words)}")

@@ -25,7 +25,7 @@ def refuse_strangers(ours: Classifier, theirs: Classifier) -> None:
     places = f"{ours.bundle.path}", f"the reference {theirs.bundle.path}"
     for place, classifier, wanted in zip(places, (ours, theirs), ("int8", "float32"), strict=True):
         if classifier.bundle.manifest.precision != wanted:
-            faults.append(f"{place} is a {classifier.bundle.manifest.precision} bundle, not a {wanted} one")
+            faults.append(f"{place} is a bundle in {classifier.bundle.manifest.precision}, not in {wanted}")
     if ours.task != theirs.task:
         which = f"of task {ours.task.name}, {places[1]} of {theirs.task.name}"
         faults.append(f"{places[0]} is {which}" + (", defined otherwise" if ours.task.name == theirs.task.name else ""))

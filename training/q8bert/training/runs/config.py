@@ -26,6 +26,7 @@ from q8bert.training.quantization.config import QuantizationConfig
 __all__ = ["TrainConfig"]
 
 _PLACE = Check("a folder or a name", bool)
+_FILE = Check("the path of a file", bool)
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,10 @@ class TrainConfig:
         help="Seed of everything drawn at random.",
         panel="Optimization",
     )
-    train_file: Annotated[str, _PLACE] | None = option(
+    train_file: Annotated[str, _FILE] | None = option(
         default=None, help="File of training rows, instead of that in --data-dir.", panel="Data"
     )
-    dev_file: Annotated[str, _PLACE] | None = option(
+    dev_file: Annotated[str, _FILE] | None = option(
         default=None,
         help="File of dev rows, which pick the best checkpoint, instead of that in --data-dir.",
         panel="Data",
@@ -91,7 +92,7 @@ class TrainConfig:
         "(JSON lines), parquet, or token ids as tfrecord or mindrecord. Default: by their ending.",
         panel="Data",
     )
-    schema: Annotated[str, _PLACE] | None = option(
+    schema: Annotated[str, _FILE] | None = option(
         default=None, help="JSON schema of TFRecord files, which their records are held to.", panel="Data"
     )
     skip_malformed: bool = option(
