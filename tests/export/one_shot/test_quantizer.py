@@ -331,3 +331,8 @@ def test_a_model_that_would_be_another_is_refused(
 def test_a_float_run_is_not_exported_as_post_training_by_export(small: Any, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="must be one of none, dynamic, static, qat, got 'ptq'"):
         export(small.run("SST-2", "float32"), tmp_path / "bundle", quantization="ptq")
+
+
+def test_a_file_to_score_on_has_no_other_split(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"split \(test\) is of --data-dir, and --eval-data is a file"):
+        quantize(tmp_path / "model", tmp_path / "bundle", calibration_data="rows", eval_data="rows", split="test")

@@ -124,6 +124,8 @@ def quantize(
         OutputError: If ``output_dir`` cannot be written.
         ParityError: If the exported model does not compute what its simulation does.
     """
+    if eval_data is not None and split != "dev":
+        raise ConfigError([f"split ({split}) is of --data-dir, and --eval-data is a file; leave one of them out"])
     check_target(Path(output_dir))
     options = one_shot_options(
         granularity=granularity, table_granularity=table_granularity, ranges=ranges, range_percentile=range_percentile,
