@@ -194,7 +194,7 @@ def test_layers_left_in_float_are_reported_with_what_they_cost(small: Any, tmp_p
     assert report.float_layers == float_layers
     assert "Layers left in float32 on request: " + ", ".join(float_layers) in (bundle.path / "README.md").read_text()
     # the two Linear among them, and nothing else; the embedding has no product
-    assert (report.fusion.n_float, report.fusion.n_integer) == (2, 8)
+    assert (report.fusion.n_float, report.fusion.n_integer) == (2, 9)
     # scales, zero points and two fewer pairs of nodes weigh little beside three bytes a weight
     grown = bundle.model_size_bytes - whole.model_size_bytes
     assert grown == pytest.approx(report.float_layers_bytes, abs=4096)
@@ -262,11 +262,12 @@ def test_a_run_with_grids_of_its_own_is_exported_with_them(
     card = (bundle.path / "README.md").read_text()
     assert f"their weights up: {', '.join(sites)}" in card
     assert f"all others 0: {', '.join(f'{name} -20' for name in sites)}" in card
-    assert zero_points_of(bundle) == [-20] * len(sites)
+    # the last query reads the first token alone, by a pair of nodes of its own
+    assert zero_points_of(bundle) == [-20] * (len(sites) + 1)
     assert report.parity is not None
     assert report.parity.resolved.n_rows_differing == 0
     symmetric, report = export(tmp_path / "run", tmp_path / "symmetric", symmetric=True)
-    assert zero_points_of(symmetric) == [0] * len(sites)
+    assert zero_points_of(symmetric) == [0] * (len(sites) + 1)
     assert symmetric.manifest.quantization["symmetric"] is True
     assert "as additions, the graph's own are all 0" in (symmetric.path / "README.md").read_text()
     assert report.parity is not None
@@ -286,7 +287,9 @@ def test_a_product_left_in_float_stops_the_export(small: Any, tmp_path: Path, mo
         return dataclasses.replace(found, n_integer=found.n_integer - 1)
 
     monkeypatch.setattr(assembly, "examine_fusion", without_one)
-    with pytest.raises(ExportError, match=r"would run 9 products in integers and 0 in float \(none\); it should be 10"):
+    with pytest.raises(
+        ExportError, match=r"would run 10 products in integers and 0 in float \(none\); it should be 11"
+    ):
         export(small.run("SST-2", "int8"), tmp_path / "bundle")
     assert not (tmp_path / "bundle").exists()
 
@@ -299,7 +302,7 @@ def test_the_command_shows_people_what_scripts_read(small: Any, tmp_path: Path) 
     assert done.exit_code == 0
     words = " ".join(done.stdout.replace("│", " ").split())
     parity = json.loads((tmp_path / "bundle" / "parity.json").read_text())
-    assert "10 in integers, 0 in float" in words
+    assert "11 in integers, 0 in float" in words
     assert f"{parity['n_ties']:,} of {parity['n_codes']:,} codes" in words
     found, simulated = (100 * where["pearson"] for where in (parity["exported"], parity["free"]["metrics"]))
     rows = f"{parity['n_rows']} of {parity['n_rows_in_split']} rows"

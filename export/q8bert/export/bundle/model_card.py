@@ -116,7 +116,7 @@ def _comparison_lines(found: Mapping[str, Any]) -> list[str]:
 _RANGES = {
     "ema": "ranges averaged while it was trained",
     "learned": "ranges learned with the weights",
-    "percentile": "ranges of a percentile of the values",
+    "percentile": "ranges of a percentile of the calibration's values",
 }
 
 
