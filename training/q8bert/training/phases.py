@@ -190,7 +190,9 @@ def _calibrated(setting: Setting, state: TrainingState) -> TrainingState:
     if grids is not None:
         setting.report(f"quantization starts with the ranges, smoothing and zero points of {setting.config.model}")
         return replace(state, sites=grids.sites, ranges=_first_ranges(setting, grids.ranges))
-    setting.report(f"quantization starts: {options.calibration_batches} float batches are observed for the ranges")
+    n_batches = options.calibration_batches
+    of = "one float batch" if n_batches == 1 else f"{n_batches} float batches"
+    setting.report(f"quantization starts: the first ranges are those of {of}")
     sites, ranges = calibrate(
         setting.model,
         setting.given.sites,

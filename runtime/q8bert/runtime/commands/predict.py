@@ -30,7 +30,10 @@ def predict_command(
     bundle: BundleArgument,
     input: Annotated[
         Path,
-        typer.Option(help="A table with the task's columns, labelled or not, or JSON lines with text and text_pair."),
+        typer.Option(
+            help="A table with the task's columns, labelled or not; JSON lines or Parquet with these or with text and "
+            "text_pair; or token ids (TFRecord, MindRecord)."
+        ),
     ],
     output: Annotated[
         Path,

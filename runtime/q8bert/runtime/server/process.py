@@ -110,12 +110,11 @@ async def _serve(
             asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, loader.ask)
         if options.token is None and options.host not in {"127.0.0.1", "::1", "localhost"}:
             log.warning("anybody who reaches this address may use it; there is no token", extra={"event": "start"})
-        names = tuple(f"{model.key[0]}/{model.key[1]}" for model in models)
-        log.info("listening", extra={"event": "start", "addresses": addresses, "models": list(names)})
+        log.info("listening", extra={"event": "start", "addresses": addresses, "models": list(_names(models))})
         await server.serve(sockets=sockets)
         return ServeReport(
             address=addresses[0],
-            models=names,
+            models=_names(models),  # which may be others by now
             outcomes=dict(application.metrics.outcomes()),
             seconds=round(time.monotonic() - started, 3),
             drained=server.has_drained,
@@ -124,6 +123,10 @@ async def _serve(
         if watching is not None:
             watching.cancel()
         await models.close(drain_s=0)
+
+
+def _names(models: Models) -> tuple[str, ...]:
+    return tuple(f"{model.key[0]}/{model.key[1]}" for model in models)
 
 
 class _Server(uvicorn.Server):
