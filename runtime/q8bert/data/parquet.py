@@ -1,6 +1,7 @@
 """Parquet, by Apache Arrow's reader: columns by their names, a batch of rows at a time."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -13,7 +14,7 @@ from q8bert.machine.builds import require
 from q8bert.spec.errors import InputError
 from q8bert.tasks.task import Task
 
-__all__ = ["parquet_columns", "parquet_rows"]
+__all__ = ["is_text", "opened_parquet", "parquet_columns", "parquet_rows"]
 
 _ROWS = 1024
 # a column is read in pieces of so many bytes, however large a group of rows is
@@ -34,7 +35,7 @@ def parquet_columns(path: Path) -> tuple[str, ...]:
         InputError: If it cannot be read.
         MissingExtraError: If pyarrow is not installed.
     """
-    with _opened(path) as file:
+    with opened_parquet(path) as file:
         return tuple(file.schema_arrow.names)
 
 
@@ -53,10 +54,10 @@ def parquet_rows(path: Path, *, task: Task, labelled: bool) -> Iterator[tuple[in
         InputError: If it cannot be read, lacks a column, or has one of another type.
         MissingExtraError: If pyarrow is not installed.
     """
-    with _opened(path) as file:
+    with opened_parquet(path) as file:
         columns = _columns(path, file.schema_arrow, task, labelled=labelled)
         number = 0
-        for batch in _batches(path, file, list(columns.values())):
+        for batch in file.iter_batches(batch_size=_ROWS, columns=list(columns.values()), use_threads=False):
             cells = [_values(name, batch.column(name)) for name in columns.values()]
             for row in zip(*cells, strict=True):
                 number += 1
@@ -64,45 +65,50 @@ def parquet_rows(path: Path, *, task: Task, labelled: bool) -> Iterator[tuple[in
                 yield number, fault or dict(zip(columns, row, strict=True))
 
 
-class _opened:  # noqa: N801 - a context manager that is used as a function
-    """A Parquet file, whatever Arrow raises of it as an :class:`InputError`."""
+@contextmanager
+def opened_parquet(path: Path) -> Iterator[Any]:
+    """Open a file; whatever Arrow raises of it in the block becomes an :class:`InputError`.
 
-    def __init__(self, path: Path) -> None:
-        require("pyarrow", extra="parquet", purpose=f"reading {path}")
-        self._path = path
+    Args:
+        path: The file.
 
-    def __enter__(self) -> Any:
-        import pyarrow  # noqa: PLC0415 - optional
-        from pyarrow import parquet  # noqa: PLC0415
+    Yields:
+        Arrow's ``ParquetFile``, which reads a column in pieces.
 
-        try:
-            size = self._path.stat().st_size
-            self._file = parquet.ParquetFile(
-                self._path, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True
-            )
-            _ = self._file.schema_arrow.names  # which may be no text
-        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-            if isinstance(error, pyarrow.ArrowInvalid) and not size:
-                raise InputError(f"{self._path} is empty") from error
-            raise _unreadable(self._path, error) from error
-        return self._file
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-
-def _batches(path: Path, file: Any, columns: list[str]) -> Iterator[Any]:
+    Raises:
+        InputError: If it cannot be read.
+        MissingExtraError: If pyarrow is not installed.
+    """
+    require("pyarrow", extra="parquet", purpose=f"reading {path}")
     import pyarrow  # noqa: PLC0415 - optional
+    from pyarrow import parquet  # noqa: PLC0415
 
     try:
-        yield from file.iter_batches(batch_size=_ROWS, columns=columns, use_threads=False)
+        if not path.stat().st_size:
+            raise InputError(f"{path} is empty")
+        with parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False, page_checksum_verification=True) as file:
+            try:
+                _ = file.schema_arrow.names
+            except UnicodeDecodeError as error:
+                raise InputError(_unreadable(path, error)) from error
+            yield file
     except (pyarrow.ArrowException, OSError) as error:
-        raise _unreadable(path, error) from error
+        raise InputError(_unreadable(path, error)) from error
 
 
-def _unreadable(path: Path, error: Exception) -> InputError:
+def _unreadable(path: Path, error: Exception) -> str:
     first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return InputError(f"{path} is not readable as Parquet: {first}. Copy or write it again, or name its --format")
+    return f"{path} is not readable as Parquet: {first}. Copy or write it again, or name its --format"
+
+
+def is_text(kind: Any) -> bool:
+    """Whether a column of this type of Arrow holds texts, or nothing at all."""
+    from pyarrow import types  # noqa: PLC0415 - optional
+
+    kind = kind.value_type if types.is_dictionary(kind) else kind
+    return bool(
+        types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind)
+    )
 
 
 def _columns(path: Path, schema: Any, task: Task, *, labelled: bool) -> dict[str, str]:
@@ -138,9 +144,8 @@ def _check_type(path: Path, field: Any, *, is_label: bool) -> None:
     from pyarrow import types  # noqa: PLC0415 - optional
 
     kind = field.type.value_type if types.is_dictionary(field.type) else field.type
-    is_text = types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind)
     is_number = types.is_integer(kind) or types.is_floating(kind) or types.is_decimal(kind) or types.is_boolean(kind)
-    if not is_text and not (is_label and is_number):
+    if not is_text(kind) and not (is_label and is_number):
         expected = "labels or numbers" if is_label else "texts"
         raise InputError(f"{path}: column {field.name} is of type {field.type}, where {expected} are needed")
 

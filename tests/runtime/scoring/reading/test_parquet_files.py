@@ -133,6 +133,17 @@ def test_columns_that_do_not_fit_are_named(job: Job, tmp_path: Path) -> None:
         job(tmp_path / "c.parquet")
 
 
+def test_checksums_of_pages_are_verified_where_the_writer_made_them(job: Job, tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    texts = pa.table({"text": ["some words here"] * 2000})
+    pq.write_table(texts, path, write_page_checksum=True, use_dictionary=False, compression="none")
+    content = bytearray(path.read_bytes())
+    content[content.find(b"words", 3000)] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="is not readable as Parquet: could not verify page integrity"):
+        job(path)
+
+
 def test_a_file_without_rows_or_groups(job: Job, tmp_path: Path) -> None:
     pq.write_table(pa.table({"text": pa.array([], pa.string())}), tmp_path / "rows.parquet")
     assert job(tmp_path / "rows.parquet").n_rows == 0

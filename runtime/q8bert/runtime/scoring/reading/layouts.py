@@ -7,11 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from q8bert.data.hub import hub_columns
+from q8bert.data.parquet import is_text
 from q8bert.data.text_lines import broken_text, shown_text
 from q8bert.runtime.scoring.answer_columns import AnswerColumns
 from q8bert.runtime.scoring.options import ScoringOptions
 from q8bert.runtime.scoring.reading.inputs import Source
-from q8bert.runtime.scoring.reading.parquet_files import is_text, parquet_schema, require_arrow
+from q8bert.runtime.scoring.reading.parquet_files import parquet_schema, require_arrow
 from q8bert.runtime.scoring.reading.records import Layout, Record, Unit
 from q8bert.runtime.scoring.reading.text_files import header_of, text_portions
 from q8bert.spec.errors import ConfigError, InputError

@@ -1,18 +1,15 @@
 """Parquet files in portions, by Apache Arrow: every column as it is typed, memory bounded however large a group is."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from q8bert.data.parquet import opened_parquet
 from q8bert.machine.builds import require
 from q8bert.runtime.scoring.reading.records import PORTION_BYTES, PORTION_ROWS, PORTIONS_A_UNIT, ArrowPortion, Unit
-from q8bert.spec.errors import InputError
 
-__all__ = ["codec_of", "is_text", "parquet_portions", "parquet_schema", "parquet_units", "require_arrow"]
+__all__ = ["codec_of", "parquet_portions", "parquet_schema", "parquet_units", "require_arrow"]
 
-# a column is read in pieces of so many bytes
-_BUFFER = 1 << 20
 # the rows before a unit in its group are decoded for it too, so there is a limit to how often
 _UNITS_A_GROUP = 64
 
@@ -35,28 +32,18 @@ def parquet_schema(path: Path) -> tuple[Any, int]:
         InputError: If it cannot be read.
         MissingExtraError: If pyarrow is not installed.
     """
-    with _opened(path) as file:
+    with opened_parquet(path) as file:
         return file.schema_arrow, int(file.metadata.num_rows)
 
 
 def codec_of(path: Path) -> str:
     """Return the codec that a file's first column is compressed with, as Arrow's writer takes it."""
-    with _opened(path) as file:
+    with opened_parquet(path) as file:
         groups = file.metadata
         if not groups.num_row_groups or not groups.num_columns:
             return "snappy"
         codec = str(groups.row_group(0).column(0).compression).lower()
         return {"uncompressed": "none", "lz4_raw": "lz4", "lzo": "snappy"}.get(codec, codec)
-
-
-def is_text(kind: Any) -> bool:
-    """Whether a column of this type of Arrow holds texts, or nothing at all."""
-    from pyarrow import types  # noqa: PLC0415 - optional
-
-    kind = kind.value_type if types.is_dictionary(kind) else kind
-    return bool(
-        types.is_string(kind) or types.is_large_string(kind) or types.is_string_view(kind) or types.is_null(kind)
-    )
 
 
 def parquet_units(path: Path, *, whole: bool) -> list[Unit]:
@@ -74,7 +61,7 @@ def parquet_units(path: Path, *, whole: bool) -> list[Unit]:
     """
     units: list[Unit] = []
     first_row = 0
-    with _opened(path) as file:
+    with opened_parquet(path) as file:
         for group in range(file.metadata.num_row_groups):
             n_rows = file.metadata.row_group(group).num_rows
             portion = _portion_rows(file, group)
@@ -103,7 +90,7 @@ def parquet_portions(path: Path, unit: Unit) -> Iterator[ArrowPortion]:
     """
     import pyarrow as pa  # noqa: PLC0415 - optional
 
-    with _opened(path) as file:
+    with opened_parquet(path) as file:
         group, at, first_row = unit.first_line, 0, unit.first_row
         size = _portion_rows(file, group)
         held: list[Any] = []
@@ -129,21 +116,3 @@ def _portion_rows(file: Any, group: int) -> int:
     # by the average: of one row nothing is known before it is read
     facts = file.metadata.row_group(group)
     return int(max(1, min(PORTION_ROWS, PORTION_BYTES * facts.num_rows // max(1, facts.total_byte_size))))
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[Any]:
-    require_arrow(path)
-    import pyarrow  # noqa: PLC0415 - optional
-    from pyarrow import parquet  # noqa: PLC0415
-
-    try:
-        if not path.stat().st_size:
-            raise InputError(f"{path} is empty")
-        with parquet.ParquetFile(path, buffer_size=_BUFFER, pre_buffer=False) as file:
-            yield file
-    except (pyarrow.ArrowException, OSError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(
-            f"{path} is not readable as Parquet: {first}. Copy or write it again, or name its --format"
-        ) from error
