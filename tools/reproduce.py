@@ -3,6 +3,7 @@
 For each task and seed it trains the FP32 twin and the INT8 models, exports them, quantizes the twin without training
 (ours, ONNX Runtime's two ways, and NNCF's where it is installed), and scores every bundle. Each result is a JSON file
 with its predictions and all that it was made by; what is there is not made again, and what was interrupted goes on.
+Steps before quantization starts are the same in all runs of a seed, so the twin alone trains them.
 Differences from the twin come with an interval of 95 %, over rows and over seeds.
 
     python tools/reproduce.py GLUE --tasks STS-B RTE MRPC CoLA --seeds 11 12 13 14 15
@@ -24,7 +25,7 @@ from pathlib import Path
 from reproduction.commands import CommandError, Commands
 from reproduction.data import prepare_rows
 from reproduction.identity import Identity
-from reproduction.modes import FLOAT, MODES, Mode, chosen_modes
+from reproduction.modes import MODES, Mode, chosen_modes
 from reproduction.record import read_results
 from reproduction.table import MixedResultsError, of_one_code, render
 from reproduction.work import Work
@@ -44,24 +45,16 @@ def make_work(args: argparse.Namespace, modes: Sequence[Mode], identity: Identit
                 task, args.glue_dir / name, args.work_dir / "data" / part, n_train=args.train_rows,
                 held_out=args.held_out,
             )  # fmt: skip
-            works += [
+            works.append(
                 Work(
-                    task=task, rows=rows, seed=seed, model=args.model, modes=part_of_modes,
-                    common=shlex.split(args.common), identity=identity,
-                    results=args.results / identity.source / Path(args.model).name / part,
-                    folder=args.work_dir / identity.source / f"{part}-seed{seed}-{part_of_modes[0].name}",
-                    keep_runs=args.keep_runs, threads=args.threads, commands=commands,
+                    task=task, rows=rows, seed=seed, model=args.model, modes=modes, common=shlex.split(args.common),
+                    identity=identity, results=args.results / identity.source / Path(args.model).name / part,
+                    folder=args.work_dir / identity.source / f"{part}-seed{seed}", keep_runs=args.keep_runs,
+                    threads=args.threads, commands=commands,
                     report=lambda text: print(text, file=sys.stderr, flush=True),
                 )
-                for part_of_modes in _independent(modes)
-            ]  # fmt: skip
+            )  # fmt: skip
     return works
-
-
-def _independent(modes: Sequence[Mode]) -> list[list[Mode]]:
-    """Return modes in groups that need nothing of one another: what is made of the twin goes with it."""
-    trained = [mode for mode in modes if mode.train is not None and mode != FLOAT]
-    return [[mode for mode in modes if mode not in trained], *([mode] for mode in trained)]
 
 
 def do_all(works: Sequence[Work], n_jobs: int, commands: Commands) -> list[str]:

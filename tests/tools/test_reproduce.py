@@ -116,6 +116,22 @@ def test_modes_that_do_not_exist_or_names_taken_twice_are_refused(tool: Any) -> 
         chosen(["dynamic"], [])
 
 
+def test_only_variants_that_change_float_steps_train_their_own(tool: Any) -> None:
+    variants = {
+        "shared": "--ranges learned --range-rate-ratio 5 --teacher twin --average-weights 0.1 --no-zero-points",
+        "early": "--quantize-from 0.25",
+        "slow": "--learning-rate 5e-5 --ranges learned",
+        "dropped": "--dropout=0.1",
+        "taught": "--teacher runs/large",
+        "first": "--quantize-from 0",
+        "unshuffled": "--no-shuffle",
+    }
+    modes = tool("reproduction.modes").chosen_modes(["qat", "qat-distilled"], list(variants.items()))
+    assert [mode.name for mode in modes if mode.has_own_float_steps] == [
+        "slow", "dropped", "taught", "first", "unshuffled",
+    ]  # fmt: skip
+
+
 def test_a_mode_whose_package_is_absent_is_left_out_and_refused_where_it_is_asked_for(
     tool: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

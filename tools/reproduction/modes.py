@@ -4,6 +4,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import pairwise
+
+from q8bert.training.runs.float_steps import later_options
 
 __all__ = ["FLOAT", "MODES", "Mode", "chosen_modes"]
 
@@ -20,6 +23,8 @@ class Mode:
         peer: Another project's way, where that is installed: a script of this folder's parent that is given the FP32
             bundle and writes the logits; empty for ours and ONNX Runtime's.
         needs: The package that it needs.
+        has_own_float_steps: Whether its options change the steps before quantization starts too, so that they are not
+            those of the FP32 run.
     """
 
     name: str
@@ -28,6 +33,7 @@ class Mode:
     export: tuple[str, ...] = ("export",)
     peer: str = ""
     needs: str = ""
+    has_own_float_steps: bool = False
 
 
 FLOAT = Mode("fp32", "the float twin: as many steps, as many candidates for the best", train=("--no-quantize",))
@@ -60,7 +66,7 @@ def chosen_modes(names: Sequence[str], variants: Sequence[Sequence[str]]) -> tup
         ValueError: If a name is unknown or given twice, or what it needs is not installed.
     """
     known = {mode.name: mode for mode in MODES}
-    added = [Mode(name, f"q8bert train {options}", train=tuple(shlex.split(options))) for name, options in variants]
+    added = [_variant(name, tuple(shlex.split(options))) for name, options in variants]
     taken = [mode.name for mode in added if mode.name in known]
     unknown = [name for name in names if name not in known]
     if taken or unknown:
@@ -69,6 +75,18 @@ def chosen_modes(names: Sequence[str], variants: Sequence[Sequence[str]]) -> tup
     if absent := [mode.needs for mode in asked if mode.needs and find_spec(mode.needs) is None]:
         raise ValueError(f"{', '.join(absent)} is not installed; `pip install --group peers` brings it")
     return (FLOAT, *asked, *added)
+
+
+def _variant(name: str, options: tuple[str, ...]) -> Mode:
+    """Return a way to train; its float steps are those of the FP32 run where its options do not reach them."""
+    given = dict(pairwise(options))
+    later = {"--" + known.replace("_", "-") for known in later_options()}
+    own = [text for text in options if text.startswith("--") and text.replace("--no-", "--", 1) not in later]
+    if given.get("--teacher", "twin") != "twin":
+        own.append("--teacher")
+    if float(given.get("--quantize-from", "1")) == 0:
+        own.append("--quantize-from")
+    return Mode(name, f"q8bert train {shlex.join(options)}", train=options, has_own_float_steps=bool(own))
 
 
 def _installed(known: Mapping[str, Mode]) -> list[str]:

@@ -24,6 +24,7 @@ from q8bert.tasks.task import Task
 __all__ = ["Work"]
 
 _TOOLS = Path(__file__).resolve().parents[1]
+_ALL = "1000"
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Work:
             CommandError: If a command fails, or a result is there that was made otherwise.
         """
         missing = self.missing()
-        if any(mode.train is None for mode in missing) and FLOAT not in missing:
+        if missing and FLOAT not in missing and not all(mode.has_own_float_steps for mode in missing):
             self._train(FLOAT)  # its folder may be gone; where it is there, the run is whole and nothing is done
         for mode in missing:
             self._make(mode)
@@ -142,6 +143,10 @@ class Work:
     def _train(self, mode: Mode) -> tuple[Path, dict[str, Any]]:
         run = self.folder / f"{mode.name}-run"
         options = [*self.common, *(mode.train or ())]
+        if mode == FLOAT:
+            options += ["--keep-checkpoints", _ALL]  # that between float and quantized steps among them
+        elif not mode.has_own_float_steps:
+            options += ["--float-steps-from", str(self.folder / f"{FLOAT.name}-run")]
         command = [
             "train", "--task", self.task.name, "--data-dir", str(self.rows.folder), "--model", self.model,
             "--output-dir", str(run), "--seed", str(self.seed), "--threads", str(self.threads), "--skip-malformed",

@@ -96,7 +96,8 @@ def test_without_evaluations_the_dev_split_is_scored_after_the_last_step_alone()
     assert candidates(given) == [40]
     assert [step for step in steps if given.is_saved(step)] == [10, 20, 30, 40], "nothing of an epoch is lost"
     often = schedule(evaluation={"evaluate": False}, record={"save_every": 15})
-    assert [step for step in steps if often.is_saved(step)] == [15, 30, 40]
+    # one is between float and quantized steps
+    assert [step for step in steps if often.is_saved(step)] == [15, 20, 30, 40]
 
 
 @pytest.mark.parametrize("options", [{"eval_every": 5}, {"patience": 2}, {"candidates": 2}])

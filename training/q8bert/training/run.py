@@ -26,10 +26,16 @@ from q8bert.training.loop.step import TrainingState
 from q8bert.training.phases import Setting, train_phases
 from q8bert.training.quantization.learned_ranges import LearnedRanges
 from q8bert.training.quantization.ranges import RangeState
-from q8bert.training.runs.checkpoints.checkpoint import prune_checkpoints, save_checkpoint
+from q8bert.training.runs.checkpoints.checkpoint import (
+    Checkpoint,
+    checkpoint_folders,
+    prune_checkpoints,
+    save_checkpoint,
+)
 from q8bert.training.runs.checkpoints.resume import restore, restore_average
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.data_report import write_data_report
+from q8bert.training.runs.float_steps import load_float_steps
 from q8bert.training.runs.identity.run_lock import run_lock
 from q8bert.training.runs.identity.run_record import RUN_FILE, RunRecord
 from q8bert.training.runs.preparation import Preparation, prepare
@@ -92,8 +98,16 @@ def train(
             )
             _refuse_ignorant_twin(config, given, schedule)
             given, teacher = _with_teacher(config, given, device, report)
-            _agree(config, given, processes, report, overwrite=overwrite)
-            return _train(Setting(config, given, schedule, device, processes, threads, report, show_step, teacher))
+            record = RunRecord.of(config, given.inputs, n_processes=processes.count)
+            start = None
+            if config.float_steps_from is not None and (overwrite or not checkpoint_folders(config.output_dir)):
+                start = load_float_steps(
+                    config.float_steps_from, config=config, given=given, schedule=schedule, asked=record, report=report
+                )
+            _agree(config, given, record, processes, report, overwrite=overwrite)
+            return _train(
+                Setting(config, given, schedule, device, processes, threads, report, show_step, teacher), start
+            )
 
 
 def _refuse_ignorant_twin(config: TrainConfig, given: Preparation, schedule: Schedule) -> None:
@@ -115,8 +129,9 @@ def _with_teacher(
     return replace(given, inputs={**given.inputs, **found.inputs}, texts=None), found.teacher
 
 
-def _agree(config: TrainConfig, given: Preparation, processes: Processes, report: Report, *, overwrite: bool) -> None:
-    record = RunRecord.of(config, given.inputs, n_processes=processes.count)
+def _agree(
+    config: TrainConfig, given: Preparation, record: RunRecord, processes: Processes, report: Report, *, overwrite: bool
+) -> None:
     if processes.is_first:  # not before all that can be refused was checked
         prepare_folder(config.output_dir, record, overwrite=overwrite, report=report)
         write_data_report(config.output_dir, given.data)
@@ -130,19 +145,20 @@ def _agree(config: TrainConfig, given: Preparation, processes: Processes, report
     )
 
 
-def _train(setting: Setting) -> RunResult:
+def _train(setting: Setting, start: Checkpoint | None) -> RunResult:
     config, schedule, is_first = setting.config, setting.schedule, setting.processes.is_first
     masters = dict(setting.model.named_parameters())
     for master in masters.values():
         setting.processes.take_first_(master.data)  # a new head is drawn otherwise on another kind of CPU
     optimizer = _optimizer(config.optimization, masters)
     average = WeightAverage.of(masters) if schedule.average_from is not None else None
-    state = _first_state(setting, optimizer, average)
+    state = _first_state(setting, optimizer, average, start)
+    first_step = 0 if start is None else start.progress.step
     if not schedule.is_over(state.progress):
         with RunLog(config.output_dir, resume_step=state.progress.step) if is_first else nullcontext() as log:
-            if log is not None and state.progress.step == 0:
+            if log is not None and state.progress.step == first_step:
                 # of the first step: a run that is killed before it was saved says it again, and not twice
-                log.write("source", step=1, **setting.given.source.report.values())
+                log.write("source", step=first_step + 1, **setting.given.source.report.values())
             save = partial(_save, setting, optimizer, average)
             state = train_phases(setting, optimizer, average, state, log=log, save=save)
     setting.processes.wait()  # the last checkpoint is written
@@ -176,9 +192,11 @@ def _optimizer(options: OptimizationConfig, masters: Mapping[str, torch.nn.Param
     )
 
 
-def _first_state(setting: Setting, optimizer: torch.optim.Optimizer, average: WeightAverage | None) -> TrainingState:
+def _first_state(
+    setting: Setting, optimizer: torch.optim.Optimizer, average: WeightAverage | None, start: Checkpoint | None
+) -> TrainingState:
     config, given, schedule = setting.config, setting.given, setting.schedule
-    resume = newest_checkpoint(config.output_dir, setting.model, given.sites)
+    resume = newest_checkpoint(config.output_dir, setting.model, given.sites) or start
     step = 0 if resume is None else resume.progress.step
     setting.processes.agree(step, on=f"the step to go on from (here {step})")
     no_ranges = RangeState.empty(0, decay=config.quantization.range_decay)

@@ -103,9 +103,9 @@ class Schedule:
         return step == self.n_steps or step % self.steps_per_epoch == 0
 
     def is_saved(self, step: int) -> bool:
-        """Whether a checkpoint is due after the first ``step`` steps."""
+        """Whether a checkpoint is due after the first ``step`` steps; one is between float and quantized steps."""
         every = self.record.save_every or (0 if self.evaluation.evaluate else self.steps_per_epoch)
-        return self.is_evaluated(step) or (every > 0 and step % every == 0)
+        return self.is_evaluated(step) or step == self.quantize_from or (every > 0 and step % every == 0)
 
 
 def make_schedule(

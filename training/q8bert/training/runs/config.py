@@ -78,6 +78,13 @@ class TrainConfig:
         help="Seed of everything drawn at random.",
         panel="Optimization",
     )
+    float_steps_from: Path | None = option(
+        default=None,
+        help="Folder of a run with the same float steps, such as the FP32 twin: they are taken from its checkpoint at "
+        "--quantize-from instead of being trained again. The result is the same.",
+        decides_results=False,
+        panel="Quantization",
+    )
     train_file: Annotated[str, _FILE] | None = option(
         default=None, help="File of training rows, instead of that in --data-dir.", panel="Data"
     )
@@ -136,6 +143,8 @@ class TrainConfig:
             conflicts.append(f"format {self.format} is for files, but data_dir is {self.data_dir}")
         if self.quantization.learns_ranges and self.execution.gradients != "torch":
             conflicts.append(f"ranges learned need gradients torch; {self.execution.gradients} has none of ranges")
+        if self.float_steps_from is not None and self.float_steps_from.resolve() == self.output_dir.resolve():
+            conflicts.append(f"float_steps_from is output_dir ({self.output_dir}); give the folder of another run")
         return conflicts + self._conflicts_of_the_teacher() + self._conflicts_of_the_mean()
 
     def _conflicts_of_the_teacher(self) -> list[str]:
