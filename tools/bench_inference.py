@@ -3,10 +3,12 @@
 *Fixed shapes*: batches of random tokens, tensors to logits. Ours in INT8 and in float32, both on q8bert's runtime; ONNX
 Runtime's own dynamic and static quantization, with defaults and as its guide advises, and its weights of 8 bits in
 blocks; torch in float32 and with its dynamic INT8; OpenVINO on our float32 and our INT8 file, and on what NNCF makes of
-the float32 one; CTranslate2 in INT8, with our head. Peers with an environment of their own are left out where there is
-none. Where the CPU can, OpenVINO computes float32 models in bfloat16 by default: `…_bf16` lines let it, the others ask
-for float32. `static` lines compile anew for each shape, `dynamic`
-lines take any, as ours does; `throughput` lines split the batch over one stream a thread.
+the float32 one; CTranslate2 in INT8, with our head; torchao's programs of today (PT2E), compiled. Peers with an
+environment of their own are left out where there is none. Where the CPU can, OpenVINO computes float32 models in
+bfloat16 by default: `…_bf16` lines let it, the others ask for float32. `static` lines compile anew for each shape,
+`dynamic` lines take any, as ours does; `throughput` lines split the batch over one stream a thread. Who takes any shape
+also runs 32 rows of several lengths alone and as one padded batch: what a row is answered should not depend on its
+neighbours.
 
 *Dev splits*, with `--dev`: texts to labels. Ours in INT8, the same padded to the maximum length, ours in float32, and
 the Hugging Face pipeline; ONNX Runtime's quantizations where bundles of them are given. `torch_…` and `openvino_…` have
@@ -40,7 +42,7 @@ from bench_machine import machine
 
 SHAPES = ("minilm-l6:1x32", "minilm-l6:1x128", "minilm-l6:16x128", "bert-base:8x128")
 BASELINES = ("ort_dynamic", "ort_dynamic_tuned", "ort_static", "ort_static_tuned", "ort_matmul_nbits")
-BUNDLES = ("int8", "float32", "dynamic", "static", "huggingface", "ctranslate2", "nncf")
+BUNDLES = ("int8", "float32", "dynamic", "static", "huggingface", "ctranslate2", "nncf", "torchao")
 _TOKENS_A_TURN = 1024  # a turn on small batches is several calls
 _MODEL_FILES = ("model.onnx", "model.onnx.data", "model.safetensors", "model.bin")
 
@@ -60,6 +62,8 @@ TENSOR_CONTENDERS = (
     *(Contender(name, "onnxruntime", f"{name}.onnx") for name in BASELINES),
     Contender("torch_float32", "torch", "huggingface", "train"),
     Contender("torch_dynamic_int8", "torch", "huggingface", "train", {"dynamic": "yes"}),
+    Contender("torchao_static", "torchao", "torchao_static.pt2", "torchao"),
+    Contender("torchao_dynamic", "torchao", "torchao_dynamic.pt2", "torchao"),
     *(who for how in product(("static", "dynamic"), ("latency", "throughput"), ("f32",)) for who in _openvino(*how)),
     *(who for how in product(("static",), ("latency", "throughput"), ("bf16",)) for who in _openvino(*how)),
 )
@@ -76,12 +80,14 @@ TEXT_CONTENDERS = (
     Contender("openvino_int8", "batches", "int8/model.onnx", options=_OPENVINO_BATCHES),
     Contender("openvino_nncf", "batches", "nncf/nncf.xml", options=_OPENVINO_BATCHES),
     Contender("ctranslate2_int8", "batches", "ctranslate2", "ctranslate2", {"tensors": "ctranslate2"}),
+    Contender("torchao_static", "batches", "torchao/torchao_static.pt2", "torchao", {"tensors": "torchao"}),
+    Contender("torchao_dynamic", "batches", "torchao/torchao_dynamic.pt2", "torchao", {"tensors": "torchao"}),
     Contender("huggingface_pipeline", "pipeline", "huggingface", "train"),
 )  # fmt: skip
 
 
 def bench_shapes(size: str, folder: Path, shapes: Sequence[str], *, n_rounds: int, settings: Settings) -> Any:
-    """Time batches of random tokens on one model; returns times by shape, and versions."""
+    """Time batches of random tokens on one model; returns times by shape, differences of a batch, and versions."""
     paths = {contender.name: folder / contender.path for contender in TENSOR_CONTENDERS}
     contest = Field(TENSOR_CONTENDERS, paths, settings)
     found = {}
@@ -90,8 +96,10 @@ def bench_shapes(size: str, folder: Path, shapes: Sequence[str], *, n_rounds: in
         request = {"shape": (batch, length), "n_calls": max(1, _TOKENS_A_TURN // (batch * length))}
         records = contest.rounds([request | {"seed": settings.seed + number} for number in range(n_rounds + 1)])
         found[f"{size}:{batch}x{length}"] = _part(records, paths, contest.skipped, n_rows=batch)
+    anywhere = [who.name for who in TENSOR_CONTENDERS if who.options.get("shapes") != "static"]
+    answers = contest.ask({"compare_batches": True, "seed": settings.seed}, anywhere)
     contest.close()
-    return found, contest.versions
+    return found, {name: answer["largest_difference"] for name, answer in answers.items()}, contest.versions
 
 
 def bench_split(folders: Mapping[str, Path], data_dir: str, *, n_rounds: int, settings: Settings) -> Any:
@@ -124,7 +132,7 @@ def make_model(work_dir: Path, size: str, task: str, *, settings: Settings, reus
         command = [settings.pythons["peers"], TOOLS / "make_bench_baselines.py", folder, *seed]
         with suppress(FileNotFoundError):  # without that environment they are left out, and said to be missing
             subprocess.run(command, check=False, stderr=subprocess.DEVNULL)
-        for env in ("ctranslate2", "nncf"):  # peers with an environment of their own, each optional
+        for env in ("ctranslate2", "nncf", "torchao"):  # peers with an environment of their own, each optional
             with suppress(FileNotFoundError):
                 subprocess.run(
                     [settings.pythons[env], TOOLS / f"make_bench_{env}.py", folder],
@@ -139,7 +147,7 @@ def main() -> None:
     told = {"threads": args.threads, "batch_size": args.batch_size}
     pythons = {
         "train": args.train_python, "peers": args.peers_python, "ctranslate2": args.ctranslate2_python,
-        "nncf": args.nncf_python,
+        "nncf": args.nncf_python, "torchao": args.torchao_python,
     }  # fmt: skip
     settings = Settings(pythons, args.seed, told, args.only)
     report: dict[str, Any] = {
@@ -148,13 +156,15 @@ def main() -> None:
         "seed": args.seed,
         "versions": {},
         "shapes": {},
+        "batches": {},
         "splits": {},
     }
     for size in sorted({shape.partition(":")[0] for shape in args.shapes}):
         shapes = [shape.partition(":")[2] for shape in args.shapes if shape.startswith(f"{size}:")]
         folder = make_model(args.work_dir, size, "SST-2", settings=settings, reuse=args.reuse_models)
-        found, versions = bench_shapes(size, folder, shapes, n_rounds=args.rounds, settings=settings)
+        found, together, versions = bench_shapes(size, folder, shapes, n_rounds=args.rounds, settings=settings)
         report["shapes"] |= found
+        report["batches"][size] = together
         report["versions"] |= versions
     given = {name: Path(path) for name, _, path in (entry.partition("=") for entry in args.bundle)}
     for task, _, data_dir in (entry.partition("=") for entry in args.dev):
@@ -162,7 +172,7 @@ def main() -> None:
         if not {"int8", "float32", "huggingface"} <= set(given):
             folder = make_model(args.work_dir, "minilm-l6", task, settings=settings, reuse=args.reuse_models)
             folders = {name: folder / name for name in ("int8", "float32", "huggingface", "ctranslate2")} | given
-            folders = {"nncf": folder} | folders
+            folders = {"nncf": folder, "torchao": folder} | folders
         report["splits"][task], versions = bench_split(folders, data_dir, n_rounds=args.dev_rounds, settings=settings)
         report["versions"] |= versions
     if args.raw:
@@ -196,6 +206,7 @@ def _arguments() -> argparse.Namespace:
         help="has ctranslate2, torch, transformers, q8bert",
     )
     add("--nncf-python", default=".venv/nncf/bin/python", help="has nncf, openvino and q8bert; makes its file alone")
+    add("--torchao-python", default=".venv/torchao/bin/python", help="has torchao, torch, transformers and q8bert")
     add("--work-dir", type=Path, default=Path("build/bench"), help="where models are made")
     add("--reuse-models", action="store_true", help="run the models that the last call made, instead of new ones")
     add("--raw", type=Path, help="write the times of all calls to this file")

@@ -90,6 +90,24 @@ class Field:
                 record |= answer
         return {name: record for name, record in found.items() if name not in self.skipped}
 
+    def ask(self, request: dict[str, Any], names: Iterable[str]) -> dict[str, dict[str, Any]]:
+        """Let some answer one request that is not timed, one after the other; who fails is left out from then on.
+
+        Args:
+            request: What the workers are asked.
+            names: Who is asked; those that do not run are passed over.
+
+        Returns:
+            Name → answer.
+        """
+        found: dict[str, dict[str, Any]] = {}
+        for name in [name for name in names if name in self._workers]:
+            say(f"asking {name}")
+            self._send(name, request)
+            if (answer := self._answer(name)) is not None:
+                found[name] = answer
+        return found
+
     def close(self) -> None:
         """End the processes."""
         for worker in self._workers.values():

@@ -121,6 +121,10 @@ def render(report: Mapping[str, Any]) -> None:
             print(f"{name:40s}" + "".join(_cells(found)))
         for name, reason in part["skipped"].items():
             print(f"{name:40s}  left out: {reason}")
+    for size, differences in report["batches"].items():
+        print(f"\n{size}: 32 rows alone and in one padded batch, largest difference of a logit")
+        for name, difference in differences.items():
+            print(f"{name:40s}{difference:9.1e}")
     print(f"\n{'goal':100s}{'wanted':>8s}{'found':>8s}{'of p50':>8s}{'of CPU':>8s}")
     for goal in report["goals"]:
         numbers = "".join(

@@ -19,6 +19,7 @@ from typing import Any, TextIO
 
 import numpy as np
 from bench_openvino import OpenVinoModel
+from bench_torchao import TorchaoModel
 from numpy.typing import NDArray
 
 Arrays = dict[str, NDArray[np.int64]]
@@ -28,9 +29,10 @@ TextModel = Callable[[Sequence[str], Sequence[str] | None], Answers]
 
 _PACKAGES = (
     "q8bert", "onnxruntime", "onnxruntime-training-cpu", "onnx", "openvino", "tokenizers", "torch", "transformers",
-    "numpy", "ctranslate2", "nncf",
+    "numpy", "ctranslate2", "nncf", "torchao",
 )  # fmt: skip
 _N_WARM_UP_ROWS = 64
+_N_TOGETHER, _SHORTEST, _LONGEST = 32, 8, 64
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,11 @@ def openvino_model(order: Order) -> TensorModel:
     return OpenVinoModel(order.path, threads=order.threads, options=order.options)
 
 
+def torchao_model(order: Order) -> TensorModel:
+    """Run a program that torchao quantized, compiled."""
+    return TorchaoModel(order.path, threads=order.threads)
+
+
 def classifier(order: Order) -> TextModel:
     """Run a bundle as a service does."""
     from q8bert.runtime import Classifier, RuntimeOptions
@@ -189,7 +196,7 @@ def huggingface_pipeline(order: Order) -> TextModel:
 
 TENSOR_KINDS: dict[str, Callable[[Order], TensorModel]] = {
     "q8bert": q8bert_session, "onnxruntime": onnxruntime_session, "torch": torch_model, "openvino": openvino_model,
-    "ctranslate2": ctranslate2_encoder, "q8bert_openvino": q8bert_openvino,
+    "ctranslate2": ctranslate2_encoder, "q8bert_openvino": q8bert_openvino, "torchao": torchao_model,
 }  # fmt: skip
 TEXT_KINDS: dict[str, Callable[[Order], TextModel]] = {
     "classifier": classifier, "batches": batches_of_tensors, "pipeline": huggingface_pipeline,
@@ -209,6 +216,23 @@ def time_calls(model: TensorModel, *, shape: tuple[int, int], seed: int, n_calls
         "cpu": [cpu for _, cpu, _ in times],
         "result": times[-1][2].tolist(),
     }
+
+
+def compare_batches(model: TensorModel, *, seed: int) -> dict[str, Any]:
+    """Run rows of several lengths one by one and as one padded batch; returns the largest difference of a logit."""
+    draw = np.random.default_rng(seed)
+    lengths = draw.integers(_SHORTEST, _LONGEST + 1, _N_TOGETHER)
+    mask = (np.arange(lengths.max()) < lengths[:, None]).astype(np.int64)
+    batch = {
+        "input_ids": draw.integers(1000, 30000, mask.shape) * mask, "attention_mask": mask,
+        "token_type_ids": np.zeros_like(mask),
+    }  # fmt: skip
+    together = model(batch)
+    alone = [
+        model({name: np.ascontiguousarray(array[row : row + 1, :length]) for name, array in batch.items()})
+        for row, length in enumerate(lengths)
+    ]
+    return {"largest_difference": float(np.abs(np.concatenate(alone) - together).max())}
 
 
 def time_split(model: TextModel, order: Order, *, data_dir: str, warm_up: bool) -> dict[str, Any]:
@@ -255,6 +279,8 @@ def serve(order: Order, answers: TextIO) -> None:
             request = json.loads(line)
             if text is not None:
                 result = time_split(text, order, **request)
+            elif tensor is not None and request.pop("compare_batches", False):
+                result = compare_batches(tensor, **request)
             elif tensor is not None:
                 result = time_calls(tensor, **{**request, "shape": tuple(request["shape"])})
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
