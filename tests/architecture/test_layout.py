@@ -80,7 +80,7 @@ def test_type_markers_are_committed_and_nothing_but_python_beside_them() -> None
     typed = {short(path) for path in inside if path.name == "py.typed"}
     assert typed == {f"{part}/q8bert/{name}/py.typed" for part, names in PARTS.items() for name in names}
     others = {short(path) for path in inside if path.name != "py.typed" and path.suffix != ".py"}
-    assert others == {"runtime/q8bert/runtime/server/page.html"}
+    assert others == {"runtime/q8bert/runtime/server/http/page.html"}
 
 
 def test_no_folder_is_a_link() -> None:

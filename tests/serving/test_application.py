@@ -42,8 +42,8 @@ class Failing(Classifier):
 def run(ourselves: ModuleType, bundles: dict[str, Path], library: dict[str, Classifier]) -> Callable[..., None]:
     """Run something with the application, a client of it, its model and its log."""
     from q8bert.runtime.server.app import Application
-    from q8bert.runtime.server.logs import open_log
-    from q8bert.runtime.server.models import Model, Models
+    from q8bert.runtime.server.http.logs import open_log
+    from q8bert.runtime.server.models.models import Model, Models
     from q8bert.runtime.server.options import ModelOptions, ServerOptions
 
     def do(test: Callable[..., Coroutine[Any, Any, None]], **options: Any) -> None:

@@ -116,10 +116,10 @@ def serve_command(
         speaker = ready(engine, as_json=json, scoring=False)
         fitted(Annotated[str, one_of(_LEVELS)], log_level, "log_level")
         from q8bert.runtime.engines.options import RuntimeOptions  # noqa: PLC0415 - onnxruntime loads slowly
-        from q8bert.runtime.server.logs import open_log  # noqa: PLC0415
+        from q8bert.runtime.server.http.logs import open_log  # noqa: PLC0415
+        from q8bert.runtime.server.models.sources import parse_sources  # noqa: PLC0415
         from q8bert.runtime.server.options import ModelOptions, ServerOptions  # noqa: PLC0415
         from q8bert.runtime.server.process import run_server  # noqa: PLC0415
-        from q8bert.runtime.server.sources import parse_sources  # noqa: PLC0415
 
         options = ServerOptions(
             host=host, port=port, own_port=own_port, reuse_port=reuse_port, token=_token(token_file, token_env),

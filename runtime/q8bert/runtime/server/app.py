@@ -11,15 +11,15 @@ from fastapi.responses import HTMLResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 
-from q8bert.runtime.server.bodies import Buffered
-from q8bert.runtime.server.door import Door, Facts, Receive, Scope, Send
+from q8bert.runtime.server.http.bodies import Buffered
+from q8bert.runtime.server.http.door import Door, Facts, Receive, Scope, Send
+from q8bert.runtime.server.http.page import page, page_policy
+from q8bert.runtime.server.http.refusals import RefusedError
 from q8bert.runtime.server.inference import infer
 from q8bert.runtime.server.metrics import Metrics
-from q8bert.runtime.server.models import Model, Models
+from q8bert.runtime.server.models.models import Model, Models
 from q8bert.runtime.server.options import ServerOptions
-from q8bert.runtime.server.page import page, page_policy
-from q8bert.runtime.server.protocol import model_metadata
-from q8bert.runtime.server.refusals import RefusedError
+from q8bert.runtime.server.protocol.protocol import model_metadata
 
 __all__ = ["Application"]
 

@@ -6,12 +6,12 @@ from contextlib import suppress
 from typing import Any, NoReturn, TypeVar
 
 from q8bert.runtime.predict.rows import Row
-from q8bert.runtime.server.bodies import Buffered, read_body
-from q8bert.runtime.server.door import Facts
-from q8bert.runtime.server.models import Model, Models
+from q8bert.runtime.server.http.bodies import Buffered, read_body
+from q8bert.runtime.server.http.door import Facts
+from q8bert.runtime.server.http.refusals import CLIENT_GONE, RETRY, RefusedError
+from q8bert.runtime.server.models.models import Model, Models
 from q8bert.runtime.server.options import ServerOptions
-from q8bert.runtime.server.protocol import JSON_LENGTH, InferRequest, answer_body, parse_infer
-from q8bert.runtime.server.refusals import CLIENT_GONE, RETRY, RefusedError
+from q8bert.runtime.server.protocol.protocol import JSON_LENGTH, InferRequest, answer_body, parse_infer
 from q8bert.spec.errors import InputError, Q8BertError
 from q8bert.tasks.head import Prediction
 

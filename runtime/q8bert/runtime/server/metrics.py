@@ -11,7 +11,7 @@ from prometheus_client import CollectorRegistry, Histogram, PlatformCollector, P
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from q8bert.runtime.server.models import Key, Models
+from q8bert.runtime.server.models.models import Key, Models
 from q8bert.runtime.service import service_counters
 
 __all__ = ["Metrics"]

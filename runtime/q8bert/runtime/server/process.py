@@ -13,11 +13,11 @@ from types import FrameType
 import uvicorn
 
 from q8bert.runtime.server.app import Application
-from q8bert.runtime.server.connections import guarded
-from q8bert.runtime.server.models import Models
+from q8bert.runtime.server.http.connections import guarded
+from q8bert.runtime.server.models.models import Models
+from q8bert.runtime.server.models.reload import Loader
+from q8bert.runtime.server.models.sources import Source
 from q8bert.runtime.server.options import ModelOptions, ServerOptions
-from q8bert.runtime.server.reload import Loader
-from q8bert.runtime.server.sources import Source
 from q8bert.spec.errors import ConfigError
 
 __all__ = ["ServeReport", "run_server"]

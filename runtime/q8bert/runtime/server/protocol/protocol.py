@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from q8bert.runtime.predict.rows import Row
-from q8bert.runtime.server.tensors import Output, Texts, read_texts, split_body
+from q8bert.runtime.server.protocol.tensors import Output, Texts, read_texts, split_body
 from q8bert.spec.errors import InputError
 from q8bert.tasks.head import Prediction
 from q8bert.tasks.task import Task

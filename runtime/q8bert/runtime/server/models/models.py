@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from q8bert.runtime.predict.classifier import Classifier
-from q8bert.runtime.server.counts import added
+from q8bert.runtime.server.http.refusals import RefusedError
+from q8bert.runtime.server.models.counts import added
+from q8bert.runtime.server.models.sources import Signature, card_of, signature_of
 from q8bert.runtime.server.options import ModelOptions
-from q8bert.runtime.server.refusals import RefusedError
-from q8bert.runtime.server.sources import Signature, card_of, signature_of
 from q8bert.runtime.service.async_classifier import AsyncClassifier
 from q8bert.runtime.service.service_counters import ServiceSnapshot
 

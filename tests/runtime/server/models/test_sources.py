@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from q8bert.runtime.server.sources import parse_sources, signature_of
+from q8bert.runtime.server.models.sources import parse_sources, signature_of
 from q8bert.spec.errors import BundleError, ConfigError
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from q8bert.runtime.server.refusals import CLIENT_GONE, RETRY, RefusedError
+from q8bert.runtime.server.http.refusals import CLIENT_GONE, RETRY, RefusedError
 
 __all__ = ["Buffered", "read_body"]
 

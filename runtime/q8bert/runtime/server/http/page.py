@@ -12,7 +12,7 @@ __all__ = ["page", "page_policy"]
 @functools.cache
 def page() -> str:
     """Return the page."""
-    return (importlib.resources.files("q8bert.runtime.server") / "page.html").read_text(encoding="utf-8")
+    return (importlib.resources.files("q8bert.runtime.server.http") / "page.html").read_text(encoding="utf-8")
 
 
 @functools.cache

@@ -1,6 +1,6 @@
 """Counters of services that replaced each other add up."""
 
-from q8bert.runtime.server.counts import added
+from q8bert.runtime.server.models.counts import added
 from q8bert.runtime.service.service_counters import ServiceCounters, ServiceSnapshot
 
 

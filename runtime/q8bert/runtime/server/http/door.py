@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from q8bert.runtime.server.refusals import outcome_of
+from q8bert.runtime.server.http.refusals import outcome_of
 
 __all__ = ["Door", "Facts", "Receive", "Scope", "Send"]
 

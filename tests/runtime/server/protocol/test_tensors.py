@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from q8bert.runtime.server.tensors import Output, read_texts, split_body
+from q8bert.runtime.server.protocol.tensors import Output, read_texts, split_body
 from q8bert.spec.errors import InputError
 
 utils = pytest.importorskip("tritonclient.utils")

@@ -10,9 +10,9 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-from q8bert.runtime.server.models import Key, Model, Models
+from q8bert.runtime.server.models.models import Key, Model, Models
+from q8bert.runtime.server.models.sources import Signature, Source, card_of, signature_of
 from q8bert.runtime.server.options import ModelOptions, ServerOptions
-from q8bert.runtime.server.sources import Signature, Source, card_of, signature_of
 from q8bert.spec.bundle import open_bundle
 from q8bert.spec.errors import BundleError
 

@@ -1,0 +1,1 @@
+"""Requests and connections: bodies, limits, refusals, the log, the page."""
