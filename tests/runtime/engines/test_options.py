@@ -39,6 +39,8 @@ def test_a_batch_job_takes_all_cores_and_spins_where_no_quota_counts_it(
     monkeypatch.setattr("q8bert.runtime.engines.options.cpu_quota", lambda: quota)
     options = inside(RuntimeOptions.batch(), small)
     assert (options.intra_op_num_threads, spins(options)) == (3, does_spin)
+    if does_spin:  # not for good: threads that only spin may take no share of the work
+        assert int(options.get_session_config_entry("session.intra_op.spin_duration_us")) < 1000
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinity masks")
