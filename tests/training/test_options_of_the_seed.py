@@ -86,7 +86,7 @@ def test_a_run_without_evaluations_ends_with_one_and_keeps_what_an_epoch_learned
     run = tmp_path / "run"
     result = train(config(small, run, epochs=2, max_steps=0, batch_size=200, keep_checkpoints=9))
     assert [event["step"] for event in events(run, "dev")] == [6]
-    assert list(checkpoint_folders(run)) == [3, 6]  # 600 rows: three steps an epoch
+    assert list(checkpoint_folders(run)) == [2, 3, 6]  # 600 rows: three steps an epoch; quantized after two
     assert (result.best_step, result.metrics) == (6, result.last_metrics)
 
 

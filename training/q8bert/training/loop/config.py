@@ -155,8 +155,8 @@ class RecordConfig:
 
     save_every: Annotated[int, at_least(0)] = option(
         default=0,
-        help="Steps between two checkpoints besides those at evaluations. 0: only at evaluations, or after each epoch "
-        "where there are none.",
+        help="Steps between two checkpoints besides those at evaluations and at --quantize-from. 0: only at these, or "
+        "after each epoch where there are no evaluations.",
         decides_results=False,
     )
     keep_checkpoints: Annotated[int, at_least(1)] = option(
