@@ -1,15 +1,11 @@
 """How a session of ONNX Runtime is told what :class:`~q8bert.runtime.engines.options.RuntimeOptions` say."""
 
 from q8bert.machine.onnx_runtime import ort
+from q8bert.machine.spinning import spin_briefly
 from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.spec.errors import ConfigError
 
 __all__ = ["session_options"]
-
-# Now and then a process falls into a state in which threads that spin until they are needed take no share of the work,
-# and stays in it at the speed of one thread. After so short a spin they sleep, and are woken. Measured by
-# tools/bench_spinning.py. Releases of ONNX Runtime that do not know the option ignore it.
-_SPIN_US = 20
 
 _LEVELS = {
     "none": "ORT_DISABLE_ALL",
@@ -40,5 +36,5 @@ def session_options(options: RuntimeOptions) -> ort.SessionOptions:
     chosen.graph_optimization_level = getattr(ort.GraphOptimizationLevel, _LEVELS[options.optimization])
     chosen.add_session_config_entry("session.intra_op.allow_spinning", str(int(options.spinning)))
     if options.spinning:
-        chosen.add_session_config_entry("session.intra_op.spin_duration_us", str(_SPIN_US))
+        spin_briefly(chosen)
     return chosen

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from q8bert.machine.onnx_runtime import ort
+from q8bert.machine.spinning import spin_briefly
 from q8bert.spec.errors import ProviderError
 from q8bert.training.engines.device import CUDA_PROVIDER
 
@@ -121,6 +122,7 @@ def _session_options(threads: int) -> ort.SessionOptions:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = threads
+    spin_briefly(options)
     # nodes as soon as their inputs are there, not level by level: inputs are still in the cache
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     # A planned block for each shape of a batch would stand beside what the arena has kept of others.
