@@ -99,7 +99,7 @@ def _differences(config: TrainConfig, there: RunRecord, asked: RunRecord) -> lis
     later = later_options()
     if any(options.distillation.finished_teacher for options in (config, there.config(config.output_dir))):
         later -= {known.name for known in fields(DistillationConfig)}
-    alike = {name: there.options[name] for name in later}
+    alike = {name: there.options[name] for name in later if name in there.options}
     return there.differences(replace(asked, options={**asked.options, **alike}))
 
 
