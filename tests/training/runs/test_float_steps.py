@@ -62,7 +62,12 @@ def assert_same_end(found: Path, expected: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"teacher": "twin", "ranges": "learned"}, {"quantized_learning_rate": 5e-4, "average_weights": 0.3}]
+    "options",
+    [
+        {"teacher": "twin", "ranges": "learned"},
+        pytest.param({}, marks=pytest.mark.slow),
+        pytest.param({"quantized_learning_rate": 5e-4, "average_weights": 0.3}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_on_the_twins_float_steps_ends_as_one_that_trained_them(
     small: Any, twin: Path, tmp_path: Path, options: dict[str, Any]
@@ -77,6 +82,7 @@ def test_a_run_on_the_twins_float_steps_ends_as_one_that_trained_them(
     assert min(steps) == 20, "it took no others"
 
 
+@pytest.mark.slow
 def test_on_onnx_runtime_a_twin_goes_on_from_a_quantized_runs_float_steps(small: Any, tmp_path: Path) -> None:
     options: dict[str, Any] = {"engine": "ort", "dropout": 0.0}
     train(config(small, tmp_path / "quantized", **options))
