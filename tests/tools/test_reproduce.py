@@ -128,7 +128,7 @@ def test_only_variants_that_change_float_steps_train_their_own(tool: Any) -> Non
     }
     modes = tool("reproduction.modes").chosen_modes(["qat", "qat-distilled"], list(variants.items()))
     assert [mode.name for mode in modes if mode.has_own_float_steps] == [
-        "slow", "dropped", "taught", "first", "unshuffled",
+        "early", "slow", "dropped", "taught", "first", "unshuffled",
     ]  # fmt: skip
 
 
@@ -255,6 +255,18 @@ def test_a_campaign_goes_on_where_it_was_stopped_and_mixes_no_code(
     assert main(["--table", str(tmp_path / "results")]) == 2
     assert "different code" in capsys.readouterr().err
     assert main(["--table", str(tmp_path / "results"), "--source", "000"]) == 0
+
+
+@pytest.mark.slow
+def test_a_campaign_without_float_steps_trains_each_model_whole(tool: Any, tmp_path: Path, small: Any) -> None:
+    write_sst2(tmp_path / "glue" / "SST-2", n_train=40, n_dev=20)
+    arguments = [
+        str(tmp_path / "glue"), "--tasks", "SST-2", "--seeds", "11", "--model", str(small.model), "--modes", "qat",
+        "--common", "--max-steps 4 --max-length 16 --engine torch --quantize-from 0", "--threads", "1",
+        "--results", str(tmp_path / "results"), "--work-dir", str(tmp_path / "work"),
+    ]  # fmt: skip
+    assert tool("reproduce").main(arguments) == 0
+    assert len(list((tmp_path / "results").rglob("*-seed11.json"))) == 2
 
 
 @pytest.mark.slow

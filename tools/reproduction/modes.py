@@ -79,14 +79,11 @@ def chosen_modes(names: Sequence[str], variants: Sequence[Sequence[str]]) -> tup
 
 def _variant(name: str, options: tuple[str, ...]) -> Mode:
     """Return a way to train; its float steps are those of the FP32 run where its options do not reach them."""
-    given = dict(pairwise(options))
-    later = {"--" + known.replace("_", "-") for known in later_options()}
-    own = [text for text in options if text.startswith("--") and text.replace("--no-", "--", 1) not in later]
-    if given.get("--teacher", "twin") != "twin":
-        own.append("--teacher")
-    if float(given.get("--quantize-from", "1")) == 0:
-        own.append("--quantize-from")
-    return Mode(name, f"q8bert train {shlex.join(options)}", train=options, has_own_float_steps=bool(own))
+    # another start of quantization needs a checkpoint that the FP32 run may not have
+    shared = {"--" + known.replace("_", "-") for known in later_options()} - {"--quantize-from"}
+    names = [text.replace("--no-", "--", 1) for text in options if text.startswith("--")]
+    has_own = any(given not in shared for given in names) or dict(pairwise(options)).get("--teacher", "twin") != "twin"
+    return Mode(name, f"q8bert train {shlex.join(options)}", train=options, has_own_float_steps=has_own)
 
 
 def _installed(known: Mapping[str, Mode]) -> list[str]:

@@ -20,6 +20,7 @@ from q8bert.data.readers import read_split
 from q8bert.runtime import Classifier
 from q8bert.tasks.metrics import score
 from q8bert.tasks.task import Task
+from q8bert.training.runs.identity.run_record import read_run
 
 __all__ = ["Work"]
 
@@ -145,8 +146,11 @@ class Work:
         options = [*self.common, *(mode.train or ())]
         if mode == FLOAT:
             options += ["--keep-checkpoints", _ALL]  # that between float and quantized steps among them
-        elif not mode.has_own_float_steps:
-            options += ["--float-steps-from", str(self.folder / f"{FLOAT.name}-run")]
+        elif (
+            not mode.has_own_float_steps
+            and read_run(twin := self.folder / f"{FLOAT.name}-run").quantization.quantize_from
+        ):
+            options += ["--float-steps-from", str(twin)]
         command = [
             "train", "--task", self.task.name, "--data-dir", str(self.rows.folder), "--model", self.model,
             "--output-dir", str(run), "--seed", str(self.seed), "--threads", str(self.threads), "--skip-malformed",
