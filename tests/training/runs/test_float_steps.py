@@ -31,7 +31,7 @@ def config(small: Any, output_dir: Path, **options: Any) -> TrainConfig:
 
 
 def later_events(run: Path) -> list[dict[str, Any]]:
-    """Return what the log says of the quantized steps, clocks and the line that spans the start left out."""
+    """Return what the log says of the quantized steps, but for clocks and what was found in the model."""
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     return [
         {key: value for key, value in line.items() if key not in TIMES}

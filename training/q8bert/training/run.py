@@ -21,7 +21,7 @@ from q8bert.training.loop.loss_scale import LossScale
 from q8bert.training.loop.optimization import adamw
 from q8bert.training.loop.processes import Processes, default_threads, joined_processes
 from q8bert.training.loop.progress import Progress
-from q8bert.training.loop.schedule import Schedule, make_schedule
+from q8bert.training.loop.schedule import Schedule
 from q8bert.training.loop.step import TrainingState
 from q8bert.training.phases import Setting, train_phases
 from q8bert.training.quantization.learned_ranges import LearnedRanges
@@ -38,7 +38,7 @@ from q8bert.training.runs.data_report import write_data_report
 from q8bert.training.runs.float_steps import load_float_steps
 from q8bert.training.runs.identity.run_lock import run_lock
 from q8bert.training.runs.identity.run_record import RUN_FILE, RunRecord
-from q8bert.training.runs.preparation import Preparation, prepare
+from q8bert.training.runs.preparation import Preparation, prepare, schedule_of
 from q8bert.training.runs.run_folder import best_checkpoint, newest_checkpoint, prepare_folder
 from q8bert.training.runs.run_log import RunLog
 from q8bert.training.runs.run_result import RunResult
@@ -87,15 +87,7 @@ def train(
             torch.set_num_threads(threads)
         with run_lock(config.output_dir, report) if processes.is_first else nullcontext():
             given = prepare(config, device, report)
-            schedule = make_schedule(
-                given.train,
-                optimization=config.optimization,
-                evaluation=config.evaluation,
-                record=config.record,
-                quantization=config.quantization,
-                seed=config.seed,
-                n_processes=processes.count,
-            )
+            schedule = schedule_of(config, given.train, n_processes=processes.count)
             _refuse_ignorant_twin(config, given, schedule)
             given, teacher = _with_teacher(config, given, device, report)
             record = RunRecord.of(config, given.inputs, n_processes=processes.count)

@@ -10,14 +10,14 @@ from pathlib import Path
 
 from q8bert.spec.errors import CheckpointError, ConfigError
 from q8bert.training.loop.config import EvaluationConfig
-from q8bert.training.loop.schedule import Schedule, make_schedule
+from q8bert.training.loop.schedule import Schedule
 from q8bert.training.objectives.config import DistillationConfig
 from q8bert.training.quantization.config import QuantizationConfig
 from q8bert.training.runs.checkpoints.checkpoint import Checkpoint, checkpoint_folders, load_checkpoint
 from q8bert.training.runs.checkpoints.resume import check_fits
 from q8bert.training.runs.config import TrainConfig
 from q8bert.training.runs.identity.run_record import RunRecord, read_record
-from q8bert.training.runs.preparation import Preparation
+from q8bert.training.runs.preparation import Preparation, schedule_of
 
 __all__ = ["later_options", "load_float_steps"]
 
@@ -25,8 +25,8 @@ __all__ = ["later_options", "load_float_steps"]
 def later_options() -> set[str]:
     """Return the names of the options that float steps do not depend on, before quantization starts.
 
-    A finished teacher teaches those steps too, and where the learning rate of the quantized steps begins follows from
-    two of these options; :func:`load_float_steps` looks at both.
+    Two of them may still matter, and :func:`load_float_steps` looks: a finished teacher teaches float steps too, and
+    another run's own rate for quantized steps may begin before those of this run.
     """
     groups = (QuantizationConfig, EvaluationConfig, DistillationConfig)
     names = {known.name for group in groups for known in fields(group)}
@@ -66,7 +66,7 @@ def load_float_steps(
             "or give a later quantize_from"
         ])  # fmt: skip
     there = read_record(run)
-    their_schedule = _schedule_of(there.config(run), given, n_processes=there.processes)
+    their_schedule = schedule_of(there.config(run), given.train, n_processes=there.processes)
     if differences := [*_differences(config, there, asked), *_other_steps(their_schedule, schedule)]:
         raise CheckpointError(
             f"the float steps of {run} are not those of this run: it has {', '.join(differences)}. Give the same "
@@ -79,18 +79,6 @@ def load_float_steps(
     report(f"the first {step} steps are those of {run}, in float as they are here")
     progress = replace(checkpoint.progress, best_step=0, best_metric=0.0, evaluations_since_best=0)
     return replace(checkpoint, progress=progress, teacher="")
-
-
-def _schedule_of(config: TrainConfig, given: Preparation, *, n_processes: int) -> Schedule:
-    return make_schedule(
-        given.train,
-        optimization=config.optimization,
-        evaluation=config.evaluation,
-        record=config.record,
-        quantization=config.quantization,
-        seed=config.seed,
-        n_processes=n_processes,
-    )
 
 
 def _differences(config: TrainConfig, there: RunRecord, asked: RunRecord) -> list[str]:

@@ -10,6 +10,7 @@ from q8bert.data.examples import Split
 from q8bert.tasks.metrics import refuse_undefined
 from q8bert.text.tokenizer import TextTokenizer
 from q8bert.training.loop.batches import TokenizedSplit, tokenize_split
+from q8bert.training.loop.schedule import Schedule, make_schedule
 from q8bert.training.models.head_units import change_units
 from q8bert.training.models.source import SourceModel, load_source_model, position_limit
 from q8bert.training.models.tokenizer.vocabulary import notes_on_tokenizer, other_vocabulary
@@ -26,7 +27,7 @@ from q8bert.training.runs.identity.fingerprints import (
 )
 from q8bert.training.runs.starting_point import Grids, starting_point
 
-__all__ = ["Preparation", "prepare"]
+__all__ = ["Preparation", "prepare", "schedule_of"]
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,31 @@ def prepare(config: TrainConfig, device: torch.device, report: Callable[[str], N
         inputs=inputs,
         grids=grids,
         texts=splits["train"] if config.distillation.finished_teacher is not None else None,
+    )
+
+
+def schedule_of(config: TrainConfig, train: TokenizedSplit, *, n_processes: int) -> Schedule:
+    """Return when what happens in a run.
+
+    Args:
+        config: The options.
+        train: Its training rows.
+        n_processes: Processes that train together.
+
+    Returns:
+        The schedule, in optimizer steps.
+
+    Raises:
+        ConfigError: If the options leave no steps, or too few evaluations, for what is asked.
+    """
+    return make_schedule(
+        train,
+        optimization=config.optimization,
+        evaluation=config.evaluation,
+        record=config.record,
+        quantization=config.quantization,
+        seed=config.seed,
+        n_processes=n_processes,
     )
 
 
