@@ -334,14 +334,16 @@ def test_files_or_a_folder_must_be_given() -> None:
     for given, message in [
         ({}, "data_dir is not given, which holds the train and dev rows; give it, or train_file and dev_file"),
         ({"train_file": "a.tsv"}, "data_dir is not given, which holds the dev rows; give it, or dev_file"),
+        (
+            {"train_file": "a", "dev_file": "b", "data_dir": "GLUE/STS-B"},
+            "data_dir (GLUE/STS-B) has nothing to give, since train_file and dev_file name all rows; leave it out",
+        ),
     ]:
         with pytest.raises(ConfigError) as caught:
             TrainConfig.from_options(task=task, output_dir=Path("run"), **given)
         assert message in str(caught.value)
     TrainConfig.from_options(task=task, output_dir=Path("run"), train_file="a.tsv", dev_file="b.csv")
-    TrainConfig.from_options(
-        task=task, output_dir=Path("run"), data_dir="hub:nyu-mll/glue", train_file="a", dev_file="b", format="csv"
-    )
+    TrainConfig.from_options(task=task, output_dir=Path("run"), data_dir="GLUE/STS-B", train_file="a.csv", format="csv")
 
 
 @pytest.mark.slow

@@ -56,6 +56,7 @@ def predict_file(
     bfloat16: bool = False,
     batch_size: BatchSize = 32,
     format: Format = None,  # noqa: A002 - as on the command line
+    schema: Path | str | None = None,
     skip_malformed: bool = False,
     on_long: OnLong = "truncate",
     show_progress: Callable[[int, int], None] = lambda *_: None,
@@ -76,6 +77,7 @@ def predict_file(
         bfloat16: Whether OpenVINO computes what is not in integers in bfloat16.
         batch_size: Rows a batch.
         format: How ``source`` is written; see :func:`q8bert.data.readers.read_file`.
+        schema: JSON schema of a TFRecord file.
         skip_malformed: Leave malformed rows out instead of stopping; ``index`` counts them too.
         on_long: Rows longer than the bundle's maximum length: ``truncate`` and count them, or ``refuse`` the file.
         show_progress: Called with rows done and rows in all.
@@ -103,7 +105,9 @@ def predict_file(
             f"cannot write {output}: stdout or stderr of this process goes there, and the file would be replaced under "
             "it; give another --output"
         )
-    split = read_file(classifier.task, source, labelled=False, format=format, skip_malformed=skip_malformed)
+    split = read_file(
+        classifier.task, source, labelled=False, format=format, schema=schema, skip_malformed=skip_malformed
+    )
     numbers = split.row_numbers()
     n_truncated = 0
     with new_file(output) as file:

@@ -138,8 +138,13 @@ class TrainConfig:
             conflicts.append(
                 f"data_dir is not given, which holds the {' and '.join(missing)} rows; give it, or {options}"
             )
+        if not missing and self.data_dir is not None:
+            conflicts.append(
+                f"data_dir ({self.data_dir}) has nothing to give, since train_file and dev_file name all rows; leave "
+                "it out, or one of the files"
+            )
         is_hub = self.data_dir is not None and self.data_dir.startswith(HUB_PREFIX)
-        if self.format is not None and is_hub and not (self.train_file and self.dev_file):
+        if self.format is not None and is_hub and missing:
             conflicts.append(f"format {self.format} is for files, but data_dir is {self.data_dir}")
         if self.quantization.learns_ranges and self.execution.gradients != "torch":
             conflicts.append(f"ranges learned need gradients torch; {self.execution.gradients} has none of ranges")
