@@ -142,7 +142,7 @@ def classifier(order: Order) -> TextModel:
 
 def batches_of_tensors(order: Order) -> TextModel:
     """Run the tensor contender of option ``tensors`` on texts, in batches by length or ``padded`` to the maximum."""
-    from q8bert.spec.bundle import open_bundle
+    from q8bert.spec.bundle.bundle import open_bundle
     from q8bert.text.batching import model_inputs, sorted_batches
     from q8bert.text.tokenizer import TextTokenizer
 

@@ -16,8 +16,8 @@ import numpy as np
 from q8bert.runtime.engines.choice import watched_engine
 from q8bert.runtime.engines.engine import ENGINES, ONNX_RUNTIME, Engine
 from q8bert.runtime.engines.options import RuntimeOptions
-from q8bert.runtime.engines.provider_table import CPU_PROVIDER
-from q8bert.spec.bundle import MODEL_FILE, Bundle, load_bundle
+from q8bert.runtime.engines.providers.table import CPU_PROVIDER
+from q8bert.spec.bundle.bundle import MODEL_FILE, Bundle, load_bundle
 from q8bert.text.batching import model_inputs
 from q8bert.text.encoded import Encoded, Rows
 

@@ -28,7 +28,7 @@ from q8bert.export.bundle.writer import write_bundle
 from q8bert.export.graph.build import build_graph
 from q8bert.export.proofs.fusion import examine_fusion
 from q8bert.export.proofs.saturation import what_it_took
-from q8bert.spec.bundle import Manifest
+from q8bert.spec.bundle.bundle import Manifest
 from q8bert.tasks.glue import glue_task
 from q8bert.tasks.task import Task
 from q8bert.training.models.source import SourceModel, count_parameters, load_source_model

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from q8bert.data.examples import Split
 from q8bert.data.readers import read_split
 from q8bert.runtime import Classifier
-from q8bert.spec.bundle import MODEL_FILE
+from q8bert.spec.bundle.bundle import MODEL_FILE
 from q8bert.tasks.glue import glue_task
 from q8bert.text.batching import model_inputs
 

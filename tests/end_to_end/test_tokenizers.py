@@ -26,7 +26,7 @@ from q8bert.data.readers import read_split
 from q8bert.export import export
 from q8bert.export.bundle.writer import write_bundle
 from q8bert.runtime import Classifier
-from q8bert.spec.bundle import Manifest
+from q8bert.spec.bundle.bundle import Manifest
 from q8bert.tasks.glue import glue_task
 from q8bert.text.tokenizer import TextTokenizer
 from q8bert.training import TrainConfig, train

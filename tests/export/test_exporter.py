@@ -16,7 +16,7 @@ from q8bert.export import assembly, export
 from q8bert.export.proofs.fusion import FusionReport, examine_fusion
 from q8bert.runtime import Classifier, evaluate
 from q8bert.runtime.cli import build_app
-from q8bert.spec.bundle import Bundle
+from q8bert.spec.bundle.bundle import Bundle
 from q8bert.spec.errors import CheckpointError, ConfigError, ExportError
 from q8bert.tasks.glue import glue_task
 from q8bert.training import TrainConfig, train

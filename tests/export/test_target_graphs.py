@@ -12,7 +12,7 @@ from q8bert.export import export
 from q8bert.export import target_graphs as module
 from q8bert.runtime import Classifier
 from q8bert.runtime.predict.loading import _graph_name
-from q8bert.spec.bundle import Bundle, load_bundle, open_bundle
+from q8bert.spec.bundle.bundle import Bundle, load_bundle, open_bundle
 from q8bert.spec.errors import BundleError, ConfigError, ExportError
 
 TEXTS = ["a great film", "dull", "a clever and very funny story"]

@@ -22,7 +22,7 @@ from gpu_checks.placement import operators_of, products_in
 from gpu_checks.setting import Setting
 from numpy.typing import NDArray
 
-from q8bert.spec.bundle import Bundle
+from q8bert.spec.bundle.bundle import Bundle
 
 __all__ = ["check_serving"]
 

@@ -11,7 +11,7 @@ from q8bert.console.command import Speaker, exit_codes, progress_bar
 from q8bert.console.panels import PanelCommand
 from q8bert.export.commands import quantize, sensitivity
 from q8bert.export.commands.options import Symmetric, Targets
-from q8bert.spec.bundle import PARITY_FILE
+from q8bert.spec.bundle.bundle import PARITY_FILE
 
 if TYPE_CHECKING:
     from q8bert.export.exporter import ExportReport

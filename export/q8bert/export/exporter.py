@@ -19,8 +19,8 @@ from q8bert.export.proofs.parity_report import ParityReport
 from q8bert.export.proofs.saturation import SaturationReport
 from q8bert.export.target_graphs import make_targets, refuse_targets
 from q8bert.export.trained_run import TrainedRun, load_trained_run
-from q8bert.spec.bundle import Bundle
-from q8bert.spec.bundle_targets import TARGETS, TargetGraph
+from q8bert.spec.bundle.bundle import Bundle
+from q8bert.spec.bundle.targets import TARGETS, TargetGraph
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError
 from q8bert.spec.kinds import one_of

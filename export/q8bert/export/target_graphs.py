@@ -10,7 +10,7 @@ from q8bert.export.graph.targets import graph_for
 from q8bert.export.model_to_export import ModelToExport
 from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.session import Session
-from q8bert.spec.bundle_targets import CUDA_TARGET, TargetGraph, target_file
+from q8bert.spec.bundle.targets import CUDA_TARGET, TargetGraph, target_file
 from q8bert.spec.errors import ConfigError, ExportError
 from q8bert.text.batching import model_inputs
 from q8bert.text.encoded import Encoded, Rows

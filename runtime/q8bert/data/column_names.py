@@ -4,10 +4,10 @@ import csv
 import json
 from pathlib import Path
 
-from q8bert.data.parquet import parquet_columns
+from q8bert.data.formats.parquet import parquet_columns
+from q8bert.data.formats.text_lines import text_lines
 from q8bert.data.readers import Format, format_of
 from q8bert.data.records.token_rows import IDS, LABEL, MASK, SEGMENTS
-from q8bert.data.text_lines import text_lines
 from q8bert.tasks.data_set import TOKEN_FORMATS
 
 __all__ = ["column_names"]

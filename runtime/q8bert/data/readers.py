@@ -7,14 +7,14 @@ from typing import Annotated, BinaryIO
 
 from q8bert.data.collecting import collected
 from q8bert.data.examples import Example, Split, example_from_cells
-from q8bert.data.foreign_files import N_HEAD_BYTES, what_else_it_is
+from q8bert.data.formats.foreign_files import N_HEAD_BYTES, what_else_it_is
+from q8bert.data.formats.json_lines import json_rows
+from q8bert.data.formats.parquet import parquet_rows
+from q8bert.data.formats.quoting import QuoteCount
+from q8bert.data.formats.tables import Row, table_rows
+from q8bert.data.formats.text_lines import text_lines
 from q8bert.data.hub import HUB_PREFIX, read_hub_split
-from q8bert.data.json_lines import json_rows
-from q8bert.data.parquet import parquet_rows
-from q8bert.data.quoting import QuoteCount
 from q8bert.data.records.reader import read_records
-from q8bert.data.tables import Row, table_rows
-from q8bert.data.text_lines import text_lines
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import InputError
 from q8bert.spec.kinds import one_of

@@ -10,7 +10,7 @@ from q8bert.machine.builds import installed_ort_build
 from q8bert.machine.cpu import computes_bfloat16, cpu_features
 from q8bert.machine.cuda import cuda_driver, preload_cuda_libraries
 from q8bert.runtime.engines.engine import ONNX_RUNTIME, OPENVINO
-from q8bert.runtime.engines.provider_table import CUDA_PROVIDER
+from q8bert.runtime.engines.providers.table import CUDA_PROVIDER
 from q8bert.spec.errors import MissingExtraError, OrtBuildError
 
 __all__ = ["DoctorReport", "examine"]

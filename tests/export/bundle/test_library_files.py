@@ -14,7 +14,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from q8bert.export.bundle.library_files import special_tokens, tokenizer_configuration
 from q8bert.runtime import Classifier
-from q8bert.spec.bundle import open_bundle
+from q8bert.spec.bundle.bundle import open_bundle
 
 TEXTS = ["Good film", "", "a [SEP] bad [CLS] plot [MASK]", "unknown wörds, 中文!", "the clever film " * 30]
 

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from q8bert.export.bundle.model_card import model_card
-from q8bert.spec.bundle import MODEL_FILE, FileRecord, Manifest
+from q8bert.spec.bundle.bundle import MODEL_FILE, FileRecord, Manifest
 
 
 def manifest(**changes: Any) -> Manifest:

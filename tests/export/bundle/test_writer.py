@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from q8bert.export import exporter
 from q8bert.export.bundle.writer import check_target, write_bundle
-from q8bert.spec.bundle import Bundle, open_bundle
+from q8bert.spec.bundle.bundle import Bundle, open_bundle
 from q8bert.spec.errors import BundleError, ExportError, OutputError
 from q8bert.spec.files import read_json
 

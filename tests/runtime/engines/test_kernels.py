@@ -10,7 +10,7 @@ import pytest
 from q8bert.runtime import Classifier, RuntimeOptions
 from q8bert.runtime.engines.kernels import KernelWatch, Products, count_products, nodes_on_the_cpu
 from q8bert.runtime.engines.precision import precision_note
-from q8bert.runtime.engines.provider_table import facts_of
+from q8bert.runtime.engines.providers.table import facts_of
 from q8bert.runtime.engines.session import Session
 
 CPU = "CPUExecutionProvider"

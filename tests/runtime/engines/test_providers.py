@@ -13,8 +13,8 @@ from typer.testing import Result
 
 from q8bert.machine.cuda import CudaDriver, cuda_driver
 from q8bert.runtime import Classifier, RuntimeOptions, evaluate
-from q8bert.runtime.engines.provider_defaults import cache_options, with_defaults
-from q8bert.runtime.engines.provider_names import bound_device, named_providers, parse_provider
+from q8bert.runtime.engines.providers.defaults import cache_options, with_defaults
+from q8bert.runtime.engines.providers.names import bound_device, named_providers, parse_provider
 from q8bert.runtime.engines.session import Session, _session_options, run_bound
 from q8bert.spec.errors import ConfigError, ProviderError
 
@@ -171,14 +171,16 @@ def test_a_provider_that_onnx_runtime_quietly_drops_is_an_error(monkeypatch: pyt
     )
     monkeypatch.setattr("q8bert.runtime.engines.session.ort", stand_in)
     monkeypatch.setattr("q8bert.runtime.engines.session_options.ort", stand_in)
-    monkeypatch.setattr("q8bert.runtime.engines.providers.ort", stand_in)
+    monkeypatch.setattr("q8bert.runtime.engines.providers.availability.ort", stand_in)
     with pytest.raises(ProviderError, match="CUDAExecutionProvider was asked for, but there is no NVIDIA driver here"):
-        monkeypatch.setattr("q8bert.runtime.engines.providers.cuda_driver", lambda: None)
+        monkeypatch.setattr("q8bert.runtime.engines.providers.availability.cuda_driver", lambda: None)
         Session(b"", providers=[CUDA, CPU])
     with pytest.raises(ProviderError, match="but there is no GPU here"):
-        monkeypatch.setattr("q8bert.runtime.engines.providers.cuda_driver", lambda: CudaDriver("12.4", ()))
+        monkeypatch.setattr("q8bert.runtime.engines.providers.availability.cuda_driver", lambda: CudaDriver("12.4", ()))
         Session(b"", providers=[CUDA, CPU])
-    monkeypatch.setattr("q8bert.runtime.engines.providers.cuda_driver", lambda: CudaDriver("12.4", ("a GPU",)))
+    monkeypatch.setattr(
+        "q8bert.runtime.engines.providers.availability.cuda_driver", lambda: CudaDriver("12.4", ("a GPU",))
+    )
     with pytest.raises(
         ProviderError, match=r"CUDAExecutionProvider was asked for and could not be started \(got CPUExecutionProvider"
     ):

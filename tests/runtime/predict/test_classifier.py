@@ -23,7 +23,7 @@ from q8bert.machine.builds import installed_ort_build
 from q8bert.runtime import Classifier, RuntimeOptions
 from q8bert.runtime.engines.session import Session
 from q8bert.runtime.predict.loading import LoadedModel
-from q8bert.spec.bundle import open_bundle
+from q8bert.spec.bundle.bundle import open_bundle
 from q8bert.spec.errors import BundleError, ConfigError, InputError
 from q8bert.tasks.glue import glue_task
 

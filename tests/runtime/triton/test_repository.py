@@ -13,7 +13,7 @@ from q8bert.runtime.triton import repository as module
 from q8bert.runtime.triton.names import named_bundles
 from q8bert.runtime.triton.options import TritonOptions
 from q8bert.runtime.triton.repository import write_repository
-from q8bert.spec.bundle import open_bundle
+from q8bert.spec.bundle.bundle import open_bundle
 from q8bert.spec.errors import BundleError, ConfigError, OutputError
 
 PYTHON = TritonOptions(backend="python")

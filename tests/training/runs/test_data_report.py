@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from q8bert.data.examples import Example, MalformedRow, Split
 from q8bert.export.bundle.model_card import model_card
-from q8bert.spec.bundle import open_bundle
+from q8bert.spec.bundle.bundle import open_bundle
 from q8bert.spec.errors import CheckpointError
 from q8bert.tasks.glue import glue_task
 from q8bert.tasks.head import Head

@@ -11,7 +11,7 @@ from typing import Any
 from tokenizers import Tokenizer
 from transformers import PretrainedConfig
 
-from q8bert.spec.bundle import Manifest
+from q8bert.spec.bundle.bundle import Manifest
 from q8bert.text.tokenizer import truncation_side
 
 __all__ = ["model_configuration", "special_tokens", "tokenizer_configuration"]

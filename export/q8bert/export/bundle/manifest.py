@@ -7,7 +7,7 @@ from q8bert.export.model_to_export import ModelToExport
 from q8bert.export.proofs.float_comparison import FloatComparison
 from q8bert.export.proofs.fusion import FusionReport
 from q8bert.export.proofs.saturation import SaturationReport
-from q8bert.spec.bundle import Manifest
+from q8bert.spec.bundle.bundle import Manifest
 from q8bert.training.models.source import count_parameters
 from q8bert.training.quantization.fake_quantize import scale_from_amax
 from q8bert.training.versions import library_versions

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from q8bert.export.proofs.parity_report import ParityReport
-from q8bert.spec.bundle import MODEL_FILE, PARITY_FILE, Manifest
+from q8bert.spec.bundle.bundle import MODEL_FILE, PARITY_FILE, Manifest
 from q8bert.training.objectives.config import TWIN
 
 __all__ = ["model_card"]

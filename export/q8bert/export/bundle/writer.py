@@ -1,4 +1,4 @@
-"""Writes the folder that the runtime reads; :mod:`q8bert.spec.bundle` defines it."""
+"""Writes the folder that the runtime reads; :mod:`q8bert.spec.bundle.bundle` defines it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from q8bert.export.bundle.library_files import special_tokens, tokenizer_configuration
 from q8bert.export.bundle.model_card import model_card
 from q8bert.export.proofs.parity_report import ParityReport
-from q8bert.spec.bundle import (
+from q8bert.spec.bundle.bundle import (
     CONFIG_FILE,
     MANIFEST_FILE,
     MODEL_CARD_FILE,
@@ -26,7 +26,7 @@ from q8bert.spec.bundle import (
     Manifest,
     open_bundle,
 )
-from q8bert.spec.bundle_targets import TargetGraph
+from q8bert.spec.bundle.targets import TargetGraph
 from q8bert.spec.errors import ExportError
 from q8bert.spec.files import PARTIAL, read_json, sha256_of, write_json, write_text
 from q8bert.spec.folders import entries, new_folder, refuse_unwritable

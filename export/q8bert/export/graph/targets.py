@@ -10,7 +10,7 @@ from onnx_ir.passes import common as ir_passes
 
 from q8bert.export.graph.passes.dequantize import DequantizePass
 from q8bert.export.graph.passes.integer_products import IntegerProductsPass
-from q8bert.spec.bundle_targets import CUDA_TARGET, FLOAT16_TARGET
+from q8bert.spec.bundle.targets import CUDA_TARGET, FLOAT16_TARGET
 from q8bert.spec.errors import ExportError
 
 # isort: off

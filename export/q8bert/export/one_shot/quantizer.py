@@ -18,8 +18,8 @@ from q8bert.export.post_training.given import Asked, Given, read_given
 from q8bert.export.post_training.options import ONE_SHOT_RANGES, one_shot_options
 from q8bert.export.post_training.rows import CALIBRATION_ROWS, HELD_OUT_ROWS
 from q8bert.export.target_graphs import make_targets
-from q8bert.spec.bundle import Bundle
-from q8bert.spec.bundle_targets import TARGETS
+from q8bert.spec.bundle.bundle import Bundle
+from q8bert.spec.bundle.targets import TARGETS
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError, ExportError
 from q8bert.spec.kinds import Check, at_least, one_of

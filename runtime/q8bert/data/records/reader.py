@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from q8bert.data.collecting import collected
 from q8bert.data.examples import CellError, Split
-from q8bert.data.foreign_files import N_HEAD_BYTES, known_start
+from q8bert.data.formats.foreign_files import N_HEAD_BYTES, known_start
 from q8bert.data.records.framing import framed_records
 from q8bert.data.records.message import ExampleParser
 from q8bert.data.records.mind import mind_records

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from q8bert.data.examples import text_columns
 from q8bert.data.readers import read_file
 from q8bert.runtime.predict.parts import task_and_tokenizer
-from q8bert.spec.bundle import TOKENIZER_FILE, load_bundle
+from q8bert.spec.bundle.bundle import TOKENIZER_FILE, load_bundle
 from q8bert.spec.errors import InputError
 from q8bert.tasks.task import Task
 from q8bert.text.tokenizer import TextTokenizer

@@ -9,8 +9,8 @@ from q8bert.console.command import Speaker
 from q8bert.machine.builds import require
 from q8bert.runtime.engines.choice import require_engine
 from q8bert.runtime.engines.engine import ENGINES, EngineName
-from q8bert.runtime.engines.provider_names import Provider, parse_provider
-from q8bert.runtime.engines.provider_table import CPU_PROVIDER
+from q8bert.runtime.engines.providers.names import Provider, parse_provider
+from q8bert.runtime.engines.providers.table import CPU_PROVIDER
 from q8bert.spec.checked import fitted
 from q8bert.tasks.data_set import FORMATS
 

@@ -11,7 +11,7 @@ from q8bert.machine.builds import installed_ort_build, require
 from q8bert.runtime.engines.engine import OPENVINO, Engine
 from q8bert.runtime.engines.kernels import KernelWatch
 from q8bert.runtime.engines.options import RuntimeOptions
-from q8bert.runtime.engines.provider_names import Provider
+from q8bert.runtime.engines.providers.names import Provider
 from q8bert.spec.errors import MissingExtraError
 
 __all__ = ["require_engine", "watched_engine"]

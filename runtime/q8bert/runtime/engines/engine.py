@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from q8bert.runtime.engines.kernels import Products
 from q8bert.runtime.engines.options import RuntimeOptions
-from q8bert.runtime.engines.provider_names import NamedProviders
+from q8bert.runtime.engines.providers.names import NamedProviders
 from q8bert.spec.kinds import one_of
 
 __all__ = ["ENGINES", "ONNX_RUNTIME", "OPENVINO", "Engine", "EngineName"]

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from q8bert.runtime.engines.provider_table import CPU_PROVIDER, facts_of
+from q8bert.runtime.engines.providers.table import CPU_PROVIDER, facts_of
 
 __all__ = ["KernelWatch", "Products", "count_products", "nodes_on_the_cpu"]
 

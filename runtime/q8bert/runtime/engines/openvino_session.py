@@ -16,8 +16,8 @@ from q8bert.runtime.engines.engine import OPENVINO
 from q8bert.runtime.engines.kernels import Products
 from q8bert.runtime.engines.openvino_limits import RowLimits
 from q8bert.runtime.engines.options import RuntimeOptions
-from q8bert.runtime.engines.provider_names import NamedProviders, Provider, named_providers
-from q8bert.runtime.engines.provider_table import CPU_PROVIDER
+from q8bert.runtime.engines.providers.names import NamedProviders, Provider, named_providers
+from q8bert.runtime.engines.providers.table import CPU_PROVIDER
 from q8bert.spec.errors import BundleError, ConfigError, ForkedError, ProviderError
 
 __all__ = ["OpenVinoSession"]

@@ -23,8 +23,8 @@ from q8bert.machine.builds import installed_ort_build
 from q8bert.machine.cpu import cpu_description
 from q8bert.machine.onnx_runtime import ort
 from q8bert.runtime.engines.options import RuntimeOptions
-from q8bert.runtime.engines.provider_names import NamedProviders
-from q8bert.runtime.engines.provider_table import facts_of
+from q8bert.runtime.engines.providers.names import NamedProviders
+from q8bert.runtime.engines.providers.table import facts_of
 from q8bert.spec.errors import ConfigError
 from q8bert.spec.files import PARTIAL, sha256_of
 from q8bert.spec.private_folders import make_private, prune, refuse_shared

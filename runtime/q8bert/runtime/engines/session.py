@@ -17,10 +17,10 @@ from q8bert.runtime.engines.engine import ONNX_RUNTIME
 from q8bert.runtime.engines.kernels import KernelWatch, Products, count_products, nodes_on_the_cpu
 from q8bert.runtime.engines.optimized_cache import discard_entry, entry_key, find_entry, new_entry
 from q8bert.runtime.engines.options import RuntimeOptions
-from q8bert.runtime.engines.provider_defaults import cache_options
-from q8bert.runtime.engines.provider_names import NamedProviders, Provider, bound_device, named_providers
-from q8bert.runtime.engines.provider_table import CPU_PROVIDER, facts_of
-from q8bert.runtime.engines.providers import check_active, prepare_providers
+from q8bert.runtime.engines.providers.availability import check_active, prepare_providers
+from q8bert.runtime.engines.providers.defaults import cache_options
+from q8bert.runtime.engines.providers.names import NamedProviders, Provider, bound_device, named_providers
+from q8bert.runtime.engines.providers.table import CPU_PROVIDER, facts_of
 from q8bert.runtime.engines.session_options import session_options
 from q8bert.spec.errors import BundleError, ConfigError, ForkedError, ProviderError
 

@@ -10,8 +10,8 @@ from q8bert.data.readers import Format
 from q8bert.data.row_source import read_labelled
 from q8bert.runtime.engines.engine import ONNX_RUNTIME, EngineName
 from q8bert.runtime.engines.options import RuntimeOptions
-from q8bert.runtime.engines.provider_names import Provider
-from q8bert.runtime.engines.provider_table import CPU_PROVIDER
+from q8bert.runtime.engines.providers.names import Provider
+from q8bert.runtime.engines.providers.table import CPU_PROVIDER
 from q8bert.runtime.predict.classifier import BatchSize, Classifier, Threads
 from q8bert.runtime.predict.examples import encoded_examples
 from q8bert.spec.checked import checked

@@ -9,11 +9,11 @@ from typing import Annotated
 from q8bert.runtime.engines.choice import watched_engine
 from q8bert.runtime.engines.engine import ONNX_RUNTIME, Engine
 from q8bert.runtime.engines.options import RuntimeOptions
-from q8bert.runtime.engines.provider_defaults import with_defaults
-from q8bert.runtime.engines.provider_names import Provider, named_providers
-from q8bert.runtime.engines.provider_table import facts_of
-from q8bert.spec.bundle import MODEL_FILE, TOKENIZER_FILE, Bundle, Manifest, load_bundle
-from q8bert.spec.bundle_targets import TARGETS
+from q8bert.runtime.engines.providers.defaults import with_defaults
+from q8bert.runtime.engines.providers.names import Provider, named_providers
+from q8bert.runtime.engines.providers.table import facts_of
+from q8bert.spec.bundle.bundle import MODEL_FILE, TOKENIZER_FILE, Bundle, Manifest, load_bundle
+from q8bert.spec.bundle.targets import TARGETS
 from q8bert.spec.errors import ConfigError
 from q8bert.spec.kinds import one_of
 

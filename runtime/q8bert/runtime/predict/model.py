@@ -7,7 +7,7 @@ import numpy as np
 
 from q8bert.runtime.engines.engine import Engine
 from q8bert.runtime.predict.outcomes import Outputs, outcomes_of_rows
-from q8bert.spec.bundle import Bundle
+from q8bert.spec.bundle.bundle import Bundle
 from q8bert.spec.checked import fitted
 from q8bert.spec.errors import BundleError
 from q8bert.spec.kinds import at_least

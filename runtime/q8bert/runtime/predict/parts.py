@@ -1,7 +1,7 @@
 """What a classifier has besides its model: a task and a tokenizer, held to what the bundle says of them."""
 
 from q8bert.machine.cores import available_cores
-from q8bert.spec.bundle import Bundle
+from q8bert.spec.bundle.bundle import Bundle
 from q8bert.spec.errors import BundleError, ConfigError, InputError
 from q8bert.tasks.task import Task, task_from_json
 from q8bert.text.encoded import Encoded, longest_row

@@ -23,10 +23,10 @@ from q8bert.data.submission import (
 )
 from q8bert.runtime.engines.engine import ONNX_RUNTIME, EngineName
 from q8bert.runtime.engines.options import RuntimeOptions
-from q8bert.runtime.engines.provider_names import Provider
-from q8bert.runtime.engines.provider_table import CPU_PROVIDER
+from q8bert.runtime.engines.providers.names import Provider
+from q8bert.runtime.engines.providers.table import CPU_PROVIDER
 from q8bert.runtime.predict.classifier import BatchSize, Classifier, Threads
-from q8bert.spec.bundle import open_bundle
+from q8bert.spec.bundle.bundle import open_bundle
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import BundleError, ConfigError, InputError
 from q8bert.tasks.glue import GLUE_TASKS, glue_task

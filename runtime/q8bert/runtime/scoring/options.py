@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from typing import Annotated
 
 from q8bert.runtime.engines.engine import ONNX_RUNTIME, EngineName
-from q8bert.runtime.engines.provider_names import Provider
-from q8bert.runtime.engines.provider_table import CPU_PROVIDER
+from q8bert.runtime.engines.providers.names import Provider
+from q8bert.runtime.engines.providers.table import CPU_PROVIDER
 from q8bert.runtime.predict.classifier import BatchSize, OnLong, Threads
 from q8bert.runtime.scoring.reading.formats import SCORED_FORMATS
 from q8bert.spec.checked import fit_fields

@@ -16,8 +16,8 @@ from typing import Any
 
 from q8bert.machine.builds import require
 from q8bert.machine.cores import available_cores
-from q8bert.runtime.engines.provider_names import named_providers
-from q8bert.runtime.engines.provider_table import facts_of
+from q8bert.runtime.engines.providers.names import named_providers
+from q8bert.runtime.engines.providers.table import facts_of
 from q8bert.runtime.scoring.options import ScoringOptions
 from q8bert.runtime.scoring.portion_scorer import PortionScorer
 from q8bert.runtime.scoring.reading.records import PlannedFile, Unit

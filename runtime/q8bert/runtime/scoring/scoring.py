@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from q8bert.runtime.engines.engine import ONNX_RUNTIME, EngineName
-from q8bert.runtime.engines.provider_names import Provider
-from q8bert.runtime.engines.provider_table import CPU_PROVIDER
+from q8bert.runtime.engines.providers.names import Provider
+from q8bert.runtime.engines.providers.table import CPU_PROVIDER
 from q8bert.runtime.predict.classifier import BatchSize, OnLong, Threads
 from q8bert.runtime.scoring.answer_columns import AnswerColumns
 from q8bert.runtime.scoring.job import FileRecord, Job
@@ -20,7 +20,7 @@ from q8bert.runtime.scoring.reading.layouts import layout_of
 from q8bert.runtime.scoring.reading.records import PlannedFile
 from q8bert.runtime.scoring.streams import local_stream
 from q8bert.runtime.scoring.writing.output_files import write_outputs
-from q8bert.spec.bundle import open_bundle
+from q8bert.spec.bundle.bundle import open_bundle
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError, InputError
 from q8bert.tasks.task import task_from_json

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from q8bert.runtime.engines.engine import ONNX_RUNTIME, EngineName
 from q8bert.runtime.engines.options import RuntimeOptions
-from q8bert.runtime.engines.provider_names import Provider
-from q8bert.runtime.engines.provider_table import CPU_PROVIDER
+from q8bert.runtime.engines.providers.names import Provider
+from q8bert.runtime.engines.providers.table import CPU_PROVIDER
 from q8bert.runtime.predict.classifier import BatchSize, OnLong
 from q8bert.spec.checked import fit_fields
 from q8bert.spec.kinds import above, at_least, share

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from q8bert.spec.bundle import Manifest
+from q8bert.spec.bundle.bundle import Manifest
 from q8bert.tasks.task import Task
 
 __all__ = [

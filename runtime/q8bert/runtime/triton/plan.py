@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from q8bert.runtime.engines.provider_table import CUDA_PROVIDER, facts_of
+from q8bert.runtime.engines.providers.table import CUDA_PROVIDER, facts_of
 from q8bert.runtime.predict.parts import extreme_rows, task_and_tokenizer
 from q8bert.runtime.triton.configs import (
     CONFIG_FILE,
@@ -22,8 +22,8 @@ from q8bert.runtime.triton.configs import (
 from q8bert.runtime.triton.interface import Interface
 from q8bert.runtime.triton.options import GPU, PYTHON_BACKEND, TritonOptions
 from q8bert.runtime.triton.steps.choice import LABELS, MODEL, TOKENIZER
-from q8bert.spec.bundle import MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE, Bundle, Manifest
-from q8bert.spec.bundle_parts import whole_bundle
+from q8bert.spec.bundle.bundle import MANIFEST_FILE, MODEL_FILE, TOKENIZER_FILE, Bundle, Manifest
+from q8bert.spec.bundle.parts import whole_bundle
 from q8bert.spec.errors import ConfigError
 from q8bert.text.batching import model_inputs
 from q8bert.text.encoded import Encoded, longest_row

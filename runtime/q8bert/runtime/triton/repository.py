@@ -13,7 +13,7 @@ from q8bert.runtime.triton.names import named_bundles
 from q8bert.runtime.triton.options import TritonOptions
 from q8bert.runtime.triton.plan import Model, Plan, plan_of
 from q8bert.runtime.triton.versions import Standing, faults_of, standing
-from q8bert.spec.bundle import MODEL_FILE, open_bundle
+from q8bert.spec.bundle.bundle import MODEL_FILE, open_bundle
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import BundleError, ConfigError, OutputError
 from q8bert.spec.files import write_bytes, write_text

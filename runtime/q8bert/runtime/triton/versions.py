@@ -8,8 +8,8 @@ from pathlib import Path
 from q8bert.runtime.triton.configs import CONFIG_FILE
 from q8bert.runtime.triton.interface import Interface
 from q8bert.runtime.triton.plan import Plan
-from q8bert.spec.bundle import MANIFEST_FILE
-from q8bert.spec.bundle_parts import open_parts
+from q8bert.spec.bundle.bundle import MANIFEST_FILE
+from q8bert.spec.bundle.parts import open_parts
 from q8bert.spec.errors import ConfigError
 from q8bert.tasks.task import task_from_json
 

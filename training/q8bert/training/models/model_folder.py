@@ -11,7 +11,7 @@ from pathlib import Path
 
 from huggingface_hub import snapshot_download
 
-from q8bert.spec.bundle import MANIFEST_FILE, MODEL_FILE
+from q8bert.spec.bundle.bundle import MANIFEST_FILE, MODEL_FILE
 from q8bert.spec.errors import ModelError
 from q8bert.training.models.border import library_border
 

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from q8bert.data.formats.parquet import is_text
+from q8bert.data.formats.text_lines import broken_text, shown_text
 from q8bert.data.hub import hub_columns
-from q8bert.data.parquet import is_text
-from q8bert.data.text_lines import broken_text, shown_text
 from q8bert.runtime.scoring.answer_columns import AnswerColumns
 from q8bert.runtime.scoring.options import ScoringOptions
 from q8bert.runtime.scoring.reading.inputs import Source

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from q8bert.data.parquet import opened_parquet
+from q8bert.data.formats.parquet import opened_parquet
 from q8bert.machine.builds import require
 from q8bert.runtime.scoring.reading.records import PORTION_BYTES, PORTION_ROWS, PORTIONS_A_UNIT, ArrowPortion, Unit
 

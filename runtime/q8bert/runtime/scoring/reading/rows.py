@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 from q8bert.data.examples import CellError, Example, example_from_cells
-from q8bert.data.text_lines import broken_text
+from q8bert.data.formats.text_lines import broken_text
 from q8bert.runtime.scoring.answer_columns import Fault
 from q8bert.runtime.scoring.reading.layouts import json_object
 from q8bert.runtime.scoring.reading.records import ArrowPortion, PlannedFile, Portion, Record

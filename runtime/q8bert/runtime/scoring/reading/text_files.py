@@ -5,9 +5,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from q8bert.data.foreign_files import N_HEAD_BYTES, what_else_it_is
-from q8bert.data.quoting import QuoteCount
-from q8bert.data.text_lines import shown_text
+from q8bert.data.formats.foreign_files import N_HEAD_BYTES, what_else_it_is
+from q8bert.data.formats.quoting import QuoteCount
+from q8bert.data.formats.text_lines import shown_text
 from q8bert.runtime.scoring.reading.inputs import Source
 from q8bert.runtime.scoring.reading.records import (
     LARGEST_RECORD,

@@ -13,7 +13,7 @@ from pathlib import Path
 from q8bert.runtime.server.models.models import Key, Model, Models
 from q8bert.runtime.server.models.sources import Signature, Source, card_of, signature_of
 from q8bert.runtime.server.options import ModelOptions, ServerOptions
-from q8bert.spec.bundle import open_bundle
+from q8bert.spec.bundle.bundle import open_bundle
 from q8bert.spec.errors import BundleError
 
 __all__ = ["Loader"]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from q8bert.spec.bundle import MANIFEST_FILE, MODEL_CARD_FILE
+from q8bert.spec.bundle.bundle import MANIFEST_FILE, MODEL_CARD_FILE
 from q8bert.spec.errors import BundleError, ConfigError
 from q8bert.spec.files import partial_of
 

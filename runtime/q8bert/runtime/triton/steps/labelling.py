@@ -7,7 +7,7 @@ import numpy as np
 
 from q8bert.runtime.triton.interface import LABEL, LOGITS, PROBABILITIES, SCORE
 from q8bert.runtime.triton.steps.step import Arrays, Outcome, Place
-from q8bert.spec.bundle_parts import open_parts
+from q8bert.spec.bundle.parts import open_parts
 from q8bert.spec.errors import BundleError, ConfigError
 from q8bert.tasks.head import Head
 from q8bert.tasks.task import task_from_json

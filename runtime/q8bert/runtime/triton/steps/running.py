@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from q8bert.runtime.engines.options import RuntimeOptions
-from q8bert.runtime.engines.provider_table import CPU_PROVIDER, CUDA_PROVIDER
+from q8bert.runtime.engines.providers.table import CPU_PROVIDER, CUDA_PROVIDER
 from q8bert.runtime.predict.classifier import Classifier
 from q8bert.runtime.service.filling import BatchLimits, fill
 from q8bert.runtime.triton.interface import LOGITS, MASK

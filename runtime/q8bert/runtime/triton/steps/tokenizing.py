@@ -12,8 +12,8 @@ from q8bert.runtime.predict.parts import task_and_tokenizer
 from q8bert.runtime.triton.interface import MASK, TEXT, TEXT_PAIR, TRUNCATED
 from q8bert.runtime.triton.options import PYTHON_BACKEND
 from q8bert.runtime.triton.steps.step import Arrays, Outcome, Place, rows_of_requests
-from q8bert.spec.bundle import TOKENIZER_FILE, Manifest, open_bundle
-from q8bert.spec.bundle_parts import open_parts
+from q8bert.spec.bundle.bundle import TOKENIZER_FILE, Manifest, open_bundle
+from q8bert.spec.bundle.parts import open_parts
 from q8bert.spec.errors import BundleError, InputError
 from q8bert.text.batching import model_inputs
 from q8bert.text.encoded import Encoded

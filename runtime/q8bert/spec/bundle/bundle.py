@@ -22,8 +22,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from q8bert.spec.bundle_files import FileRecord, read_files
-from q8bert.spec.bundle_targets import TargetGraph, target_faults
+from q8bert.spec.bundle.files import FileRecord, read_files
+from q8bert.spec.bundle.targets import TargetGraph, target_faults
 from q8bert.spec.checked import checked
 from q8bert.spec.decode import decode
 from q8bert.spec.errors import BundleError, ConfigError

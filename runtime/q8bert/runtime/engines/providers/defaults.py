@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from q8bert.runtime.engines.provider_names import NamedProviders, Provider, named_providers
-from q8bert.runtime.engines.provider_table import facts_of
+from q8bert.runtime.engines.providers.names import NamedProviders, Provider, named_providers
+from q8bert.runtime.engines.providers.table import facts_of
 from q8bert.spec.private_folders import make_private
 
 __all__ = ["MAX_PROFILE_BATCH", "cache_options", "profile_options", "with_defaults"]

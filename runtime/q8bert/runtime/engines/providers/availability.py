@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from q8bert.machine.builds import installed_ort_build
 from q8bert.machine.cuda import cuda_driver, preload_cuda_libraries
 from q8bert.machine.onnx_runtime import ort
-from q8bert.runtime.engines.provider_names import NamedProviders
-from q8bert.runtime.engines.provider_table import CPU_PROVIDER, facts_of
+from q8bert.runtime.engines.providers.names import NamedProviders
+from q8bert.runtime.engines.providers.table import CPU_PROVIDER, facts_of
 from q8bert.spec.errors import ProviderError
 
 __all__ = ["check_active", "prepare_providers"]

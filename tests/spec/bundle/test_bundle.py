@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from q8bert.spec.bundle import load_bundle, open_bundle
+from q8bert.spec.bundle.bundle import load_bundle, open_bundle
 from q8bert.spec.errors import BundleError, ConfigError
 from q8bert.tasks.glue import glue_task
 from q8bert.tasks.task import task_from_json

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 
 from q8bert.data.examples import CellError
-from q8bert.data.tables import Row
-from q8bert.data.text_lines import broken_text
+from q8bert.data.formats.tables import Row
+from q8bert.data.formats.text_lines import broken_text
 from q8bert.tasks.task import Task
 
 __all__ = ["json_rows"]

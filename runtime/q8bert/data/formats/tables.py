@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from q8bert.data.examples import CellError
-from q8bert.data.quoting import QuoteCount, is_quoted
-from q8bert.data.text_lines import broken_text, shown_text
+from q8bert.data.formats.quoting import QuoteCount, is_quoted
+from q8bert.data.formats.text_lines import broken_text, shown_text
 from q8bert.spec.errors import InputError
 from q8bert.tasks.task import Task
 

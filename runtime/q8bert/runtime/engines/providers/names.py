@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
-from q8bert.runtime.engines.provider_table import CPU_PROVIDER, facts_of
+from q8bert.runtime.engines.providers.table import CPU_PROVIDER, facts_of
 from q8bert.spec.errors import ConfigError
 
 __all__ = ["NamedProviders", "Provider", "bound_device", "named_providers", "parse_provider"]

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from q8bert.spec.bundle import MANIFEST_FILE, MODEL_CARD_FILE, Bundle, load_bundle, read_manifest
-from q8bert.spec.bundle_files import read_files
+from q8bert.spec.bundle.bundle import MANIFEST_FILE, MODEL_CARD_FILE, Bundle, load_bundle, read_manifest
+from q8bert.spec.bundle.files import read_files
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import BundleError
 

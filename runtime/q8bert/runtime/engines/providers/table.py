@@ -6,7 +6,7 @@ A provider that has no row here may be named as well; of it, nothing is assumed.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from q8bert.spec.bundle_targets import CUDA_TARGET, FLOAT16_TARGET
+from q8bert.spec.bundle.targets import CUDA_TARGET, FLOAT16_TARGET
 
 __all__ = ["CPU_PROVIDER", "CUDA_PROVIDER", "TENSORRT_PROVIDER", "ProviderFacts", "facts_of"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from q8bert.spec.bundle_parts import open_parts, whole_bundle
+from q8bert.spec.bundle.parts import open_parts, whole_bundle
 from q8bert.spec.errors import BundleError
 
 

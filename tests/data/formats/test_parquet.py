@@ -9,7 +9,7 @@ import pytest
 
 from q8bert.data.column_names import column_names
 from q8bert.data.examples import Example
-from q8bert.data.parquet import parquet_rows
+from q8bert.data.formats.parquet import parquet_rows
 from q8bert.data.readers import read_file, read_split
 from q8bert.spec.errors import InputError
 from q8bert.tasks.glue import glue_task

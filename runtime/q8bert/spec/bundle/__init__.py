@@ -1,0 +1,1 @@
+"""The bundle: its manifest, its files and their checksums, its parts that are read alone, its graphs for targets."""
