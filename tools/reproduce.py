@@ -10,6 +10,7 @@ Differences from the twin come with an interval of 95 %, over rows and over seed
     python tools/reproduce.py GLUE --tasks QNLI --train-rows 10000 --seeds 11
     python tools/reproduce.py GLUE --model google-bert/bert-base-uncased --common "--device cuda --precision bfloat16"
     python tools/reproduce.py GLUE --tasks STS-B --held-out 0.1 --variant early "--quantize-from 0.25"   # to choose
+    python tools/reproduce.py GLUE --held-out 0.1 --modes one-shot --one-shot-variant plain "--no-smoothing"
     python tools/reproduce.py --table results/glue                                  # only print what is there
 
 Exit codes: 0 all done, 1 a command failed (the others were done), 2 wrong use, 130 stopped by Ctrl-C.
@@ -96,6 +97,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--variant", nargs=2, action="append", default=[], metavar=("NAME", "OPTIONS"), help="one more way to train"
     )
+    parser.add_argument(
+        "--one-shot-variant", nargs=2, action="append", default=[], metavar=("NAME", "OPTIONS"),
+        help="one more way to quantize the twin",
+    )  # fmt: skip
     parser.add_argument("--model", default="minilm-l6", help="what training starts from")
     parser.add_argument("--common", default="", help="options of `q8bert train` for all modes, in one text")
     parser.add_argument("--train-rows", type=int, default=0, help="training rows to use; 0 for all")
@@ -120,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if args.glue_dir is None:
                 parser.error("give the folder of GLUE, or --table")
             identity, commands = Identity.here(), Commands()
-            works = make_work(args, chosen_modes(args.modes, args.variant), identity, commands)
+            works = make_work(args, chosen_modes(args.modes, args.variant, args.one_shot_variant), identity, commands)
             failures = do_all(works, args.jobs, commands)
             found = [result for result in read_results(args.results) if result.identity["source"] == identity.source]
         else:

@@ -110,10 +110,20 @@ def test_held_out_rows_are_training_rows_that_nothing_is_trained_on(tool: Any, t
 def test_modes_that_do_not_exist_or_names_taken_twice_are_refused(tool: Any) -> None:
     chosen = tool("reproduction.modes").chosen_modes
     assert [mode.name for mode in chosen(["qat"], [("early", "--quantize-from 0.25")])] == ["fp32", "qat", "early"]
-    with pytest.raises(ValueError, match="names taken: \\['qat'\\]"):
-        chosen([], [("qat", "")])
+    for names, variants, one_shot_variants, taken in [
+        ([], [("qat", "")], [], "'qat'"),
+        ([], [], [("qat", "")], "'qat'"),
+        (["qat"], [("early", "--quantize-from 0.25")], [("early", "--no-smoothing")], "'early', 'early'"),
+    ]:
+        with pytest.raises(ValueError, match=f"names taken: \\[{taken}\\]"):
+            chosen(names, variants, one_shot_variants)
     with pytest.raises(ValueError, match="unknown: \\['dynamic'\\]"):
         chosen(["dynamic"], [])
+
+
+def test_a_variant_of_one_shot_quantization_is_made_of_the_twin_with_its_options(tool: Any) -> None:
+    *_, mode = tool("reproduction.modes").chosen_modes(["qat"], [], [("plain", "--no-smoothing --no-zero-points")])
+    assert (mode.name, mode.train, mode.export) == ("plain", None, ("quantize", "--no-smoothing", "--no-zero-points"))
 
 
 def test_only_variants_that_change_float_steps_train_their_own(tool: Any) -> None:

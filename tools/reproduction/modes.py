@@ -52,12 +52,15 @@ MODES = (
 )  # fmt: skip
 
 
-def chosen_modes(names: Sequence[str], variants: Sequence[Sequence[str]]) -> tuple[Mode, ...]:
+def chosen_modes(
+    names: Sequence[str], variants: Sequence[Sequence[str]], one_shot_variants: Sequence[Sequence[str]] = ()
+) -> tuple[Mode, ...]:
     """Return the modes that were asked for, the float twin always among them.
 
     Args:
         names: Names of modes; none for all that can be had here.
         variants: Pairs of a name and options of `q8bert train`, as a shell would read them.
+        one_shot_variants: Pairs of a name and options of `q8bert quantize`.
 
     Returns:
         The modes, the float twin first.
@@ -67,7 +70,10 @@ def chosen_modes(names: Sequence[str], variants: Sequence[Sequence[str]]) -> tup
     """
     known = {mode.name: mode for mode in MODES}
     added = [_variant(name, tuple(shlex.split(options))) for name, options in variants]
-    taken = [mode.name for mode in added if mode.name in known]
+    for name, options in one_shot_variants:
+        added.append(Mode(name, f"q8bert quantize {options}", export=("quantize", *shlex.split(options))))
+    given = [*known, *(mode.name for mode in added)]
+    taken = sorted(mode.name for mode in added if given.count(mode.name) > 1)
     unknown = [name for name in names if name not in known]
     if taken or unknown:
         raise ValueError(f"modes are {', '.join(known)}; unknown: {unknown or 'none'}, names taken: {taken or 'none'}")

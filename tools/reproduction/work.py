@@ -162,11 +162,10 @@ class Work:
 
     def _export_command(self, mode: Mode, run: Path, bundle: Path) -> list[str]:
         command, *options = mode.export
+        options += ["--no-parity"]  # compared by the tests and by users; here the scores of the bundle count
         if command == "quantize":
             name = self.task.data.files.get("train", "train.tsv")
             options += ["--calibration-data", str(self.rows.folder / name)]
-        else:
-            options += ["--no-parity"]  # compared by the tests and by users; here the scores of the bundle count
         return [command, str(run), "--output-dir", str(bundle), *options, "--json"]
 
     def _call(
