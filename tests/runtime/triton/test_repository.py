@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from q8bert.runtime.triton import repository as module
-from q8bert.runtime.triton.names import named_bundles
 from q8bert.runtime.triton.options import TritonOptions
 from q8bert.runtime.triton.repository import write_repository
 from q8bert.spec.bundle.bundle import open_bundle
@@ -38,28 +37,10 @@ def float_sentiment(small: Any) -> Path:
 # ---- names --------------------------------------------------------------------------------------
 
 
-def test_a_model_is_called_as_it_is_told_or_as_its_folder() -> None:
-    assert named_bundles(["a=some/where", "else/where/b.1"]) == {"a": Path("some/where"), "b.1": Path("else/where/b.1")}
-    assert named_bundles(["a=b=c"]) == {"a": Path("b=c")}
-
-
-@pytest.mark.parametrize(
-    ("given", "words"),
-    [
-        ([], "one bundle or more"),
-        (["=x"], "got ''"),
-        (["a="], "NAME=FOLDER"),
-        (["a b=x"], "'a b'"),
-        (["ü=x"], "'ü'"),
-        (["-a=x"], "'-a'"),
-        (["a=x", "a=y"], "called 'a'"),
-        (["x/a", "y/a"], "called 'a'"),
-        (["a=x", "a-model=y"], "called 'a-model'"),
-    ],
-)
-def test_names_that_cannot_be_are_refused(given: list[str], words: str) -> None:
-    with pytest.raises(ConfigError, match=words):
-        named_bundles(given)
+def test_a_model_and_the_steps_of_another_are_not_called_alike(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="2 models are called 'a-model'"):
+        write_repository(["a=x", "a-model=y"], tmp_path / "repository")
+    assert not (tmp_path / "repository").exists()
 
 
 # ---- a repository that is not there yet ---------------------------------------------------------

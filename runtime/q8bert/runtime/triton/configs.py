@@ -11,8 +11,8 @@ from q8bert.runtime.triton.steps.choice import LABELS, MODEL, STEP, STEPS, TOKEN
 from q8bert.runtime.triton.text_format import Field, Fields, Word, to_text
 
 __all__ = [
-    "CONFIG_FILE", "LABELS_FILE", "WARMUP_TOKENS", "ensemble_config", "ids_of", "step_config", "step_name",
-    "warmup_file",
+    "CONFIG_FILE", "LABELS_FILE", "WARMUP_TOKENS", "ensemble_config", "ids_of", "model_names", "step_config",
+    "step_name", "warmup_file",
 ]  # fmt: skip
 
 CONFIG_FILE = "config.pbtxt"
@@ -25,6 +25,11 @@ _ENOUGH_WARMUPS = 2
 def step_name(name: str, step: str) -> str:
     """Return what a step of an ensemble is called."""
     return f"{name}-{step}"
+
+
+def model_names(name: str) -> tuple[str, ...]:
+    """Return the models of Triton that a bundle becomes: the ensemble that callers name, and its steps."""
+    return (name, *(step_name(name, step) for step in STEPS))
 
 
 def warmup_file(input_name: str) -> str:

@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from q8bert.runtime.triton.configs import model_names
 from q8bert.runtime.triton.kserve import KServe, inference_service
-from q8bert.runtime.triton.names import named_bundles
 from q8bert.runtime.triton.options import TritonOptions
 from q8bert.runtime.triton.plan import Model, Plan, plan_of
 from q8bert.runtime.triton.versions import Standing, faults_of, standing
 from q8bert.spec.bundle.bundle import MODEL_FILE, open_bundle
+from q8bert.spec.bundle.named import named_folders
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import BundleError, ConfigError, OutputError
 from q8bert.spec.files import write_bytes, write_text
@@ -93,7 +94,7 @@ def write_repository(
         OutputError: If it cannot be written.
     """
     folder, options = Path(output_dir), options or TritonOptions()
-    named = named_bundles(bundles)
+    named = named_folders(bundles, models_of=model_names)
     before = {name: standing(folder, name) for name in named}
     plans = [
         plan_of(name, bundle, options, version=before[name].next_version(version)) for name, bundle in named.items()

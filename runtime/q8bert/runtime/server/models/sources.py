@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from q8bert.spec.bundle.bundle import MANIFEST_FILE, MODEL_CARD_FILE
-from q8bert.spec.errors import BundleError, ConfigError
+from q8bert.spec.bundle.named import named_folders
+from q8bert.spec.errors import BundleError
 from q8bert.spec.files import partial_of
 
 __all__ = ["Signature", "Source", "card_of", "parse_sources", "signature_of"]
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
 
 Signature = tuple[tuple[str, int, int, int], ...]
@@ -63,23 +63,7 @@ def parse_sources(given: Sequence[str]) -> tuple[Source, ...]:
         BundleError: If a folder is neither a bundle nor holds versions.
         ConfigError: If a name cannot stand in an address, or two models have the same.
     """
-    sources = [_source(one) for one in given]
-    names = [source.name for source in sources]
-    faults = [
-        f"a model's name must be of letters, digits, '.', '_' and '-', got {name!r}; name it: NAME=FOLDER"
-        for name in names
-        if not _NAME.fullmatch(name)
-    ]
-    faults += [
-        f"{names.count(name)} models are called {name!r}; give each a name of its own: NAME=FOLDER"
-        for name in dict.fromkeys(names)
-        if names.count(name) > 1
-    ]
-    if not names:
-        faults.append("give one bundle or more")
-    if faults:
-        raise ConfigError(faults)
-    return tuple(sources)
+    return tuple(_source(name, folder) for name, folder in named_folders(given).items())
 
 
 def signature_of(folder: Path) -> Signature:
@@ -110,13 +94,7 @@ def card_of(folder: Path) -> str:
         return ""
 
 
-def _source(given: str) -> Source:
-    name, equals, rest = given.partition("=")
-    folder = Path(rest if equals else given)
-    if not (rest if equals else given):
-        raise ConfigError([f"a model is given as NAME=FOLDER or FOLDER, got {given!r}"])
-    # a link's own name, not that of what it leads to: that may change
-    name = name if equals else Path(folder.absolute()).name
+def _source(name: str, folder: Path) -> Source:
     if (folder / MANIFEST_FILE).is_file():
         return Source(name, folder, has_versions=False)
     source = Source(name, folder, has_versions=True)
