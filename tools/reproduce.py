@@ -13,11 +13,12 @@ Differences from the twin come with an interval of 95 %, over rows and over seed
     python tools/reproduce.py GLUE --held-out 0.1 --modes one-shot --one-shot-variant plain "--no-smoothing"
     python tools/reproduce.py --table results/glue                                  # only print what is there
 
-Exit codes: 0 all done, 1 a command failed (the others were done), 2 wrong use, 130 stopped by Ctrl-C.
+Exit codes: 0 all done, 1 a command failed (the others were done), 2 wrong use, 130 stopped by Ctrl-C or `kill`.
 """
 
 import argparse
 import shlex
+import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -140,5 +141,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if failures else 0
 
 
+def _stop(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _stop)  # nothing that was begun is left behind
     sys.exit(main())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -201,7 +202,13 @@ def test_what_is_under_way_can_be_stopped_and_nothing_is_begun_after_it(
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_campaign_without_a_word_of_python(tool: Any, tmp_path: Path, small: Any) -> None:
+@pytest.mark.parametrize(
+    ("send", "number"),
+    [(os.killpg, signal.SIGINT), (os.kill, signal.SIGTERM)],  # as a terminal does, to all; as `kill` does, to the tool
+)
+def test_ctrl_c_or_kill_ends_the_campaign_without_a_word_of_python(
+    tool: Any, tmp_path: Path, small: Any, send: Callable[[int, int], None], number: signal.Signals
+) -> None:
     write_sst2(tmp_path / "glue" / "SST-2", n_train=40, n_dev=20)
     command = [
         sys.executable, str(TOOLS / "reproduce.py"), str(tmp_path / "glue"), "--tasks", "SST-2", "--seeds", "11", "12",
@@ -215,7 +222,7 @@ def test_ctrl_c_ends_the_campaign_without_a_word_of_python(tool: Any, tmp_path: 
     )  # fmt: skip
     while process.poll() is None and not list((tmp_path / "work").rglob("run.json")):
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does, to the tool and to what it runs
+    send(process.pid, number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert said.splitlines() == ["stopped; the same command goes on where it was"]
