@@ -86,6 +86,18 @@ def test_equal_predictions_differ_by_nothing(tool: Any) -> None:
     assert (interval.mean, interval.low, interval.high) == (0.0, 0.0, 0.0)
 
 
+def test_the_distance_is_the_share_of_other_labels_or_what_a_variance_leaves_unexplained(tool: Any) -> None:
+    from sklearn import metrics
+
+    distance, draw = tool("reproduction.statistics").distance, np.random.default_rng(7)
+    ours, theirs = draw.integers(0, 3, (2, 60))
+    assert distance(ours, theirs) == pytest.approx(1 - metrics.accuracy_score(theirs, ours), abs=1e-12)
+    scores = draw.normal(2, 3, 60)
+    near = scores + draw.normal(0, 0.1, 60)
+    assert distance(near, scores) == pytest.approx(1 - metrics.r2_score(scores, near), rel=1e-9)
+    assert (distance(theirs, theirs), distance(scores, scores)) == (0, 0)
+
+
 def write_sst2(folder: Path, *, n_train: int, n_dev: int) -> None:
     folder.mkdir(parents=True)
     for name, n_rows in (("train", n_train), ("dev", n_dev)):

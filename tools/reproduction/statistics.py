@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Comparison", "Interval", "compare", "draws", "mean_over_tasks", "weighted_metric"]
+__all__ = ["Comparison", "Interval", "compare", "distance", "draws", "mean_over_tasks", "weighted_metric"]
 
 Floats = NDArray[np.floating[Any]]
 _N_DRAWS = 2000
@@ -126,6 +126,21 @@ def compare(
     chosen = np.random.default_rng(seed).integers(0, len(seeds), (len(seeds), counts.shape[0] - 1))
     drawn = np.take_along_axis(differences[:, 1:], chosen, axis=0).mean(axis=0)
     return Comparison(seeds, tuple(differences[:, 0].tolist()), drawn)
+
+
+def distance(ours: NDArray[Any], theirs: NDArray[Any]) -> float:
+    """Return how far predictions are from others, whatever the truth: 0 where they are the same.
+
+    Args:
+        ours: Label ids, or scores, ``(n_rows,)``.
+        theirs: The others.
+
+    Returns:
+        Of labels the share of rows with another one; of scores the squared error relative to the variance of `theirs`.
+    """
+    if np.issubdtype(theirs.dtype, np.floating):
+        return float(((ours - theirs) ** 2).mean() / theirs.var())
+    return float((ours != theirs).mean())
 
 
 def mean_over_tasks(comparisons: list[Comparison]) -> Interval:

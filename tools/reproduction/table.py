@@ -8,7 +8,7 @@ import numpy as np
 from reproduction.data import OFFICIAL_TRAINING_ROWS
 from reproduction.modes import FLOAT
 from reproduction.record import Result, decode_predictions
-from reproduction.statistics import Comparison, compare, draws, mean_over_tasks
+from reproduction.statistics import Comparison, compare, distance, draws, mean_over_tasks
 
 __all__ = ["MixedResultsError", "of_one_code", "render"]
 
@@ -151,7 +151,9 @@ def _differences(
     tasks: Sequence[str],
     modes: Sequence[str],
 ) -> str:
-    lines = [["INT8 − FP32, points, 95 %", "mode", "difference", "each seed", "relative loss", "size ratio"]]
+    lines = [
+        ["INT8 − FP32, points, 95 %", "mode", "difference", "each seed", "relative loss", "distance", "size ratio"]
+    ]
     for task in tasks:
         for mode in modes:
             if mode not in comparisons[task]:
@@ -162,13 +164,18 @@ def _differences(
             lines.append([
                 task, mode, str(comparison.interval), " ".join(f"{value:+.2f}" for value in comparison.each),
                 f"{-comparison.interval.mean / np.mean([result.score for result in theirs]):.2%}",
+                f"{np.mean([_distance(*pair) for pair in zip(ours, theirs, strict=True)]):.2%}",
                 f"{theirs[0].bundle['bytes'] / ours[0].bundle['bytes']:.2f}",
             ])  # fmt: skip
     for mode in modes:
         those = [comparisons[task][mode] for task in tasks if mode in comparisons[task]]
         if those:
-            lines.append([f"mean of {len(those)} tasks", mode, str(mean_over_tasks(those)), "", "", ""])
+            lines.append([f"mean of {len(those)} tasks", mode, str(mean_over_tasks(those)), "", "", "", ""])
     return _markdown(lines)
+
+
+def _distance(ours: Result, theirs: Result) -> float:
+    return distance(decode_predictions(ours.predictions), decode_predictions(theirs.predictions))
 
 
 def _makers(results: Sequence[Result]) -> str:
@@ -192,6 +199,8 @@ def _makers(results: Sequence[Result]) -> str:
         f"Machines: {'; '.join(machines)}. {'; '.join(versions)}.",
         f"{len(minutes)} trainings, {sum(minutes):.0f} CPU minutes in all.",
         "Intervals: paired bootstrap over seeds and rows, 95 %; with one seed over rows alone.",
+        "Distance from the twin's predictions: share of rows with another label; of scores, squared error relative to "
+        "their variance.",
     ])  # fmt: skip
 
 
