@@ -9,14 +9,15 @@ Differences from the twin come with an interval of 95 %, over rows and over seed
     python tools/reproduce.py GLUE --tasks STS-B RTE MRPC CoLA --seeds 11 12 13 14 15
     python tools/reproduce.py GLUE --tasks QNLI --train-rows 10000 --seeds 11
     python tools/reproduce.py GLUE --model google-bert/bert-base-uncased --common "--device cuda --precision bfloat16"
-    python tools/reproduce.py GLUE --tasks STS-B --held-out 0.1 --variant early "--quantize-from 0.25"   # to choose
-    python tools/reproduce.py GLUE --held-out 0.1 --modes one-shot --one-shot-variant plain "--no-smoothing"
+    python tools/reproduce.py GLUE --tasks STS-B --held-out 0.1 --variant "early=--quantize-from 0.25"   # to choose
+    python tools/reproduce.py GLUE --held-out 0.1 --modes one-shot --one-shot-variant "plain=--no-smoothing"
     python tools/reproduce.py --table results/glue                                  # only print what is there
 
 Exit codes: 0 all done, 1 a command failed (the others were done), 2 wrong use, 130 stopped by Ctrl-C or `kill`.
 """
 
 import argparse
+import re
 import shlex
 import signal
 import sys
@@ -81,6 +82,16 @@ def do_all(works: Sequence[Work], n_jobs: int, commands: Commands) -> list[str]:
         pool.shutdown(cancel_futures=True)
 
 
+def named_options(text: str) -> tuple[str, str]:
+    """Return a name and the options that it stands for, of ``NAME=OPTIONS``."""
+    name, equals, options = text.partition("=")
+    if not (equals and re.fullmatch(r"[\w.-]+", name)):  # it names files
+        raise argparse.ArgumentTypeError(
+            f"a variant is given as NAME=OPTIONS, its name of letters, digits, '.', '_' and '-'; got {text!r}"
+        )
+    return name, options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the campaign and print the table.
 
@@ -96,11 +107,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[11, 12, 13, 14, 15])
     parser.add_argument("--modes", nargs="+", default=[], choices=[mode.name for mode in MODES])
     parser.add_argument(
-        "--variant", nargs=2, action="append", default=[], metavar=("NAME", "OPTIONS"), help="one more way to train"
-    )
+        "--variant", type=named_options, action="append", default=[], metavar="NAME=OPTIONS",
+        help="one more way to train: options of `q8bert train` in one text",
+    )  # fmt: skip
     parser.add_argument(
-        "--one-shot-variant", nargs=2, action="append", default=[], metavar=("NAME", "OPTIONS"),
-        help="one more way to quantize the twin",
+        "--one-shot-variant", type=named_options, action="append", default=[], metavar="NAME=OPTIONS",
+        help="one more way to quantize the twin: options of `q8bert quantize`",
     )  # fmt: skip
     parser.add_argument("--model", default="minilm-l6", help="what training starts from")
     parser.add_argument("--common", default="", help="options of `q8bert train` for all modes, in one text")

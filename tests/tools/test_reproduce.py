@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +133,16 @@ def test_modes_that_do_not_exist_or_names_taken_twice_are_refused(tool: Any) -> 
             chosen(names, variants, one_shot_variants)
     with pytest.raises(ValueError, match="unknown: \\['dynamic'\\]"):
         chosen(["dynamic"], [])
+
+
+def test_a_variant_is_a_name_and_options_that_may_begin_with_dashes(tool: Any) -> None:
+    named = tool("reproduce").named_options
+    assert named("early=--quantize-from 0.25") == ("early", "--quantize-from 0.25")
+    assert named("plain=--no-smoothing") == ("plain", "--no-smoothing")
+    assert named("none=") == ("none", "")
+    for text in ("early", "=--no-smoothing", "a/b=--no-smoothing", "--no-smoothing"):
+        with pytest.raises(ArgumentTypeError, match="NAME=OPTIONS"):
+            named(text)
 
 
 def test_a_variant_of_one_shot_quantization_is_made_of_the_twin_with_its_options(tool: Any) -> None:
