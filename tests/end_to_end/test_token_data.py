@@ -346,6 +346,13 @@ def test_files_or_a_folder_must_be_given() -> None:
     TrainConfig.from_options(task=task, output_dir=Path("run"), data_dir="GLUE/STS-B", train_file="a.csv", format="csv")
 
 
+def test_runs_that_were_given_files_and_a_folder_that_nothing_was_read_of_are_still_read() -> None:
+    config = TrainConfig.from_options(
+        task=glue_task("STS-B"), output_dir=Path("run"), train_file="no/a.tsv", dev_file="no/b.tsv"
+    )
+    assert TrainConfig.from_identity(config.identity() | {"data_dir": "GLUE/STS-B"}, output_dir=Path("run")) == config
+
+
 @pytest.mark.slow
 def test_rows_to_score_are_a_folders_or_a_files(files: Files, runs: Path) -> None:
     for given in ({}, {"data_dir": files.folder, "data_file": files.folder / "dev.tsv"}):

@@ -127,7 +127,7 @@ def test_modes_that_do_not_exist_or_names_taken_twice_are_refused(tool: Any) -> 
     for names, variants, one_shot_variants, taken in [
         ([], [("qat", "")], [], "'qat'"),
         ([], [], [("qat", "")], "'qat'"),
-        (["qat"], [("early", "--quantize-from 0.25")], [("early", "--no-smoothing")], "'early', 'early'"),
+        (["qat"], [("early", "--quantize-from 0.25")], [("early", "--no-smoothing")], "'early'"),
     ]:
         with pytest.raises(ValueError, match=f"names taken: \\[{taken}\\]"):
             chosen(names, variants, one_shot_variants)

@@ -73,7 +73,7 @@ def chosen_modes(
     for name, options in one_shot_variants:
         added.append(Mode(name, f"q8bert quantize {options}", export=("quantize", *shlex.split(options))))
     given = [*known, *(mode.name for mode in added)]
-    taken = sorted(mode.name for mode in added if given.count(mode.name) > 1)
+    taken = sorted({mode.name for mode in added if given.count(mode.name) > 1})
     unknown = [name for name in names if name not in known]
     if taken or unknown:
         raise ValueError(f"modes are {', '.join(known)}; unknown: {unknown or 'none'}, names taken: {taken or 'none'}")

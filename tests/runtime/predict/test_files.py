@@ -106,7 +106,7 @@ def test_malformed_rows_stop_it_or_are_left_out_and_an_index_counts_them_too(sma
     assert ["line 2" in report.skipped[0], "line 3" in report.skipped[1]] == [True, True]
 
 
-def test_a_schema_is_obeyed_or_refused_and_never_passed_over(small: Any, tmp_path: Path) -> None:
+def test_a_schema_beside_a_file_that_has_none_is_refused_not_passed_over(small: Any, tmp_path: Path) -> None:
     source, output = tmp_path / "rows.jsonl", tmp_path / "out.jsonl"
     source.write_text(json_lines([{"text": "great"}]))
     with pytest.raises(InputError, match=r"the schema .*schema\.json is of TFRecord files, and .*rows\.jsonl is none"):

@@ -1,1 +1,1 @@
-"""The bundle: its manifest, its files and their checksums, its parts that are read alone, its graphs for targets."""
+"""The bundle: manifest, files and checksums, parts that are read alone, graphs for targets; bundles by name."""

@@ -238,6 +238,8 @@ class TrainConfig:
             ConfigError: If the object does not describe a run of this release.
         """
         options = {name: tuple(value) if isinstance(value, list) else value for name, value in content.items()}
+        if options.get("train_file") and options.get("dev_file"):
+            options.pop("data_dir", None)  # earlier releases took it too, and read nothing of it
         task = options.pop("task", None)
         if not isinstance(task, Mapping):
             raise ConfigError([f"{output_dir}: the run's options name no task"])
