@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import numpy_helper
 from typer.testing import CliRunner
 
@@ -315,8 +316,14 @@ def test_the_command_shows_people_what_scripts_read(small: Any, tmp_path: Path) 
 @pytest.mark.slow
 def test_as_many_rows_are_compared_as_were_asked_for(small: Any, tmp_path: Path) -> None:
     run = small.run("SST-2", "float32")
+    before = torch.get_num_threads()
     for asked, compared in ((7, 7), (0, 200), (500, 200)):
-        _, report = export(run, tmp_path / "bundle", parity_rows=asked)
+        threads: set[int] = set()
+        _, report = export(
+            run, tmp_path / "bundle", parity_rows=asked, threads=3,
+            show_progress=lambda *_, seen=threads: seen.add(torch.get_num_threads()),
+        )  # fmt: skip
+        assert (threads, torch.get_num_threads()) == ({3}, before)
         assert report.parity is not None
         assert (report.parity.n_rows, report.parity.n_rows_in_split) == (compared, 200)
     with pytest.raises(ConfigError, match=r"parity_rows must be 0 or more, got -1"):

@@ -43,7 +43,7 @@ class Work:
         results: Folder of the results of this task.
         folder: Folder for runs and bundles.
         keep_runs: Whether that folder stays when all is done.
-        threads: CPU threads; 0 for the engine's choice.
+        threads: CPU threads of each command; 0 for its own choice.
         commands: Runs what is to be run.
         report: Called with a sentence at every stage.
     """
@@ -166,7 +166,7 @@ class Work:
         if command == "quantize":
             name = self.task.data.files.get("train", "train.tsv")
             options += ["--calibration-data", str(self.rows.folder / name)]
-        return [command, str(run), "--output-dir", str(bundle), *options, "--json"]
+        return [command, str(run), "--output-dir", str(bundle), "--threads", str(self.threads), *options, "--json"]
 
     def _call(
         self, mode: Mode, what: str, command: Sequence[str], *, script: Path | None = None

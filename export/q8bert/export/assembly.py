@@ -108,7 +108,7 @@ def compare_with_simulation(
         split: What they are, in a word: ``dev``, ``held-out``.
         max_rows: Rows to compare, evenly over all; 0 for all.
         batch_size: Rows a batch.
-        threads: CPU threads of ONNX Runtime; 0 leaves the choice to it.
+        threads: CPU threads of ONNX Runtime.
         report: Called with a sentence.
         show_progress: Called with rows done and rows in all.
 

@@ -51,6 +51,10 @@ def export_command(
     ] = 512,
     symmetric: Symmetric = False,
     target: Targets = None,
+    threads: Annotated[
+        int,
+        typer.Option(min=0, help="CPU threads. 0: those of the run, or those of the cores that it may use."),
+    ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, the rest on stderr.")] = False,
 ) -> None:
     """Turn a run's best checkpoint into a bundle: INT8 QDQ ONNX, tokenizer, labels, model card, manifest."""
@@ -61,8 +65,8 @@ def export_command(
         with progress_bar(speaker, "comparing") as show:
             bundle, report = export(
                 run, output_dir, quantization=quantization, data_dir=data_dir, check_parity=parity,
-                parity_rows=parity_rows, symmetric=symmetric, targets=tuple(target or ()), report=speaker.say,
-                show_progress=show,
+                parity_rows=parity_rows, symmetric=symmetric, targets=tuple(target or ()), threads=threads,
+                report=speaker.say, show_progress=show,
             )  # fmt: skip
         table = _table(report)
         speaker.result(report, lambda console: console.print(table))

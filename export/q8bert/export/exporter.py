@@ -23,7 +23,8 @@ from q8bert.spec.bundle.bundle import Bundle
 from q8bert.spec.bundle.targets import TARGETS, TargetGraph
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError
-from q8bert.spec.kinds import one_of
+from q8bert.spec.kinds import at_least, one_of
+from q8bert.training.engines.threads import torch_threads
 from q8bert.training.runs.config import TrainConfig
 
 __all__ = ["QUANTIZATIONS", "ExportReport", "export"]
@@ -83,6 +84,7 @@ def export(
     parity_rows: ParityRows = PARITY_ROWS,
     symmetric: bool = False,
     targets: tuple[Target, ...] = (),
+    threads: Annotated[int, at_least(0)] = 0,
     report: Callable[[str], None] = lambda _: None,
     show_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> tuple[Bundle, ExportReport]:
@@ -101,6 +103,7 @@ def export(
             zero points become additions, scales of tables products. The model is the same, and somewhat slower.
         targets: Other forms of the model that the bundle has too: ``cuda``, products of integers for ONNX Runtime's
             CUDA provider, and ``float16``, the same weights in half precision, activations not rounded.
+        threads: CPU threads; 0 for those of the run, or those of the cores that this process may use.
         report: Called with a sentence at every stage.
         show_progress: Called with rows compared and rows in all.
 
@@ -133,21 +136,22 @@ def export(
         )
     model, config = trained.model, trained.config
     rewrite = _other_quantization(method, trained, source, report) if method in {"dynamic", "static"} else None
-    assembled = assemble(model, report=report, rewrite=rewrite, symmetric=symmetric)
-    parity = None
-    if check_parity and rewrite is None:
-        parity = compare_with_simulation(
-            assembled.graph,
-            model,
-            trained.rows(source, "dev", report),
-            split="dev",
-            max_rows=parity_rows,
-            batch_size=config.evaluation.eval_batch_size,
-            threads=config.execution.threads,
-            report=report,
-            show_progress=show_progress,
-        )
-    made = make_targets(targets, assembled.graph, model)
+    with torch_threads(threads or config.execution.threads) as n_threads:
+        assembled = assemble(model, report=report, rewrite=rewrite, symmetric=symmetric)
+        parity = None
+        if check_parity and rewrite is None:
+            parity = compare_with_simulation(
+                assembled.graph,
+                model,
+                trained.rows(source, "dev", report),
+                split="dev",
+                max_rows=parity_rows,
+                batch_size=config.evaluation.eval_batch_size,
+                threads=n_threads,
+                report=report,
+                show_progress=show_progress,
+            )
+        made = make_targets(targets, assembled.graph, model)
     bundle = write_bundle(
         Path(output_dir),
         graph=assembled.graph,

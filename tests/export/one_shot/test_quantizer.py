@@ -93,7 +93,12 @@ def test_what_is_reported_without_labels_is_what_numpy_finds(
     fine_tuned: Callable[..., Path], write_rows: Callable[..., Path], tmp_path: Path
 ) -> None:
     folder, rows = fine_tuned(id2label=LABELS, label2id={v: k for k, v in LABELS.items()}), write_rows(60)
-    bundle, report = quantize(folder, tmp_path / "bundle", calibration_data=rows, check_parity=False)
+    threads, before = set(), torch.get_num_threads()
+    bundle, report = quantize(
+        folder, tmp_path / "bundle", calibration_data=rows, check_parity=False, threads=3,
+        show_progress=lambda *_: threads.add(torch.get_num_threads()),
+    )  # fmt: skip
+    assert (threads, torch.get_num_threads()) == ({3}, before)
     assert (report.n_calibration_rows, report.comparison.n_rows, report.comparison.split) == (48, 12, "held-out")
     order = np.random.default_rng(11).permutation(60)  # the draw of the seed
     texts = [columns(rows)[0][row] for row in order[48:]]

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from q8bert.export import examine_sensitivity, quantize
@@ -23,10 +24,16 @@ def test_every_activation_and_layer_is_measured_alone_and_left_out(
 ) -> None:
     model, rows = quantized
     shown: list[tuple[int, int]] = []
+    threads, before = set(), torch.get_num_threads()
+
+    def show(done: int, total: int) -> None:
+        shown.append((done, total))
+        threads.add(torch.get_num_threads())
+
     report = examine_sensitivity(
-        small.run("SST-2", "float32"), calibration_rows=64, rows=48,
-        show_progress=lambda done, total: shown.append((done, total)),
-    )  # fmt: skip
+        small.run("SST-2", "float32"), calibration_rows=64, rows=48, threads=3, show_progress=show
+    )
+    assert (threads, torch.get_num_threads()) == ({3}, before)
     parts = {part.name: part for part in report.measured.parts}
     layers = {name.removesuffix(".weight") for name in model.weights.quantized}
     assert set(parts) == layers | {site.name for site in model.sites}

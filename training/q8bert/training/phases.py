@@ -41,7 +41,7 @@ class Setting:
         schedule: When what happens.
         device: Where it is trained.
         processes: Those that train together.
-        threads: CPU threads; 0 leaves the choice to the engine.
+        threads: CPU threads.
         report: Called with a sentence at every stage.
         show_step: Called with step, number of steps and loss after each step.
         teacher: Whose outputs are learned from the first step on; None where the run has none, or becomes its own.

@@ -15,11 +15,12 @@ import torch
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import CheckpointError, ConfigError
 from q8bert.training.engines.device import resolve_device
+from q8bert.training.engines.threads import torch_threads
 from q8bert.training.loop.averaging import WeightAverage
 from q8bert.training.loop.config import OptimizationConfig
 from q8bert.training.loop.loss_scale import LossScale
 from q8bert.training.loop.optimization import adamw
-from q8bert.training.loop.processes import Processes, default_threads, joined_processes
+from q8bert.training.loop.processes import Processes, joined_processes
 from q8bert.training.loop.progress import Progress
 from q8bert.training.loop.schedule import Schedule
 from q8bert.training.loop.step import TrainingState
@@ -79,12 +80,9 @@ def train(
     """
     execution = config.execution
     device = resolve_device(execution.device, engine=execution.engine, gradients=execution.gradients)
-    with joined_processes(device) as processes:
+    with joined_processes(device) as processes, torch_threads(execution.threads) as threads:
         if not processes.is_first:
             report, show_step = (lambda _: None), (lambda *_: None)
-        threads = execution.threads or default_threads()
-        if threads:
-            torch.set_num_threads(threads)
         with run_lock(config.output_dir, report) if processes.is_first else nullcontext():
             given = prepare(config, device, report)
             schedule = schedule_of(config, given.train, n_processes=processes.count)

@@ -15,8 +15,8 @@ from q8bert.training.quantization.config import QuantizationConfig
 __all__ = [
     "HARDWARE", "MODEL", "OUTPUT", "QUANTIZATION", "ROWS", "AsJson", "BatchSize", "CalibrationRows", "DataDir",
     "FileFormat", "Granularity", "MaxLength", "ModelArgument", "RangePercentile", "Ranges", "Revision", "Seed",
-    "SkipMalformed", "Smoothing", "Symmetric", "TableGranularity", "Targets", "TaskFile", "TaskName", "ZeroPoints",
-    "help_of", "optional_task",
+    "SkipMalformed", "Smoothing", "Symmetric", "TableGranularity", "Targets", "TaskFile", "TaskName", "Threads",
+    "ZeroPoints", "help_of", "optional_task",
 ]  # fmt: skip
 
 ROWS, MODEL, QUANTIZATION, HARDWARE, OUTPUT = "Rows", "Model", "Quantization", "Hardware", "Output"
@@ -135,6 +135,10 @@ Targets = Annotated[
         "Runtime's CUDA provider; float16: the same weights in half precision, activations not rounded.",
         rich_help_panel=QUANTIZATION,
     ),
+]
+Threads = Annotated[
+    int,
+    typer.Option(min=0, help="CPU threads. 0: those of the cores that it may use.", rich_help_panel=HARDWARE),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows a batch.", rich_help_panel=HARDWARE)]
 AsJson = Annotated[

@@ -11,7 +11,6 @@ from rich.table import Table
 from q8bert.console.command import GATE_FAILED, Speaker, exit_codes, line, progress_bar
 from q8bert.console.panels import PanelCommand
 from q8bert.export.commands.options import (
-    HARDWARE,
     QUANTIZATION,
     ROWS,
     AsJson,
@@ -33,6 +32,7 @@ from q8bert.export.commands.options import (
     Targets,
     TaskFile,
     TaskName,
+    Threads,
     ZeroPoints,
     help_of,
     optional_task,
@@ -126,10 +126,7 @@ def quantize_command(
         int, typer.Option(min=0, help="Rows that are compared; 0 for all.", rich_help_panel=_PARITY)
     ] = 128,
     batch_size: BatchSize = 32,
-    threads: Annotated[
-        int,
-        typer.Option(min=0, help="CPU threads; 0 leaves the choice to ONNX Runtime.", rich_help_panel=HARDWARE),
-    ] = 0,
+    threads: Threads = 0,
     json: AsJson = False,
 ) -> None:
     """Turn a fine-tuned float model into an INT8 bundle without training; exits 1 where it loses more than it may."""

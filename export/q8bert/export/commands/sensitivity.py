@@ -29,6 +29,7 @@ from q8bert.export.commands.options import (
     TableGranularity,
     TaskFile,
     TaskName,
+    Threads,
     ZeroPoints,
     optional_task,
 )
@@ -94,6 +95,7 @@ def sensitivity_command(
         ),
     ] = None,
     batch_size: BatchSize = 8,
+    threads: Threads = 0,
     json: AsJson = False,
 ) -> None:
     """Say what INT8 costs at every layer, alone and left out; exits 1 where a wanted loss cannot be reached."""
@@ -109,8 +111,8 @@ def sensitivity_command(
                 range_percentile=range_percentile, smoothing=smoothing, zero_points=zero_points,
                 calibration_rows=calibration_rows, rows=rows, max_logit_error=max_logit_error,
                 max_relative_loss=max_relative_loss, format=format,
-                skip_malformed=skip_malformed, batch_size=batch_size, seed=seed, report=speaker.say,
-                show_progress=show,
+                skip_malformed=skip_malformed, batch_size=batch_size, threads=threads, seed=seed,
+                report=speaker.say, show_progress=show,
             )  # fmt: skip
         for row in report.skipped:
             speaker.say(f"skipped: {row}")

@@ -80,7 +80,7 @@ def compare_with_float(
         rows: Labelled or not.
         split: What they are, in a word.
         batch_size: Rows a batch.
-        threads: CPU threads of ONNX Runtime; 0 leaves the choice to it.
+        threads: CPU threads of ONNX Runtime.
         show_progress: Called with rows done and rows in all.
 
     Returns:

@@ -24,6 +24,7 @@ from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError, ExportError
 from q8bert.spec.kinds import Check, at_least, one_of
 from q8bert.tasks.task import Task
+from q8bert.training.engines.threads import torch_threads
 from q8bert.training.models.source import count_parameters
 from q8bert.training.quantization.config import GRANULARITIES, TABLE_GRANULARITIES, QuantizationConfig
 
@@ -108,7 +109,7 @@ def quantize(
         format: How files are written; see :func:`q8bert.data.readers.read_file`.
         skip_malformed: Leave malformed rows out instead of stopping.
         batch_size: Rows a batch where models are compared.
-        threads: CPU threads of ONNX Runtime; 0 leaves the choice to it.
+        threads: CPU threads; 0 for those of the cores that this process may use.
         seed: Of the draw of rows.
         report: Called with a sentence at every stage.
         show_progress: Called with rows done and rows in all, anew for every stage.
@@ -159,31 +160,34 @@ def quantize(
             f"a relative loss of at most {max_relative_loss:g} is wanted, but no labelled rows are given to measure it "
             "on; give --eval-data, or limit --max-logit-error or --min-agreement"
         ])  # fmt: skip
-    report(f"observing the activations of {len(given.calibration)} rows")
-    quantized = calibrated(given.model, given.calibration, options=options, seed=seed, show_progress=show_progress)
-    n_smoothed = sum(bool(site.smoothing) for site in quantized.sites)
-    n_shifted = sum(site.zero_point != 0 for site in quantized.sites)
-    report(f"of {len(quantized.sites)} activations {n_smoothed} have outliers smoothed, {n_shifted} a zero point")
-    quantized = _with_origin(quantized, given, options)
-    assembled = assemble(quantized, report=report, symmetric=symmetric)
-    parity = None
-    if check_parity:
-        parity = compare_with_simulation(
-            assembled.graph, quantized, rows, split=rows_name, max_rows=parity_rows, batch_size=batch_size,
-            threads=threads, report=report, show_progress=show_progress,
+    with torch_threads(threads) as n_threads:
+        report(f"observing the activations of {len(given.calibration)} rows")
+        quantized = calibrated(given.model, given.calibration, options=options, seed=seed, show_progress=show_progress)
+        n_smoothed = sum(bool(site.smoothing) for site in quantized.sites)
+        n_shifted = sum(site.zero_point != 0 for site in quantized.sites)
+        report(f"of {len(quantized.sites)} activations {n_smoothed} have outliers smoothed, {n_shifted} a zero point")
+        quantized = _with_origin(quantized, given, options)
+        assembled = assemble(quantized, report=report, symmetric=symmetric)
+        parity = None
+        if check_parity:
+            parity = compare_with_simulation(
+                assembled.graph, quantized, rows, split=rows_name, max_rows=parity_rows, batch_size=batch_size,
+                threads=n_threads, report=report, show_progress=show_progress,
+            )  # fmt: skip
+        report(f"comparing INT8 with float on {len(rows)} {rows_name} rows")
+        comparison = compare_with_float(
+            assembled.graph, quantized, rows, split=rows_name, batch_size=batch_size, threads=n_threads,
+            show_progress=show_progress,
         )  # fmt: skip
-    report(f"comparing INT8 with float on {len(rows)} {rows_name} rows")
-    comparison = compare_with_float(
-        assembled.graph, quantized, rows, split=rows_name, batch_size=batch_size, threads=threads,
-        show_progress=show_progress,
-    )  # fmt: skip
-    if comparison.relative_error > 1:
-        report("warning: INT8 is further from float than one answer for all rows would be. Is the model fine-tuned?")
-    found = failures(comparison, limits)
-    suggestion = None
-    if found:
-        report("looking for layers to keep in float")
-        suggestion = suggest_layers(quantized, given.held_out, limits, show_progress=show_progress)
+        if comparison.relative_error > 1:
+            report(
+                "warning: INT8 is further from float than one answer for all rows would be. Is the model fine-tuned?"
+            )
+        found = failures(comparison, limits)
+        suggestion = None
+        if found:
+            report("looking for layers to keep in float")
+            suggestion = suggest_layers(quantized, given.held_out, limits, show_progress=show_progress)
     if assembled.saturation is None:
         raise ExportError("nothing was proven of the weights' products")  # of no model with grids
     bundle = write_bundle(

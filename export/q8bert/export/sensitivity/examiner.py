@@ -16,6 +16,7 @@ from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError
 from q8bert.spec.kinds import at_least, one_of
 from q8bert.tasks.task import Task
+from q8bert.training.engines.threads import torch_threads
 from q8bert.training.quantization.config import GRANULARITIES, TABLE_GRANULARITIES
 
 __all__ = ["MEASURED_ROWS", "examine_sensitivity"]
@@ -45,6 +46,7 @@ def examine_sensitivity(
     format: Format = None,  # noqa: A002 - as on the command line
     skip_malformed: bool = False,
     batch_size: Annotated[int, at_least(1)] = BATCH_SIZE,
+    threads: Annotated[int, at_least(0)] = 0,
     seed: Annotated[int, at_least(0)] = 11,
     report: Callable[[str], None] = lambda _: None,
     show_progress: Callable[[int, int], None] = lambda *_: None,
@@ -74,6 +76,7 @@ def examine_sensitivity(
         format: How files are written; see :func:`q8bert.data.readers.read_file`.
         skip_malformed: Leave malformed rows out instead of stopping.
         batch_size: Rows a batch.
+        threads: CPU threads; 0 for those of the cores that this process may use.
         seed: Of the draw of rows.
         report: Called with a sentence at every stage.
         show_progress: Called with models run and models in all.
@@ -110,19 +113,20 @@ def examine_sensitivity(
             f"a relative loss is wanted, but the rows of {given.source} have no labels; give labelled rows, or "
             "--max-logit-error"
         ])  # fmt: skip
-    report(f"observing the activations of {len(given.calibration)} rows")
-    quantized = calibrated(
-        given.model,
-        given.calibration,
-        options=options,
-        seed=seed,
-    )
-    report(f"measuring on {len(given.held_out)} other rows")
-    yardstick, measured = measure(quantized, given.held_out, batch_size=batch_size, show_progress=show_progress)
-    proposal = None
-    if wanted != Wanted(max_logit_error=None, max_relative_loss=None):
-        report("looking for layers to keep in float")
-        proposal = propose(yardstick, measured.parts, _reaches(wanted, measured.float_score))
+    with torch_threads(threads):
+        report(f"observing the activations of {len(given.calibration)} rows")
+        quantized = calibrated(
+            given.model,
+            given.calibration,
+            options=options,
+            seed=seed,
+        )
+        report(f"measuring on {len(given.held_out)} other rows")
+        yardstick, measured = measure(quantized, given.held_out, batch_size=batch_size, show_progress=show_progress)
+        proposal = None
+        if wanted != Wanted(max_logit_error=None, max_relative_loss=None):
+            report("looking for layers to keep in float")
+            proposal = propose(yardstick, measured.parts, _reaches(wanted, measured.float_score))
     return SensitivityReport(
         source=str(model),
         rows_source=given.source,

@@ -36,7 +36,7 @@ class ExecutionConfig:
     )
     # decides the order of float sums, and nothing else
     threads: Annotated[int, at_least(0)] = option(
-        default=0, help="CPU threads of each process. 0: the engine's choice.", decides_results=False
+        default=0, help="CPU threads of each process. 0: those of the cores that it may use.", decides_results=False
     )
     precision: Annotated[str, one_of(PRECISIONS)] = option(
         default="float32",

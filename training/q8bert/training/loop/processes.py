@@ -16,7 +16,7 @@ from torch import distributed as dist
 
 from q8bert.spec.errors import ConfigError, JobError
 
-__all__ = ["Processes", "default_threads", "joined_processes"]
+__all__ = ["Processes", "joined_processes"]
 
 # how long a process waits for the others before it gives the job up; the first one may be writing a checkpoint
 _PATIENCE = timedelta(minutes=10)
@@ -145,9 +145,3 @@ def joined_processes(device: torch.device) -> Iterator[Processes]:
         yield Processes(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
-
-
-def default_threads() -> int:
-    """Return how many threads a process may use when several share the machine; 0 when it is alone."""
-    local_count = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    return 0 if local_count == 1 else max(1, (os.cpu_count() or 1) // local_count)
