@@ -60,9 +60,31 @@ def test_the_quota_is_that_of_the_control_groups(tmp_path: Path, files: dict[str
 def test_cores_are_the_smaller_of_mask_and_quota(
     monkeypatch: pytest.MonkeyPatch, quota: float | None, cores: int
 ) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
     monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 3, 5, 9}, raising=False)
     monkeypatch.setattr("q8bert.machine.cores.cpu_quota", lambda: quota)
     assert available_cores() == cores
+
+
+@pytest.mark.parametrize(
+    ("mask", "quota", "processes", "cores"),
+    [
+        (16, None, 2, 8),  # unbound processes share all
+        (8, None, 2, 8),  # each is bound to its socket
+        (4, None, 2, 4),
+        (12, None, 2, 6),  # both are bound to the same
+        (16, 6.0, 2, 3),
+        (8, 6.0, 2, 3),
+        (16, None, 32, 1),
+    ],
+)
+def test_processes_that_share_a_machine_have_their_part(
+    monkeypatch: pytest.MonkeyPatch, mask: int, quota: float | None, processes: int, cores: int
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 16)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(mask)), raising=False)
+    monkeypatch.setattr("q8bert.machine.cores.cpu_quota", lambda: quota)
+    assert available_cores(processes) == cores
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs affinity masks")

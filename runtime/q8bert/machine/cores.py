@@ -15,12 +15,22 @@ __all__ = ["available_cores", "cpu_quota"]
 _ROOT = Path("/")
 
 
-def available_cores() -> int:
-    """Return how many cores this process may keep busy: at least 1, and whole ones."""
+def available_cores(n_processes: int = 1) -> int:
+    """Return how many cores this process may keep busy.
+
+    Args:
+        n_processes: How many processes of this job share the machine evenly. An affinity mask that is no wider than an
+            even part of the machine is taken for this process's own, a quota for that of all.
+
+    Returns:
+        At least 1, and whole ones.
+    """
+    of_machine = os.cpu_count() or 1
     affinity = getattr(os, "sched_getaffinity", None)  # Linux and FreeBSD have it
-    allowed = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    allowed = len(affinity(0)) if affinity is not None else of_machine
+    own = allowed if allowed <= of_machine // n_processes else allowed // n_processes
     quota = cpu_quota()
-    return max(1, allowed if quota is None else min(allowed, int(quota)))
+    return max(1, own if quota is None else min(own, int(quota / n_processes)))
 
 
 def cpu_quota(root: Path = _ROOT) -> float | None:

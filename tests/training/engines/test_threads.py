@@ -20,7 +20,7 @@ from q8bert.training.engines.threads import torch_threads
 def test_threads_are_those_asked_for_or_those_of_the_cores(
     asked: int, of_torch: int, cores: int, processes: str, expected: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(threads_module, "available_cores", lambda: cores)
+    monkeypatch.setattr(threads_module, "available_cores", lambda n_processes: max(1, cores // n_processes))
     monkeypatch.setenv("LOCAL_WORLD_SIZE", processes)
     before = torch.get_num_threads()
     try:

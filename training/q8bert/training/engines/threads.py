@@ -33,6 +33,6 @@ def torch_threads(asked: int) -> Iterator[int]:
 
 def _share(of_torch: int) -> int:
     n_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    if n_processes > 1:  # torchrun gives each of them one thread, whatever the machine has
-        return max(1, available_cores() // n_processes)
-    return min(of_torch, available_cores())
+    cores = available_cores(n_processes)
+    # torchrun tells torch to take one thread in each process, whatever the machine has
+    return cores if n_processes > 1 else min(of_torch, cores)
