@@ -197,7 +197,7 @@ def _makers(results: Sequence[Result]) -> str:
         f"Code {', '.join(sources)} (commits {', '.join(commits) or 'none'}); models: "
         f"{', '.join(sorted({result.model for result in results}))}; the twin's options: {'; '.join(options)}.",
         f"Machines: {'; '.join(machines)}. {'; '.join(versions)}.",
-        f"{len(minutes)} trainings, {sum(minutes):.0f} CPU minutes in all.",
+        f"{len(minutes)} trainings, {sum(minutes):.0f} CPU minutes in all; of one that was interrupted, its last part.",
         "Intervals: paired bootstrap over seeds and rows, 95 %; with one seed over rows alone.",
         "Distance from the twin's predictions: share of rows with another label; of scores, squared error relative to "
         "their variance.",
