@@ -88,7 +88,8 @@ def test_a_note_says_what_to_do() -> None:
         return precision_note(engine, bundle_precision="int8")
 
     assert "'extended' and 'all'" in note(Products(0, 26), CPU)
-    assert "Export the bundle with --target cuda" in note(Products(0, 26), "CUDAExecutionProvider")
+    note_on_cuda = note(Products(0, 26), "CUDAExecutionProvider")
+    assert "--target float16, the fastest there, or with --target cuda" in note_on_cuda
     assert note(Products(26, 0), CPU) == f"26 of 26 products with weights run in integers ({CPU}, ONNX Runtime 1.2.3)."
     assert "SomeExecutionProvider, ONNX Runtime" in note(None, "SomeExecutionProvider")
 
