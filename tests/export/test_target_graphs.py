@@ -64,8 +64,8 @@ def test_each_form_gives_answers_and_says_what_it_is(
 @pytest.mark.parametrize(
     ("engine", "providers", "asked", "chosen"),
     [
-        ("onnxruntime", [CPU], "auto", "main"), ("onnxruntime", [CUDA], "auto", "float16"),
-        ("onnxruntime", [CUDA, CPU], "auto", "float16"), ("onnxruntime", [CUDA], "cuda", "cuda"),
+        ("onnxruntime", [CPU], "auto", "main"), ("onnxruntime", [CUDA], "auto", "cuda"),
+        ("onnxruntime", [CUDA, CPU], "auto", "cuda"), ("onnxruntime", [CUDA], "float16", "float16"),
         ("onnxruntime", [CUDA], "main", "main"), ("onnxruntime", [TENSORRT, CUDA], "auto", "main"),
         ("openvino", [CPU], "auto", "main"),
     ],

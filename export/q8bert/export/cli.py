@@ -53,7 +53,7 @@ def export_command(
     target: Targets = None,
     threads: Annotated[
         int,
-        typer.Option(min=0, help="CPU threads. 0: those of the run, or those of the cores that it may use."),
+        typer.Option(min=0, help="CPU threads. 0: those of the run, or those of the cores that the process may use."),
     ] = 0,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout, the rest on stderr.")] = False,
 ) -> None:

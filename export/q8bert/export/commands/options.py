@@ -138,7 +138,7 @@ Targets = Annotated[
 ]
 Threads = Annotated[
     int,
-    typer.Option(min=0, help="CPU threads. 0: those of the cores that it may use.", rich_help_panel=HARDWARE),
+    typer.Option(min=0, help="CPU threads. 0: those of the cores that the process may use.", rich_help_panel=HARDWARE),
 ]
 BatchSize = Annotated[int, typer.Option(min=1, help="Rows a batch.", rich_help_panel=HARDWARE)]
 AsJson = Annotated[
