@@ -7,13 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from q8bert.export import export
 from q8bert.export import target_graphs as module
-from q8bert.runtime import Classifier
-from q8bert.runtime.predict.loading import _graph_name
+from q8bert.runtime import Classifier, score_files, verify
+from q8bert.runtime.cli import build_app
+from q8bert.runtime.predict.graph_choice import chosen_graph
+from q8bert.runtime.server.models.models import Model
+from q8bert.runtime.server.options import ModelOptions
 from q8bert.spec.bundle.bundle import Bundle, load_bundle, open_bundle
-from q8bert.spec.errors import BundleError, ConfigError, ExportError
+from q8bert.spec.errors import BundleError, ConfigError, ExportError, InputError
 
 TEXTS = ["a great film", "dull", "a clever and very funny story"]
 CPU, CUDA, TENSORRT = "CPUExecutionProvider", "CUDAExecutionProvider", "TensorrtExecutionProvider"
@@ -73,7 +77,7 @@ def test_each_form_gives_answers_and_says_what_it_is(
 def test_the_first_provider_chooses_unless_told(
     bundle: Bundle, engine: str, providers: list[str], asked: str, chosen: str
 ) -> None:
-    assert _graph_name(bundle.manifest, engine, providers, asked) == chosen
+    assert chosen_graph(bundle.manifest, engine=engine, providers=providers, asked=asked) == chosen
 
 
 def test_a_form_that_the_bundle_has_not_is_refused(small: Any) -> None:
@@ -133,3 +137,93 @@ def test_a_form_that_computes_something_else_is_refused(small: Any, tmp_path: Pa
     monkeypatch.setattr(module, "graph_for", wrong)
     with pytest.raises(ExportError, match="target cuda does not compute what the model does"):
         export(small.run("SST-2", "int8"), tmp_path / "int8", targets=("cuda",), check_parity=False)
+
+
+# ---- the form by name, in every command -----------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS), encoding="utf-8")
+    return path
+
+
+def run(*arguments: object) -> Any:
+    done = CliRunner().invoke(build_app(), [*map(str, arguments), "--threads", "1", "--json"])
+    assert done.exit_code in {0, 1}, done.output
+    return json.loads(done.stdout), done.exit_code
+
+
+def test_predict_and_score_run_the_form_that_is_named(bundle: Bundle, rows: Path, tmp_path: Path) -> None:
+    expected = {
+        graph: [one.probabilities for one in Classifier.load(bundle.path, threads=1, graph=graph)(TEXTS)]
+        for graph in ("main", "float16")
+    }
+    assert expected["main"] != expected["float16"]
+    for graph, answers in expected.items():
+        run("predict", bundle.path, "--input", rows, "--output", tmp_path / graph, "--graph", graph)
+        lines = (tmp_path / graph).read_text(encoding="utf-8").splitlines()
+        assert [json.loads(line)["probabilities"] for line in lines] == [
+            pytest.approx(one, abs=1e-7) for one in answers
+        ]
+    run("score", bundle.path, rows, "--output-dir", tmp_path / "scored", "--graph", "float16")
+    written = tmp_path / "scored" / "rows.jsonl"
+    found = [json.loads(line)["probabilities"] for line in written.read_text(encoding="utf-8").splitlines()]
+    assert found == [pytest.approx(one, abs=1e-7) for one in expected["float16"]]
+
+
+def test_a_job_of_one_form_is_not_mixed_with_another(bundle: Bundle, rows: Path, tmp_path: Path) -> None:
+    score_files(bundle.path, rows, tmp_path / "out", threads=1)
+    told = json.loads((tmp_path / "out" / "_q8bert" / "job.json").read_text(encoding="utf-8"))
+    assert "graph" not in told["options"], "jobs of earlier releases are those of auto"
+    with pytest.raises(InputError, match="graph was not given, now it is 'float16'"):
+        score_files(bundle.path, rows, tmp_path / "out", threads=1, graph="float16")
+
+
+def test_a_server_loads_the_form_that_is_named(bundle: Bundle) -> None:
+    model = Model.load(("sst2", 1), bundle.path, options=ModelOptions(graph="float16"), max_queue=8)
+    assert model.classifier.graph == "float16"
+
+
+def test_the_gate_takes_floats_for_what_they_are_where_they_are_asked_for(small: Any, bundle: Bundle) -> None:
+    sizes = {graph: (bundle.path / bundle.manifest.targets[graph].file).stat().st_size for graph in ("cuda", "float16")}
+    reference = small.bundle("SST-2", "float32")
+    whole = (reference / "model.onnx").stat().st_size
+    common = ("verify", bundle.path, "--reference", reference, "--data-dir", small.data("SST-2"), "--min-size-ratio", 1,
+              "--max-relative-loss", 0.1)  # fmt: skip
+    for graph in ("cuda", "float16"):
+        report, code = run(*common, "--graph", graph)
+        assert (code, report["passed"], report["graph"]) == (0, True, graph)
+        assert report["size_ratio"] == pytest.approx(whole / sizes[graph])
+    report, _ = run("evaluate", bundle.path, "--data-dir", small.data("SST-2"), "--graph", "float16")
+    assert (report["graph"], report["precision"][:5]) == ("float16", "float")
+
+
+def test_a_form_in_floats_that_nobody_named_fails_the_gate(
+    small: Any, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loading = importlib.import_module("q8bert.runtime.predict.loading")
+    monkeypatch.setattr(  # as a CUDA provider would choose where a bundle has that form alone
+        loading, "chosen_graph", lambda *_, asked, **__: "float16" if asked == "auto" else asked
+    )
+    report = verify(bundle.path, small.bundle("SST-2", "float32"), small.data("SST-2"), min_size_ratio=1, threads=1)
+    assert not report.passed
+    assert any("ask for graph float16 by name" in failure for failure in report.failures)
+
+
+@pytest.mark.parametrize("name", ["evaluate", "predict", "score", "submit", "verify", "serve"])
+def test_every_command_that_takes_a_provider_takes_a_form(name: str) -> None:
+    done = CliRunner().invoke(build_app(), [name, "--help"], env={"COLUMNS": "200"})
+    assert "--provider" in done.output
+    assert "--graph" in done.output
+
+
+def test_a_form_that_there_is_not_stops_a_command(small: Any, rows: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        build_app(),
+        ["predict", str(small.bundle("SST-2", "int8")), "--input", str(rows), "--output", str(tmp_path / "out"),
+         "--graph", "float16"],
+    )  # fmt: skip
+    assert done.exit_code == 2
+    assert "Export it with --target float16" in done.output

@@ -15,6 +15,7 @@ from q8bert.runtime.commands.options import (
     DataFile,
     Engine,
     FileFormat,
+    Graph,
     OptionalDataDir,
     Providers,
     Schema,
@@ -26,6 +27,7 @@ from q8bert.runtime.commands.options import (
     say_left_out,
 )
 from q8bert.runtime.engines.engine import ONNX_RUNTIME
+from q8bert.runtime.predict.graph_choice import AUTO
 from q8bert.tasks.task_file import choose_task
 
 __all__ = ["evaluate_command"]
@@ -45,6 +47,7 @@ def evaluate_command(
     skip_malformed: SkipMalformed = False,
     engine: Engine = ONNX_RUNTIME,
     provider: Providers = None,
+    graph: Graph = AUTO,
     threads: Threads = 0,
     bfloat16: Bfloat16 = False,
     batch_size: BatchSize = 32,
@@ -64,6 +67,7 @@ def evaluate_command(
                 task=choose_task(task, None) if task else None,
                 engine=engine,
                 providers=parse_providers(provider),
+                graph=graph,
                 threads=threads,
                 bfloat16=bfloat16,
                 batch_size=batch_size,

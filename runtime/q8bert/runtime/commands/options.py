@@ -11,13 +11,14 @@ from q8bert.runtime.engines.choice import require_engine
 from q8bert.runtime.engines.engine import ENGINES, EngineName
 from q8bert.runtime.engines.providers.names import Provider, parse_provider
 from q8bert.runtime.engines.providers.table import CPU_PROVIDER
+from q8bert.runtime.predict.graph_choice import GRAPHS
 from q8bert.spec.checked import fitted
 from q8bert.tasks.data_set import FORMATS
 
 __all__ = [
     "HARDWARE", "OUTPUT", "ROWS", "AsJson", "BatchSize", "Bfloat16", "BundleArgument", "DataFile", "Engine",
-    "FileFormat", "OptionalDataDir", "Providers", "RefuseLong", "Schema", "SkipMalformed", "SplitName", "Threads",
-    "parse_providers", "ready", "say_left_out",
+    "FileFormat", "Graph", "OptionalDataDir", "Providers", "RefuseLong", "Schema", "SkipMalformed", "SplitName",
+    "Threads", "parse_providers", "ready", "say_left_out",
 ]  # fmt: skip
 
 BundleArgument = Annotated[Path, typer.Argument(help="Folder of the bundle, as `q8bert export` wrote it.")]
@@ -45,6 +46,12 @@ Providers = Annotated[
         help="ONNX Runtime's execution provider by full name, with options as NAME:key=value,key=value; repeat for an "
         "order. Default CPUExecutionProvider.",
         rich_help_panel=HARDWARE,
+    ),
+]
+Graph = Annotated[
+    str,
+    typer.Option(
+        help=f"Form of the model: {', '.join(GRAPHS)}; auto: what suits the first provider.", rich_help_panel=HARDWARE
     ),
 ]
 Threads = Annotated[

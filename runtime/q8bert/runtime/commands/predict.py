@@ -13,6 +13,7 @@ from q8bert.runtime.commands.options import (
     BundleArgument,
     Engine,
     FileFormat,
+    Graph,
     Providers,
     RefuseLong,
     Schema,
@@ -23,6 +24,7 @@ from q8bert.runtime.commands.options import (
     say_left_out,
 )
 from q8bert.runtime.engines.engine import ONNX_RUNTIME
+from q8bert.runtime.predict.graph_choice import AUTO
 
 __all__ = ["predict_command"]
 
@@ -48,6 +50,7 @@ def predict_command(
     refuse_long: RefuseLong = False,
     engine: Engine = ONNX_RUNTIME,
     provider: Providers = None,
+    graph: Graph = AUTO,
     threads: Threads = 0,
     bfloat16: Bfloat16 = False,
     batch_size: BatchSize = 32,
@@ -65,6 +68,7 @@ def predict_command(
                 output,
                 engine=engine,
                 providers=parse_providers(provider),
+                graph=graph,
                 threads=threads,
                 bfloat16=bfloat16,
                 batch_size=batch_size,

@@ -20,6 +20,7 @@ from q8bert.runtime.commands.options import (
     Bfloat16,
     BundleArgument,
     Engine,
+    Graph,
     Providers,
     RefuseLong,
     Threads,
@@ -27,6 +28,7 @@ from q8bert.runtime.commands.options import (
     ready,
 )
 from q8bert.runtime.engines.engine import ONNX_RUNTIME
+from q8bert.runtime.predict.graph_choice import AUTO
 from q8bert.runtime.scoring.reading.formats import SCORED_FORMATS
 
 if TYPE_CHECKING:
@@ -100,6 +102,7 @@ def score_command(
     ] = 0,
     engine: Engine = ONNX_RUNTIME,
     provider: Providers = None,
+    graph: Graph = AUTO,
     threads: Threads = 0,
     bfloat16: Bfloat16 = False,
     batch_size: BatchSize = 32,
@@ -125,6 +128,7 @@ def score_command(
                 on_long="refuse" if refuse_long else "truncate",
                 engine=engine,
                 providers=parse_providers(provider),
+                graph=graph,
                 threads=threads,
                 bfloat16=bfloat16,
                 batch_size=batch_size,

@@ -17,6 +17,7 @@ from q8bert.runtime.commands.options import (
     AsJson,
     Bfloat16,
     Engine,
+    Graph,
     Providers,
     RefuseLong,
     Threads,
@@ -24,6 +25,7 @@ from q8bert.runtime.commands.options import (
     ready,
 )
 from q8bert.runtime.engines.engine import ONNX_RUNTIME
+from q8bert.runtime.predict.graph_choice import AUTO
 from q8bert.spec.checked import fitted
 from q8bert.spec.errors import ConfigError
 from q8bert.spec.kinds import one_of
@@ -99,6 +101,7 @@ def serve_command(
     ] = 2.0,
     engine: Engine = ONNX_RUNTIME,
     provider: Providers = None,
+    graph: Graph = AUTO,
     threads: Threads = 1,
     workers: Annotated[
         int, typer.Option(min=0, help="Batches at one time; 0: cores by threads.", rich_help_panel=HARDWARE)
@@ -128,7 +131,7 @@ def serve_command(
             timeout_s=timeout, leave_s=leave, drain_s=drain, reload_s=reload,
         )  # fmt: skip
         model_options = ModelOptions(
-            engine=engine, providers=parse_providers(provider),
+            engine=engine, providers=parse_providers(provider), graph=graph,
             runtime=RuntimeOptions.service(threads=threads, bfloat16=bfloat16),
             on_long="refuse" if refuse_long else "truncate", max_batch_size=max_batch_size,
             max_batch_tokens=max_batch_tokens, max_padding=max_padding, max_delay_ms=max_delay_ms,

@@ -15,12 +15,14 @@ from q8bert.runtime.commands.options import (
     BatchSize,
     Bfloat16,
     Engine,
+    Graph,
     Providers,
     Threads,
     parse_providers,
     ready,
 )
 from q8bert.runtime.engines.engine import ONNX_RUNTIME
+from q8bert.runtime.predict.graph_choice import AUTO
 
 __all__ = ["submit_command"]
 
@@ -43,6 +45,7 @@ def submit_command(
     ] = False,
     engine: Engine = ONNX_RUNTIME,
     provider: Providers = None,
+    graph: Graph = AUTO,
     threads: Threads = 0,
     bfloat16: Bfloat16 = False,
     batch_size: BatchSize = 32,
@@ -61,6 +64,7 @@ def submit_command(
                 allow_missing=allow_missing,
                 engine=engine,
                 providers=parse_providers(provider),
+                graph=graph,
                 threads=threads,
                 bfloat16=bfloat16,
                 batch_size=batch_size,

@@ -17,6 +17,7 @@ from q8bert.runtime.commands.options import (
     DataFile,
     Engine,
     FileFormat,
+    Graph,
     OptionalDataDir,
     Providers,
     Schema,
@@ -28,6 +29,7 @@ from q8bert.runtime.commands.options import (
     say_left_out,
 )
 from q8bert.runtime.engines.engine import ONNX_RUNTIME
+from q8bert.runtime.predict.graph_choice import AUTO
 
 __all__ = ["verify_command"]
 
@@ -45,6 +47,7 @@ def verify_command(
     skip_malformed: SkipMalformed = False,
     engine: Engine = ONNX_RUNTIME,
     provider: Providers = None,
+    graph: Graph = AUTO,
     threads: Threads = 0,
     bfloat16: Bfloat16 = False,
     batch_size: BatchSize = 32,
@@ -66,6 +69,7 @@ def verify_command(
                 max_relative_loss=max_relative_loss,
                 engine=engine,
                 providers=parse_providers(provider),
+                graph=graph,
                 threads=threads,
                 bfloat16=bfloat16,
                 batch_size=batch_size,

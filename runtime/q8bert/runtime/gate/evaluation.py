@@ -14,6 +14,7 @@ from q8bert.runtime.engines.providers.names import Provider
 from q8bert.runtime.engines.providers.table import CPU_PROVIDER
 from q8bert.runtime.predict.classifier import BatchSize, Classifier, Threads
 from q8bert.runtime.predict.examples import encoded_examples
+from q8bert.runtime.predict.graph_choice import AUTO, GraphName
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import ConfigError
 from q8bert.tasks.metrics import refuse_undefined, score
@@ -29,6 +30,7 @@ class EvaluationReport:
     Attributes:
         task: Name of the task.
         split: Name of the split, or of the file.
+        graph: Form of the model that ran: ``main`` or a target.
         precision: In what products with weights really ran: ``int8``, ``float32``, ``bfloat16``, ``mixed`` or
             ``unknown``.
         kernels: The same with counts, for example ``int8 (26 of 26 products)``.
@@ -45,6 +47,7 @@ class EvaluationReport:
 
     task: str
     split: str
+    graph: str
     precision: str
     kernels: str
     precision_note: str
@@ -68,6 +71,7 @@ def evaluate(
     task: Task | None = None,
     engine: EngineName = ONNX_RUNTIME,
     providers: Sequence[Provider] = (CPU_PROVIDER,),
+    graph: GraphName = AUTO,
     threads: Threads = 0,
     bfloat16: bool = False,
     batch_size: BatchSize = 32,
@@ -86,6 +90,7 @@ def evaluate(
         task: Another task with the same labels, for example QNLI for a bundle of RTE; default the bundle's own.
         engine: What runs the model: ``onnxruntime`` or ``openvino``.
         providers: ONNX Runtime's execution providers by full name, or pairs of a name and its options.
+        graph: Form of the model: ``main``, a target of the export, or ``auto`` for what suits the first provider.
         threads: CPU threads; 0 for the cores that this process may use.
         bfloat16: Whether OpenVINO computes what is not in integers in bfloat16.
         batch_size: Rows a batch.
@@ -103,8 +108,9 @@ def evaluate(
         InputError: If the data cannot be read, has no labels, or only such that the main metric is undefined.
     """
     classifier = Classifier.load(
-        bundle, engine=engine, providers=providers, options=RuntimeOptions.batch(threads=threads, bfloat16=bfloat16)
-    )
+        bundle, engine=engine, providers=providers, graph=graph,
+        options=RuntimeOptions.batch(threads=threads, bfloat16=bfloat16),
+    )  # fmt: skip
     chosen = task or classifier.task
     own = classifier.task.head
     if chosen.head != own:
@@ -121,6 +127,7 @@ def evaluate(
     return EvaluationReport(
         task=chosen.name,
         split=split,
+        graph=classifier.graph,
         precision=classifier.precision,
         kernels=str(classifier.products or "unknown"),
         main_metric=chosen.data.main_metric,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from q8bert.runtime.predict.classifier import Classifier
+from q8bert.spec.bundle.targets import FLOAT16_TARGET
 from q8bert.spec.errors import ConfigError
 
 __all__ = ["float_faults", "refuse_strangers"]
@@ -59,5 +60,8 @@ def float_faults(ours: Classifier) -> list[str]:
     recorded = ours.bundle.manifest.quantization.get("products")
     n_wanted = recorded.get("n_float", 0) if isinstance(recorded, Mapping) else 0
     if not products.n_integer or products.n_float > n_wanted:
-        return [f"{products.n_float} products ran in float, {n_wanted} were left in float on request: {products}"]
+        remedy = "; ask for graph float16 by name to verify that form" if ours.graph == FLOAT16_TARGET else ""
+        return [
+            f"{products.n_float} products ran in float, {n_wanted} were left in float on request: {products}{remedy}"
+        ]
     return []

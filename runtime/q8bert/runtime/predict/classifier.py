@@ -14,7 +14,8 @@ from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.precision import precision_note
 from q8bert.runtime.engines.providers.names import Provider
 from q8bert.runtime.engines.providers.table import CPU_PROVIDER
-from q8bert.runtime.predict.loading import AUTO, GraphName, LoadedModel, loaded_model
+from q8bert.runtime.predict.graph_choice import AUTO, GraphName
+from q8bert.runtime.predict.loading import LoadedModel, loaded_model
 from q8bert.runtime.predict.model import BatchSize, BundleModel
 from q8bert.runtime.predict.parts import extreme_rows, task_and_tokenizer
 from q8bert.runtime.predict.rows import Texts, text_columns

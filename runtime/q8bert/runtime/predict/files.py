@@ -14,6 +14,7 @@ from q8bert.runtime.engines.providers.names import Provider
 from q8bert.runtime.engines.providers.table import CPU_PROVIDER
 from q8bert.runtime.predict.classifier import BatchSize, Classifier, OnLong, Threads
 from q8bert.runtime.predict.examples import answers_of_examples
+from q8bert.runtime.predict.graph_choice import AUTO, GraphName
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import BundleError, InputError
 from q8bert.spec.files import new_file
@@ -52,6 +53,7 @@ def predict_file(
     *,
     engine: EngineName = ONNX_RUNTIME,
     providers: Sequence[Provider] = (CPU_PROVIDER,),
+    graph: GraphName = AUTO,
     threads: Threads = 0,
     bfloat16: bool = False,
     batch_size: BatchSize = 32,
@@ -73,6 +75,7 @@ def predict_file(
         output: File to write.
         engine: What runs the model: ``onnxruntime`` or ``openvino``.
         providers: ONNX Runtime's execution providers by full name, or pairs of a name and its options.
+        graph: Form of the model: ``main``, a target of the export, or ``auto`` for what suits the first provider.
         threads: CPU threads; 0 for the cores that this process may use.
         bfloat16: Whether OpenVINO computes what is not in integers in bfloat16.
         batch_size: Rows a batch.
@@ -93,7 +96,9 @@ def predict_file(
     """
     source, output = Path(source), Path(output)
     options = RuntimeOptions.batch(threads=threads, bfloat16=bfloat16)
-    classifier = Classifier.load(bundle, engine=engine, providers=providers, options=options, on_long=on_long)
+    classifier = Classifier.load(
+        bundle, engine=engine, providers=providers, options=options, on_long=on_long, graph=graph
+    )  # fmt: skip
     if not output.parent.is_dir():
         raise InputError(f"cannot write {output}: the folder {output.parent} does not exist")
     if output.exists() and not output.is_file():

@@ -4,23 +4,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 from q8bert.runtime.engines.choice import watched_engine
-from q8bert.runtime.engines.engine import ONNX_RUNTIME, Engine
+from q8bert.runtime.engines.engine import Engine
 from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.providers.defaults import with_defaults
 from q8bert.runtime.engines.providers.names import Provider, named_providers
-from q8bert.runtime.engines.providers.table import facts_of
+from q8bert.runtime.predict.graph_choice import chosen_graph
 from q8bert.spec.bundle.bundle import MODEL_FILE, TOKENIZER_FILE, Bundle, Manifest, load_bundle
-from q8bert.spec.bundle.targets import TARGETS
-from q8bert.spec.errors import ConfigError
-from q8bert.spec.kinds import one_of
+from q8bert.spec.bundle.targets import MAIN
 
-__all__ = ["AUTO", "MAIN", "GraphName", "LoadedModel", "loaded_model"]
-
-AUTO, MAIN = "auto", "main"
-GraphName = Annotated[str, one_of((AUTO, MAIN, *TARGETS))]
+__all__ = ["LoadedModel", "loaded_model"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,7 @@ def loaded_model(
     named = named_providers(providers)
 
     def chosen(manifest: Manifest) -> str:
-        return _graph_name(manifest, engine, [name for name, _ in named], graph)
+        return chosen_graph(manifest, engine=engine, providers=[name for name, _ in named], asked=graph)
 
     def file_of(manifest: Manifest) -> str:
         name = chosen(manifest)
@@ -82,15 +76,3 @@ def loaded_model(
         engine, contents[file], weights=weights, name=str(bundle.path / file), providers=given, options=options
     ) as loaded:
         yield LoadedModel(bundle, name, loaded, contents[TOKENIZER_FILE].decode("utf-8", "replace"))
-
-
-def _graph_name(manifest: Manifest, engine: str, providers: Sequence[str], asked: str) -> str:
-    if asked not in {AUTO, MAIN} and asked not in manifest.targets:
-        there = ", ".join((MAIN, *manifest.targets))
-        raise ConfigError([
-            f"graph {asked!r} was asked for, but the bundle has {there}. Export it with --target {asked}"
-        ])  # fmt: skip
-    if asked != AUTO:
-        return asked
-    suited = facts_of(providers[0]).targets if engine == ONNX_RUNTIME and providers else ()
-    return next((target for target in suited if target in manifest.targets), MAIN)

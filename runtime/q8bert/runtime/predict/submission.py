@@ -26,6 +26,7 @@ from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.providers.names import Provider
 from q8bert.runtime.engines.providers.table import CPU_PROVIDER
 from q8bert.runtime.predict.classifier import BatchSize, Classifier, Threads
+from q8bert.runtime.predict.graph_choice import AUTO, GraphName
 from q8bert.spec.bundle.bundle import open_bundle
 from q8bert.spec.checked import checked
 from q8bert.spec.errors import BundleError, ConfigError, InputError
@@ -83,6 +84,7 @@ def submit(
     allow_missing: bool = False,
     engine: EngineName = ONNX_RUNTIME,
     providers: Sequence[Provider] = (CPU_PROVIDER,),
+    graph: GraphName = AUTO,
     threads: Threads = 0,
     bfloat16: bool = False,
     batch_size: BatchSize = 32,
@@ -98,6 +100,7 @@ def submit(
             the leaderboard takes the file; the scores of these tasks, and the mean over all, then say nothing.
         engine: What runs the models: ``onnxruntime`` or ``openvino``.
         providers: ONNX Runtime's execution providers by full name, or pairs of a name and its options.
+        graph: Form of each model: ``main``, a target of the export, or ``auto`` for what suits the first provider.
         threads: CPU threads; 0 for the cores that this process may use.
         bfloat16: Whether OpenVINO computes what is not in integers in bfloat16.
         batch_size: Rows a batch.
@@ -129,7 +132,7 @@ def submit(
         of_task = [wanted for wanted in SUBMISSION_FILES if wanted.answered_by == task_name and wanted.name in rows]
         if not of_task:
             continue
-        classifier = Classifier.load(place, engine=engine, providers=providers, options=options)
+        classifier = Classifier.load(place, engine=engine, providers=providers, options=options, graph=graph)
         for wanted in of_task:
             show = partial(_show_from, n_done, in_all, show_progress)
             cells, n_truncated = _predicted(classifier, wanted, rows[wanted.name], batch_size, show)

@@ -211,8 +211,12 @@ class Job:
             old, new = found.get("options"), self.options
             old = old if isinstance(old, Mapping) else {}
             names = sorted(name for name in {*old, *new} if old.get(name) != new.get(name))
-            what += ", ".join(f"{name} was {old.get(name)!r}, now it is {new.get(name)!r}" for name in names)
+            what += ", ".join(f"{name} was {_told(old, name)}, now it is {_told(new, name)}" for name in names)
         return f"{what}. Answers are not mixed: give another --output-dir, or --overwrite to score all of them anew"
+
+
+def _told(options: Mapping[str, object], name: str) -> str:
+    return repr(options[name]) if name in options else "not given"
 
 
 def _make_folder(folder: Path) -> None:

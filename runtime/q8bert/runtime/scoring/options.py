@@ -8,6 +8,7 @@ from q8bert.runtime.engines.engine import ONNX_RUNTIME, EngineName
 from q8bert.runtime.engines.providers.names import Provider
 from q8bert.runtime.engines.providers.table import CPU_PROVIDER
 from q8bert.runtime.predict.classifier import BatchSize, OnLong, Threads
+from q8bert.runtime.predict.graph_choice import AUTO, GraphName
 from q8bert.runtime.scoring.reading.formats import SCORED_FORMATS
 from q8bert.spec.checked import fit_fields
 from q8bert.spec.kinds import one_of
@@ -31,6 +32,7 @@ class ScoringOptions:
         providers: ONNX Runtime's execution providers.
         bfloat16: Whether OpenVINO computes what is not in integers in bfloat16.
         batch_size: Rows a batch.
+        graph: Form of the model: ``main``, a target of the export, or ``auto`` for what suits the first provider.
         threads: CPU threads of an engine; 0 for all cores, or on Ray for one.
 
     Raises:
@@ -48,6 +50,7 @@ class ScoringOptions:
     providers: tuple[Provider, ...] = (CPU_PROVIDER,)
     bfloat16: bool = False
     batch_size: BatchSize = 32
+    graph: GraphName = AUTO
     threads: Threads = 0
 
     def __post_init__(self) -> None:
@@ -58,6 +61,8 @@ class ScoringOptions:
         """Return what a finished file depends on, as a JSON object; threads decide about nothing."""
         values = asdict(self)
         del values["threads"]
+        if self.graph == AUTO:  # as of jobs that were begun when there was no choice
+            del values["graph"]
         return {**values, "providers": [_plain(one) for one in self.providers]}
 
 

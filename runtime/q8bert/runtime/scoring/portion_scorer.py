@@ -64,7 +64,7 @@ class PortionScorer:
 
         Args:
             bundle: Its folder.
-            options: Say engine, providers and threads.
+            options: Say engine, providers, form of the model and threads.
 
         Returns:
             The scorer.
@@ -74,8 +74,9 @@ class PortionScorer:
         """
         how = RuntimeOptions.batch(threads=options.threads, bfloat16=options.bfloat16)
         classifier = Classifier.load(
-            bundle, engine=options.engine, providers=options.providers, options=how, on_long=options.on_long
-        )
+            bundle, engine=options.engine, providers=options.providers, options=how, on_long=options.on_long,
+            graph=options.graph,
+        )  # fmt: skip
         return cls(classifier, options)
 
     def scored(self, file: PlannedFile, unit: Unit) -> Iterator[ScoredPortion]:

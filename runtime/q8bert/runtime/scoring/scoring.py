@@ -10,6 +10,7 @@ from q8bert.runtime.engines.engine import ONNX_RUNTIME, EngineName
 from q8bert.runtime.engines.providers.names import Provider
 from q8bert.runtime.engines.providers.table import CPU_PROVIDER
 from q8bert.runtime.predict.classifier import BatchSize, OnLong, Threads
+from q8bert.runtime.predict.graph_choice import AUTO, GraphName
 from q8bert.runtime.scoring.answer_columns import AnswerColumns
 from q8bert.runtime.scoring.job import FileRecord, Job
 from q8bert.runtime.scoring.options import ScoringOptions
@@ -96,6 +97,7 @@ def score_files(
     on_long: OnLong = "truncate",
     engine: EngineName = ONNX_RUNTIME,
     providers: Sequence[Provider] = (CPU_PROVIDER,),
+    graph: GraphName = AUTO,
     threads: Threads = 0,
     bfloat16: bool = False,
     batch_size: BatchSize = 32,
@@ -119,6 +121,7 @@ def score_files(
         on_long: Rows longer than the bundle's maximum length: ``truncate`` them, or ``refuse`` them as malformed.
         engine: What runs the model: ``onnxruntime`` or ``openvino``.
         providers: ONNX Runtime's execution providers by full name, or pairs of a name and its options.
+        graph: Form of the model: ``main``, a target of the export, or ``auto`` for what suits the first provider.
         threads: CPU threads of an engine; 0 for the cores that this process may use, on Ray for one.
         bfloat16: Whether OpenVINO computes what is not in integers in bfloat16.
         batch_size: Rows a batch.
@@ -141,7 +144,7 @@ def score_files(
     options = ScoringOptions(
         text=text, text_pair=text_pair, format=format, output_format=output_format, prefix=prefix,
         skip_malformed=skip_malformed, on_long=on_long, engine=engine, providers=tuple(providers), bfloat16=bfloat16,
-        batch_size=batch_size, threads=threads,
+        batch_size=batch_size, threads=threads, graph=graph,
     )  # fmt: skip
     if ray is None and ray_actors:
         raise ConfigError([f"ray_actors ({ray_actors}) are of Ray; give --ray too, or leave it out"])

@@ -9,6 +9,7 @@ from q8bert.runtime.engines.options import RuntimeOptions
 from q8bert.runtime.engines.providers.names import Provider
 from q8bert.runtime.engines.providers.table import CPU_PROVIDER
 from q8bert.runtime.predict.classifier import BatchSize, OnLong
+from q8bert.runtime.predict.graph_choice import AUTO, GraphName
 from q8bert.spec.checked import fit_fields
 from q8bert.spec.kinds import above, at_least, share
 
@@ -101,6 +102,7 @@ class ModelOptions:
     Attributes:
         engine: What runs them: ``onnxruntime`` or ``openvino``.
         providers: ONNX Runtime's execution providers.
+        graph: Form of the models: ``main``, a target of the export, or ``auto`` for what suits the first provider.
         runtime: Threads and what else an engine can be told.
         on_long: Rows longer than a bundle's maximum length: ``truncate`` or ``refuse`` them.
         max_batch_size: Most rows in a batch.
@@ -116,6 +118,7 @@ class ModelOptions:
 
     engine: EngineName = ONNX_RUNTIME
     providers: Sequence[Provider] = (CPU_PROVIDER,)
+    graph: GraphName = AUTO
     runtime: RuntimeOptions = field(default_factory=RuntimeOptions.service)
     on_long: OnLong = "truncate"
     max_batch_size: BatchSize = 32

@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from q8bert.spec.bundle.files import FileRecord, read_files
-from q8bert.spec.bundle.targets import TargetGraph, target_faults
+from q8bert.spec.bundle.targets import MAIN, TargetGraph, target_faults
 from q8bert.spec.checked import checked
 from q8bert.spec.decode import decode
 from q8bert.spec.errors import BundleError, ConfigError
@@ -135,6 +135,12 @@ class Bundle:
         """Bytes of the model: all but its other forms, the tokenizer, and files for people and for other libraries."""
         others = _NO_MODEL | {target.file for target in self.manifest.targets.values()}
         return sum(record.size_bytes for name, record in self.manifest.files.items() if name not in others)
+
+    def size_of(self, graph: str) -> int:
+        """Return the bytes of one form of the model: of ``main``, which is :attr:`model_size_bytes`, or of a target."""
+        if graph == MAIN:
+            return self.model_size_bytes
+        return self.manifest.files[self.manifest.targets[graph].file].size_bytes
 
     @property
     def checked_files(self) -> Mapping[str, FileRecord]:

@@ -3,8 +3,9 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-__all__ = ["CUDA_TARGET", "FLOAT16_TARGET", "TARGETS", "TargetGraph", "target_faults", "target_file"]
+__all__ = ["CUDA_TARGET", "FLOAT16_TARGET", "MAIN", "TARGETS", "TargetGraph", "target_faults", "target_file"]
 
+MAIN = "main"  # model.onnx
 CUDA_TARGET, FLOAT16_TARGET = "cuda", "float16"
 TARGETS = (CUDA_TARGET, FLOAT16_TARGET)
 

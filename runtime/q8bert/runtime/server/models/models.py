@@ -90,6 +90,7 @@ class Model:
             providers=options.providers,
             options=options.runtime,
             on_long=options.on_long,
+            graph=options.graph,
         )
         return cls(key, folder, signature, classifier, options=options, max_queue=max_queue)
 
