@@ -43,10 +43,12 @@ def make_work(args: argparse.Namespace, modes: Sequence[Mode], identity: Identit
     for seed in args.seeds:
         for name in args.tasks:
             task = glue_task(name)
-            part = f"{name}-{args.train_rows or 'all'}-{args.held_out:g}"
+            part = f"{name}-{args.train_rows or 'all'}-{args.held_out:g}" + (
+                f"-dev{args.dev_rows}" if args.dev_rows else ""
+            )
             rows = prepare_rows(
                 task, args.glue_dir / name, args.work_dir / "data" / part, n_train=args.train_rows,
-                held_out=args.held_out,
+                held_out=args.held_out, n_scored=args.dev_rows,
             )  # fmt: skip
             works.append(
                 Work(
@@ -117,6 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--model", default="minilm-l6", help="what training starts from")
     parser.add_argument("--common", default="", help="options of `q8bert train` for all modes, in one text")
     parser.add_argument("--train-rows", type=int, default=0, help="training rows to use; 0 for all")
+    parser.add_argument("--dev-rows", type=int, default=0, help="rows of the dev split to score on; 0 for all")
     parser.add_argument(
         "--held-out", type=float, default=0.0, help="share of training rows to score on, in dev's place"
     )
@@ -137,6 +140,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if args.table is None:
             if args.glue_dir is None:
                 parser.error("give the folder of GLUE, or --table")
+            if args.held_out and args.dev_rows:
+                parser.error("--held-out scores on training rows; leave --dev-rows out")
             identity, commands = Identity.here(), Commands()
             works = make_work(args, chosen_modes(args.modes, args.variant, args.one_shot_variant), identity, commands)
             failures = do_all(works, args.jobs, commands)

@@ -121,6 +121,24 @@ def test_held_out_rows_are_training_rows_that_nothing_is_trained_on(tool: Any, t
     assert rows.note == "20 of 67,349 training rows"
 
 
+def test_a_part_of_dev_is_scored_and_the_table_says_of_how_many(tool: Any, tmp_path: Path) -> None:
+    from q8bert.tasks.glue import glue_task
+
+    write_sst2(tmp_path / "SST-2", n_train=50, n_dev=7)
+    prepare = tool("reproduction.data").prepare_rows
+    rows = prepare(glue_task("SST-2"), tmp_path / "SST-2", tmp_path / "part", n_train=0, held_out=0, n_scored=3)
+    train, scored, dev = (
+        (folder / f"{name}.tsv").read_text(encoding="utf-8").splitlines()
+        for folder, name in ((rows.folder, "train"), (rows.folder, "dev"), (tmp_path / "SST-2", "dev"))
+    )
+    assert (len(train), len(scored), rows.n_train, rows.scored_on, rows.n_dev) == (51, 4, 50, "dev", 7)
+    assert scored[0] == dev[0]
+    assert len(set(scored[1:]) & set(dev[1:])) == 3
+    whole = prepare(glue_task("SST-2"), tmp_path / "SST-2", tmp_path / "whole", n_train=0, held_out=0, n_scored=9)
+    assert whole.n_dev is None
+    assert (whole.folder / "dev.tsv").read_text(encoding="utf-8").count("\n") == 8
+
+
 def test_modes_that_do_not_exist_or_names_taken_twice_are_refused(tool: Any) -> None:
     chosen = tool("reproduction.modes").chosen_modes
     assert [mode.name for mode in chosen(["qat"], [("early", "--quantize-from 0.25")])] == ["fp32", "qat", "early"]
@@ -186,6 +204,9 @@ def test_seeds_of_one_mode_with_different_options_are_not_averaged(tool: Any) ->
     }  # fmt: skip
     alike = [record.Result(seed=seed, options=["--epochs", "2"], **common) for seed in (1, 2)]
     assert "50.00 ± 0.00" in table.render(alike)
+    assert "| 4 train, 2 dev |" in table.render(alike)
+    part = {**common, "rows": {**common["rows"], "dev": 9}}
+    assert "| 4 train, 2 of 9 dev |" in table.render([record.Result(seed=1, options=[], **part)])
     with pytest.raises(table.MixedResultsError, match="the results of SST-2 are of different options of qat"):
         table.render([*alike, record.Result(seed=3, options=["--epochs", "3"], **common)])
 

@@ -27,12 +27,14 @@ class Rows:
         n_train: Training rows.
         n_official: Training rows of the official release.
         scored_on: ``dev``, or ``held-out`` where those are training rows that were taken away.
+        n_dev: Rows of the dev split, where a part of them is scored; None where all are.
     """
 
     folder: Path
     n_train: int
     n_official: int | None
     scored_on: str
+    n_dev: int | None = None
 
     @property
     def note(self) -> str:
@@ -42,8 +44,8 @@ class Rows:
         return f"{self.n_train:,} of {self.n_official:,} training rows"
 
 
-def prepare_rows(task: Task, source: Path, target: Path, *, n_train: int, held_out: float) -> Rows:
-    """Take a part of a task's training rows, or leave its folder as it is where all are wanted.
+def prepare_rows(task: Task, source: Path, target: Path, *, n_train: int, held_out: float, n_scored: int = 0) -> Rows:
+    """Take a part of a task's rows, or leave its folder as it is where all are wanted.
 
     Args:
         task: Names the files.
@@ -51,28 +53,41 @@ def prepare_rows(task: Task, source: Path, target: Path, *, n_train: int, held_o
         target: Folder for the part.
         n_train: Training rows to keep, drawn by seed 0; 0 for all.
         held_out: Share of the training rows that take the place of the dev split; 0 keeps dev.
+        n_scored: Rows of the dev split to keep, drawn by seed 0; 0 for all.
 
     Returns:
         The rows.
     """
     official = OFFICIAL_TRAINING_ROWS.get(task.name)
-    if not n_train and not held_out:
+    if not (n_train or held_out or n_scored):
         n_rows = len(read_split(task, str(source), "train", skip_malformed=True).examples)
         return Rows(source, n_rows, official, "dev")
     train, dev = (task.data.files.get(name, f"{name}.tsv") for name in ("train", "dev"))
-    lines = (source / train).read_text(encoding="utf-8").split("\n")
-    header = [] if task.data.headerless_columns else [lines.pop(0)]
-    rows = [line for line in lines if line.strip()]
+    header, rows = _lines(task, source / train)
     order = np.random.default_rng(0).permutation(len(rows))
     n_held_out = int(held_out * len(rows))
     kept = order[n_held_out:][: n_train or None]
     target.mkdir(parents=True, exist_ok=True)
     _write(target / train, header, [rows[index] for index in kept])
+    n_dev = None
     if held_out:
         _write(target / dev, header, [rows[index] for index in order[:n_held_out]])
+    elif n_scored:
+        header, rows = _lines(task, source / dev)
+        _write(
+            target / dev, header, [rows[index] for index in np.random.default_rng(0).permutation(len(rows))[:n_scored]]
+        )
+        n_dev = len(rows) if n_scored < len(rows) else None
     else:
         shutil.copyfile(source / dev, target / dev)
-    return Rows(target, len(kept), official, "held-out" if held_out else "dev")
+    return Rows(target, len(kept), official, "held-out" if held_out else "dev", n_dev)
+
+
+def _lines(task: Task, path: Path) -> tuple[list[str], list[str]]:
+    """Return the header, if the task's files have one, and the rows."""
+    lines = path.read_text(encoding="utf-8").split("\n")
+    header = [] if task.data.headerless_columns else [lines.pop(0)]
+    return header, [line for line in lines if line.strip()]
 
 
 def _write(path: Path, header: list[str], rows: list[str]) -> None:

@@ -25,7 +25,8 @@ class Result:
         seed: Of the run, or of the FP32 run that it was made from.
         model: What training started from.
         options: Options of training common to all modes, and those of the mode.
-        rows: ``train``, ``official`` (training rows of the official release), ``scored`` and ``scored_on``.
+        rows: ``train``, ``official`` (training rows of the official release), ``scored``, ``scored_on``, and
+            ``dev`` (rows of the dev split) where a part of them was scored.
         metrics: Scores of the bundle, as fractions.
         main_metric: The one that is compared.
         predictions: See :func:`encode_predictions`.

@@ -209,7 +209,8 @@ def _rows(result: Result) -> str:
     train = f"{rows['train']:,}"
     if rows["official"] is not None and rows["train"] != rows["official"]:
         train += f" of {rows['official']:,}"
-    return f"{train} train, {rows['scored']:,} {rows['scored_on']}"
+    scored = f"{rows['scored']:,}" + (f" of {rows['dev']:,}" if "dev" in rows else "")
+    return f"{train} train, {scored} {rows['scored_on']}"
 
 
 def _markdown(lines: Sequence[Sequence[str]]) -> str:

@@ -198,7 +198,7 @@ class Work:
             options=self.options_of(mode),
             rows={
                 "train": self.rows.n_train, "official": self.rows.n_official, "scored": len(rows.examples),
-                "scored_on": self.rows.scored_on,
+                "scored_on": self.rows.scored_on, **({"dev": self.rows.n_dev} if self.rows.n_dev else {}),
             },
             metrics=metrics,
             main_metric=task.data.main_metric,
