@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from q8bert.machine.openmp import sleep_soon
+
 __all__ = ["build_app", "main"]
 
 ENTRY_POINT_GROUP = "q8bert.commands"
@@ -45,6 +47,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a pipe on Windows has no arrow; that is no failure
+    sleep_soon()
     build_app()()
 
 
