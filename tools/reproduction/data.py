@@ -36,13 +36,6 @@ class Rows:
     scored_on: str
     n_dev: int | None = None
 
-    @property
-    def note(self) -> str:
-        """What is to be said beside a score, where not all training rows were there."""
-        if self.n_official is None or self.n_train == self.n_official:
-            return ""
-        return f"{self.n_train:,} of {self.n_official:,} training rows"
-
 
 def prepare_rows(task: Task, source: Path, target: Path, *, n_train: int, held_out: float, n_scored: int = 0) -> Rows:
     """Take a part of a task's rows, or leave its folder as it is where all are wanted.
@@ -74,9 +67,8 @@ def prepare_rows(task: Task, source: Path, target: Path, *, n_train: int, held_o
         _write(target / dev, header, [rows[index] for index in order[:n_held_out]])
     elif n_scored:
         header, rows = _lines(task, source / dev)
-        _write(
-            target / dev, header, [rows[index] for index in np.random.default_rng(0).permutation(len(rows))[:n_scored]]
-        )
+        drawn = np.random.default_rng(0).permutation(len(rows))[:n_scored]
+        _write(target / dev, header, [rows[index] for index in drawn])
         n_dev = len(rows) if n_scored < len(rows) else None
     else:
         shutil.copyfile(source / dev, target / dev)

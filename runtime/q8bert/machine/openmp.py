@@ -1,7 +1,8 @@
 """How long torch's threads wait actively between two operators.
 
-They are GNU OpenMP's, which spin for some milliseconds before they sleep. On a machine with other work that keeps cores
-from those who have some to do, torch's own other threads and ONNX Runtime's among them (``tools/bench_openmp.py``).
+They are GNU OpenMP's, which take 300,000 turns of a loop before they sleep. On a machine with other work that keeps
+cores from those who have some to do, torch's own other threads and ONNX Runtime's among them
+(``tools/bench_openmp.py``).
 
 References:
     GNU libgomp manual, "GOMP_SPINCOUNT" and "OMP_WAIT_POLICY".
@@ -12,7 +13,7 @@ import sys
 
 __all__ = ["SPIN_COUNT", "sleep_soon"]
 
-SPIN_COUNT = 10_000  # turns of a loop, some tens of microseconds
+SPIN_COUNT = 10_000  # turns of that loop
 _CHOICES = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
